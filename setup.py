@@ -1,0 +1,36 @@
+"""Packaging of pix2seq_jax: `pip install -e .[test]`."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+# Lower bounds are the versions the tests were run with on Python 3.11, or the ones an accelerator image had on 3.12.
+CORE = [
+    "jax>=0.10.2",
+    "flax>=0.12.8",
+    "optax>=0.2.8",
+    "orbax-checkpoint>=0.12.8",
+    "ml-collections>=1.1.0",
+    "clu>=0.0.12",
+    "tensorflow-cpu>=2.21.0; platform_system == 'Linux' and platform_machine == 'x86_64'",
+    "tensorflow>=2.21.0; platform_system != 'Linux' or platform_machine != 'x86_64'",
+    "tensorflow-datasets>=4.9.10",
+    "tensorboard>=2.21.0",
+    "pycocotools>=2.0.11",
+    "pillow>=12.0",
+    "matplotlib>=3.10",
+]
+TEST = ["pytest>=9.0", "ruff==0.17.5"]
+
+setup(
+    name="pix2seq_jax",
+    version="0.1.0",
+    description="Pix2Seq and Pix2Seq v2 in JAX: vision tasks as language modelling",
+    long_description=Path("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["pix2seq_jax", "pix2seq_jax.*"]),
+    python_requires=">=3.11",
+    install_requires=CORE,
+    extras_require={"test": TEST},
+)
