@@ -60,9 +60,13 @@ class Vocab:
                 )
         name, (_, stop) = max(ordered, key=lambda item: item[1][1])
         if stop > self.size:
-            raise ValueError(f"vocabulary: vocab.size={self.size} but the {name} tokens end at {stop}; raise vocab.size")
+            raise ValueError(
+                f"vocabulary: vocab.size={self.size} but the {name} tokens end at {stop}; raise vocab.size"
+            )
         if ordered[0][1][0] <= CLASS_SHIFT - 1:
-            raise ValueError(f"vocabulary: the {ordered[0][0]} tokens {ordered[0][1]} run into the special tokens 0..99")
+            raise ValueError(
+                f"vocabulary: the {ordered[0][0]} tokens {ordered[0][1]} run into the special tokens 0..99"
+            )
 
     @property
     def class_range(self) -> tuple[int, int]:
@@ -101,5 +105,6 @@ class Vocab:
         return labels + CLASS_SHIFT
 
     def labels(self, tokens: jnp.ndarray) -> jnp.ndarray:
-        """Class tokens i32[...] -> labels i32[...]; tokens below the class range give 0."""
-        return jnp.maximum(tokens - CLASS_SHIFT, 0)
+        """Class tokens i32[...] -> labels i32[...] in 1..C; every other token, FAKE among them, gives 0."""
+        start, stop = self.class_range
+        return jnp.where((tokens >= start) & (tokens < stop), tokens - CLASS_SHIFT, 0)

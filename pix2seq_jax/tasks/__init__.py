@@ -1,0 +1,5 @@
+"""The tasks by name."""
+
+from pix2seq_jax.tasks.detection import Detection
+
+TASKS = {Detection.name: Detection}

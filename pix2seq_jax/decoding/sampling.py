@@ -1,0 +1,140 @@
+"""How the next token is drawn from the logits: greedily, from the k likeliest, or from the nucleus.
+
+A sampler is a frozen dataclass: `sampler(logits f32[...,V], rng) -> tokens i32[...]`. `filter(logits)` gives the logits
+it draws from: divided by the temperature first, then MASKED outside the kept set.
+"""
+
+import ast
+from dataclasses import dataclass, fields
+
+import jax
+import jax.numpy as jnp
+
+MASKED = -1e10  # probability exactly 0 after the softmax, yet finite: no NaN from inf - inf
+HEAD = 256  # so many of the likeliest tokens hold the nucleus of a trained model nearly always
+
+
+def _check_temperature(temperature: float) -> None:
+    if not temperature > 0:
+        raise ValueError(f"temperature={temperature}: must be above 0; use greedy() for the likeliest token")
+
+
+@dataclass(frozen=True)
+class Greedy:
+    """The likeliest token; of equal ones the first. Needs no randomness: rng may be None."""
+
+    def filter(self, logits: jnp.ndarray) -> jnp.ndarray:
+        """Logits f32[...,V], MASKED below the largest."""
+        return jnp.where(logits < jnp.max(logits, axis=-1, keepdims=True), MASKED, logits)
+
+    def __call__(self, logits: jnp.ndarray, rng: jax.Array | None = None) -> jnp.ndarray:
+        """Logits f32[...,V] -> tokens i32[...]."""
+        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+
+
+@dataclass(frozen=True)
+class TopK:
+    """One of the k likeliest tokens; tokens that equal the k-th stay in.
+
+    Attributes:
+        k: tokens kept, at least 1; a k beyond the vocabulary keeps all.
+        temperature: divides the logits; below 1 is sharper.
+    """
+
+    k: int
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.k, int) or self.k < 1:
+            raise ValueError(f"topk(k={self.k}): k must be a whole number of at least 1")
+        _check_temperature(self.temperature)
+
+    def filter(self, logits: jnp.ndarray) -> jnp.ndarray:
+        """Logits f32[...,V] divided by the temperature, MASKED outside the kept set."""
+        logits = logits / self.temperature
+        kept, _ = jax.lax.top_k(logits, min(self.k, logits.shape[-1]))
+        return jnp.where(logits < kept[..., -1:], MASKED, logits)
+
+    def __call__(self, logits: jnp.ndarray, rng: jax.Array) -> jnp.ndarray:
+        """Logits f32[...,V] -> tokens i32[...]."""
+        return jax.random.categorical(rng, self.filter(logits)).astype(jnp.int32)
+
+
+@dataclass(frozen=True)
+class Nucleus:
+    """One of the likeliest tokens that together hold probability p (Holtzman et al., arXiv:1904.09751).
+
+    Attributes:
+        p: probability, above 0, at most 1; 1 keeps all tokens.
+        temperature: divides the logits before the probabilities are taken; below 1 is sharper.
+        rule: 'official' keeps the tokens whose cumulative probability is at most p, at least one, as the released
+            Pix2Seq does; 'standard' also the token that crosses p, as Holtzman et al. do.
+    """
+
+    p: float
+    temperature: float = 1.0
+    rule: str = "official"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.p <= 1:
+            raise ValueError(f"nucleus(p={self.p}): p must be above 0 and at most 1")
+        if self.rule not in ("official", "standard"):
+            raise ValueError(f"nucleus(rule={self.rule!r}): choose 'official' or 'standard'")
+        _check_temperature(self.temperature)
+
+    def filter(self, logits: jnp.ndarray) -> jnp.ndarray:
+        """Logits f32[...,V] divided by the temperature, MASKED outside the nucleus; equal tokens stay together."""
+        logits = logits / self.temperature
+        if self.p >= 1:
+            return logits
+        normaliser = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+
+        def smallest_kept(ordered):  # f32[...,K] descending -> (f32[...,1], whether p is crossed within all rows)
+            cumulative = jnp.cumsum(jnp.exp(ordered - normaliser), axis=-1)
+            if self.rule == "standard":  # what the tokens before hold must be less than p
+                keep = jnp.pad(cumulative[..., :-1], [(0, 0)] * (ordered.ndim - 1) + [(1, 0)]) < self.p
+            else:
+                keep = (cumulative <= self.p).at[..., 0].set(True)
+            smallest = jnp.min(jnp.where(keep, ordered, jnp.inf), axis=-1, keepdims=True)
+            return smallest, jnp.all(cumulative[..., -1] > self.p)
+
+        # Sorting the whole vocabulary at every token is slow; the head of the order decides unless the model is unsure.
+        head, _ = jax.lax.top_k(logits, min(HEAD, logits.shape[-1]))
+        smallest, crossed = smallest_kept(head)
+        if logits.shape[-1] > HEAD:
+            smallest = jax.lax.cond(
+                crossed, lambda: smallest, lambda: smallest_kept(jnp.sort(logits, axis=-1, descending=True))[0]
+            )
+        return jnp.where(logits < smallest, MASKED, logits)
+
+    def __call__(self, logits: jnp.ndarray, rng: jax.Array) -> jnp.ndarray:
+        """Logits f32[...,V] -> tokens i32[...]."""
+        return jax.random.categorical(rng, self.filter(logits)).astype(jnp.int32)
+
+
+Sampler = Greedy | TopK | Nucleus
+SAMPLERS = {"greedy": Greedy, "topk": TopK, "nucleus": Nucleus}
+
+
+def from_string(text: str) -> Sampler:
+    """Sampler of a text such as "greedy", "topk(5, temperature=0.7)" or "nucleus(0.4)".
+
+    Raises:
+        ValueError: unknown sampler, unknown or repeated argument, or an argument out of range.
+    """
+    forms = ", ".join(f"{name}({', '.join(field.name for field in fields(s))})" for name, s in SAMPLERS.items())
+    try:
+        call = ast.parse(text.strip(), mode="eval").body
+        if isinstance(call, ast.Name):
+            call = ast.Call(func=call, args=[], keywords=[])
+        name = call.func.id
+        arguments = [ast.literal_eval(argument) for argument in call.args]
+        named = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
+    except (AttributeError, SyntaxError, ValueError) as error:
+        raise ValueError(f"sampler {text!r} is not understood; write one of {forms}") from error
+    if name not in SAMPLERS:
+        raise ValueError(f"sampler {text!r}: there is no {name!r}; choose one of {forms}")
+    try:
+        return SAMPLERS[name](*arguments, **named)
+    except TypeError as error:
+        raise ValueError(f"sampler {text!r}: {error}; write one of {forms}") from error
