@@ -1,0 +1,132 @@
+"""Learning-rate schedules and optimizers, equal to those of the published runs."""
+
+import math
+
+import jax.numpy as jnp
+import optax
+
+from pix2seq_jax import trees
+
+SCALINGS = ("none", "linear", "sqrt")
+SCHEDULES = ("linear", "cosine", "cosine@RATE", "exp@RATE", "none")
+OPTIMIZERS = ("adamw", "lamb", "momentum")
+
+# Which parameters decay. The papers' runs decayed kernels only, the later release everything; the published LAMB
+# leaves out biases and the scales of norms.
+DECAY = {"kernels": r"(^|/)kernel$", "weights": r"(^|/)(?!bias$|scale$)[^/]+$", "all": ""}
+
+
+def _scaled(base: float, batch_size: int, scaling: str) -> float:
+    if scaling not in SCALINGS:
+        raise ValueError(f"optim.scaling={scaling!r}: use one of {SCALINGS}")
+    # The published sqrt rule has no reference batch: sqrt(batch), not sqrt(batch / 256).
+    return base * {"none": 1.0, "linear": batch_size / 256, "sqrt": math.sqrt(batch_size)}[scaling]
+
+
+def _rate(name: str, given: str) -> float:
+    try:
+        return float(given)
+    except ValueError:
+        raise ValueError(f"optim.schedule={name!r}: use one of {SCHEDULES}, RATE a number as in 'exp@0.1'") from None
+
+
+def schedule(
+    name: str,
+    *,
+    base: float,
+    batch_size: int,
+    total: int,
+    scaling: str = "none",
+    warmup: int = 0,
+    tail: int = 0,
+    end_factor: float = 0.0,
+) -> optax.Schedule:
+    """Learning rate as a function of the step i32[] -> f32[]: linear warm-up from 0 to the peak, then decay.
+
+    The decay takes `total - warmup - tail` steps. `linear` and `cosine` then stay at `end_factor * peak`; `cosine@r`
+    follows r of the cosine's way down and `exp@r` falls to r times the peak in that time, and both go on after it.
+
+    Args:
+        name: one of SCHEDULES.
+        base: learning rate before scaling.
+        batch_size: images of one global batch, for the scaling.
+        total: steps of the whole run.
+        scaling: peak = base ("none"), base * batch / 256 ("linear"), base * sqrt(batch) ("sqrt").
+        warmup: steps of the warm-up; step 0 then has learning rate 0.
+        tail: steps at the end at the lowest rate.
+        end_factor: lowest rate of the linear and cosine schedules as a part of the peak.
+
+    Raises:
+        ValueError: unknown name or scaling, or no step left to decay in.
+    """
+    peak = _scaled(base, batch_size, scaling)
+    kind, _, given = name.partition("@")
+    if name not in ("linear", "cosine", "none") and not (given and kind in ("cosine", "exp")):
+        raise ValueError(f"optim.schedule={name!r}: use one of {SCHEDULES}")
+    rate = _rate(name, given) if given else 1.0
+    steps = total - warmup - tail
+    if steps <= 0:
+        raise ValueError(
+            f"optim: warm-up {warmup} + tail {tail} leave no step of {total} to decay in; train longer or shorten them"
+        )
+
+    def factor(progress):
+        clipped = jnp.clip(progress * rate, 0.0, 1.0)
+        if kind == "linear":
+            return 1.0 - (1.0 - end_factor) * clipped
+        if kind == "cosine":
+            return end_factor + (1.0 - end_factor) * 0.5 * (1.0 + jnp.cos(jnp.pi * clipped))
+        return rate**progress if kind == "exp" else jnp.ones_like(progress)
+
+    def at(step):
+        step = jnp.asarray(step, jnp.float32)
+        return peak * jnp.where(step < warmup, step / max(warmup, 1), factor((step - warmup) / steps))
+
+    return at
+
+
+def _decay_mask(decay: str):
+    if decay not in DECAY:
+        raise ValueError(f"optim.decay={decay!r}: use one of {tuple(DECAY)}")
+    return lambda params: trees.mask_by_regex(params, DECAY[decay])
+
+
+def make(
+    name: str,
+    learning_rate: optax.ScalarOrSchedule,
+    *,
+    beta1: float = 0.9,
+    beta2: float = 0.95,
+    eps: float = 1e-8,
+    weight_decay: float = 0.05,
+    decay: str = "kernels",
+    momentum: float = 0.9,
+    clip: float = 0.0,
+) -> optax.GradientTransformation:
+    """Optimizer of PARITY section 4 behind an optional clip by the global norm of all gradients.
+
+    Args:
+        name: "adamw" (Loshchilov & Hutter 2019), "lamb" (You et al. 2020; parameters that do not decay are not scaled
+            by the trust ratio) or "momentum" (Nesterov, no decay).
+        learning_rate: number, or a `schedule`.
+        decay: which parameters decay, one of DECAY.
+        clip: largest global norm; 0 or less turns clipping off.
+
+    Raises:
+        ValueError: unknown name or decay.
+    """
+    mask = _decay_mask(decay)
+    if name == "adamw":
+        chain = [optax.adamw(learning_rate, beta1, beta2, eps, weight_decay=weight_decay, mask=mask)]
+    elif name == "lamb":
+        chain = [
+            optax.scale_by_adam(beta1, beta2, eps),
+            optax.add_decayed_weights(weight_decay, mask),
+            optax.masked(optax.scale_by_trust_ratio(), mask),
+            optax.scale_by_learning_rate(learning_rate),
+        ]
+    elif name == "momentum":
+        chain = [optax.sgd(learning_rate, momentum, nesterov=True)]
+    else:
+        raise ValueError(f"optim.name={name!r}: use one of {OPTIMIZERS}")
+    return optax.chain(*([optax.clip_by_global_norm(clip)] if clip > 0 else []), *chain)
