@@ -1,0 +1,166 @@
+"""Multi-head attention with the heads-first layout [B, H, T, D/H], and the key-value cache of the decoder."""
+
+from flax import linen as nn
+from flax import struct
+from jax import lax
+from jax import numpy as jnp
+
+from pix2seq_jax.models.layers import KERNEL_INIT, Stack
+
+
+def attend(
+    query: jnp.ndarray, key: jnp.ndarray, value: jnp.ndarray, mask: jnp.ndarray | None = None, dropout=None
+) -> jnp.ndarray:
+    """Softmax attention; scores and softmax are float32.
+
+    Args:
+        query: [B, H, T, D/H].
+        key: [B, H, S, D/H].
+        value: [B, H, S, D/H].
+        mask: bool[T, S], True where a query may look; None for everywhere.
+        dropout: function applied to the weights f32[B, H, T, S], or None.
+
+    Returns:
+        [B, H, T, D/H] in the dtype of `value`.
+    """
+    scores = jnp.einsum("bhtk,bhsk->bhts", query, key, preferred_element_type=jnp.float32)
+    scores = scores * query.shape[-1] ** -0.5
+    if mask is not None:
+        scores = jnp.where(mask[None, None], scores, jnp.finfo(jnp.float32).min)
+    weights = nn.softmax(scores)
+    if dropout is not None:
+        weights = dropout(weights)
+    return jnp.einsum("bhts,bhsk->bhtk", weights.astype(value.dtype), value)
+
+
+class ToHeads(nn.Module):
+    """Projects [B, T, D] to queries, keys or values [B, H, T, D/H]."""
+
+    stack: Stack
+
+    @nn.compact
+    def __call__(self, x: jnp.ndarray) -> jnp.ndarray:
+        heads, size = self.stack.heads, self.stack.dim // self.stack.heads
+        init = nn.with_logical_partitioning(KERNEL_INIT, ("embed", "heads", "head_dim"))
+        kernel = self.param("kernel", init, (x.shape[-1], heads, size))
+        init = nn.with_logical_partitioning(nn.initializers.zeros, ("heads", "head_dim"))
+        bias = self.param("bias", init, (heads, size))
+        dtype = jnp.dtype(self.stack.dtype)
+        h = jnp.einsum("btd,dhk->bhtk", x.astype(dtype), kernel.astype(dtype))
+        return h + bias.astype(dtype)[None, :, None]
+
+
+class FromHeads(nn.Module):
+    """Projects attended values [B, H, T, D/H] back to [B, T, D]."""
+
+    stack: Stack
+
+    @nn.compact
+    def __call__(self, x: jnp.ndarray) -> jnp.ndarray:
+        _, heads, _, size = x.shape
+        init = nn.with_logical_partitioning(KERNEL_INIT, ("heads", "head_dim", "embed"))
+        kernel = self.param("kernel", init, (heads, size, self.stack.dim))
+        init = nn.with_logical_partitioning(nn.initializers.zeros, ("embed",))
+        bias = self.param("bias", init, (self.stack.dim,))
+        dtype = jnp.dtype(self.stack.dtype)
+        return jnp.einsum("bhtk,hkd->btd", x.astype(dtype), kernel.astype(dtype)) + bias.astype(dtype)[None, None]
+
+
+class CrossKeyValue(nn.Module):
+    """Cross-attention keys and values of all layers at once: memory [B, S, D] -> two of [L, B, H, S, D/H].
+
+    They depend on the image only, so decoding computes them once; the parameters are those of the decoder layers,
+    stacked on a leading axis.
+    """
+
+    stack: Stack
+
+    @nn.compact
+    def __call__(self, memory: jnp.ndarray) -> tuple[jnp.ndarray, jnp.ndarray]:
+        layers, heads, size = self.stack.layers, self.stack.heads, self.stack.dim // self.stack.heads
+        kernel_init = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform", batch_axis=(0,))  # as KERNEL_INIT
+        kernel_init = nn.with_logical_partitioning(kernel_init, ("layers", "embed", "heads", "head_dim"))
+        bias_init = nn.with_logical_partitioning(nn.initializers.zeros, ("layers", "heads", "head_dim"))
+        dtype = jnp.dtype(self.stack.dtype)
+        memory = memory.astype(dtype)
+
+        def project(name: str) -> jnp.ndarray:
+            kernel = self.param(f"{name}_kernel", kernel_init, (layers, memory.shape[-1], heads, size))
+            bias = self.param(f"{name}_bias", bias_init, (layers, heads, size))
+            h = jnp.einsum("bsd,ldhk->lbhsk", memory, kernel.astype(dtype))
+            return h + bias.astype(dtype)[:, None, :, None]
+
+        return project("key"), project("value")
+
+
+@struct.dataclass
+class Cache:
+    """Self-attention keys and values of the tokens decoded so far.
+
+    Attributes:
+        key: [L, B·R, H, C, D/H] for L layers, B images with R sequences each, and room for C tokens.
+        value: same shape.
+    """
+
+    key: jnp.ndarray
+    value: jnp.ndarray
+
+    @classmethod
+    def create(cls, stack: Stack, rows: int, length: int) -> "Cache":
+        """An empty cache for `rows` = B·R sequences of at most `length` tokens."""
+        shape = (stack.layers, rows, stack.heads, length, stack.dim // stack.heads)
+        return cls(jnp.zeros(shape, stack.dtype), jnp.zeros(shape, stack.dtype))
+
+    def write(self, layer: jnp.ndarray, index: jnp.ndarray, key: jnp.ndarray, value: jnp.ndarray) -> "Cache":
+        """Puts [B·R, H, T, D/H] of one layer at positions index..index+T."""
+        start = (layer, 0, 0, index, 0)
+        return Cache(
+            lax.dynamic_update_slice(self.key, key[None], start),
+            lax.dynamic_update_slice(self.value, value[None], start),
+        )
+
+    def read(self, layer: jnp.ndarray) -> tuple[jnp.ndarray, jnp.ndarray]:
+        """Keys and values [B·R, H, C, D/H] of one layer."""
+        return (
+            lax.dynamic_index_in_dim(self.key, layer, keepdims=False),
+            lax.dynamic_index_in_dim(self.value, layer, keepdims=False),
+        )
+
+
+class SelfAttention(nn.Module):
+    """Attention of a sequence [B, T, D] to itself, or, decoding, to the cached tokens before it and to itself."""
+
+    stack: Stack
+    train: bool
+    causal: bool
+
+    @nn.compact
+    def __call__(
+        self, x: jnp.ndarray, cache: Cache | None = None, layer: jnp.ndarray | int = 0, index: jnp.ndarray | int = 0
+    ) -> tuple[jnp.ndarray, Cache | None]:
+        query, key, value = (ToHeads(self.stack, name=name)(x) for name in ("query", "key", "value"))
+        if cache is not None:
+            cache = cache.write(layer, index, key, value)
+            key, value = cache.read(layer)
+        mask = None
+        if self.causal:
+            mask = jnp.arange(key.shape[2])[None, :] <= (index + jnp.arange(query.shape[2]))[:, None]
+        h = attend(query, key, value, mask, nn.Dropout(self.stack.drop_att, deterministic=not self.train))
+        return FromHeads(self.stack, name="out")(h), cache
+
+
+class CrossAttention(nn.Module):
+    """Attention of R sequences per image [B, R, T, D] to that image's keys and values [B, H, S, D/H].
+
+    There is no mask between queries, so R·T is one query axis and the image's keys are never repeated.
+    """
+
+    stack: Stack
+    train: bool
+
+    @nn.compact
+    def __call__(self, x: jnp.ndarray, key: jnp.ndarray, value: jnp.ndarray) -> jnp.ndarray:
+        batch, rows, length, dim = x.shape
+        query = ToHeads(self.stack, name="query")(x.reshape(batch, rows * length, dim))  # [B, H, R·T, D/H]
+        h = attend(query, key, value, dropout=nn.Dropout(self.stack.drop_att, deterministic=not self.train))
+        return FromHeads(self.stack, name="out")(h).reshape(batch, rows, length, dim)

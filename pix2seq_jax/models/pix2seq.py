@@ -1,0 +1,182 @@
+"""Pix2Seq: an image encoder and an autoregressive decoder over one vocabulary (Chen et al., 2022, section 3)."""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from math import ceil
+from typing import Any
+
+from flax import linen as nn
+from jax import numpy as jnp
+
+from pix2seq_jax.models.attention import Cache
+from pix2seq_jax.models.decoder import Decoder
+from pix2seq_jax.models.encoder import PROJECTIONS, Encoder, Projection
+from pix2seq_jax.models.layers import Stack
+from pix2seq_jax.models.positions import KINDS
+from pix2seq_jax.models.vit import PatchEmbed
+
+ALLOWED = {
+    "encoder": ("vit", "resnet"),
+    "pos_encoding": KINDS,
+    "dec_pos_encoding": KINDS,
+    "proj_mode": PROJECTIONS,
+    "dtype": ("float32", "bfloat16"),
+}
+
+
+class Pix2Seq(nn.Module):
+    """The model. B images, R sequences per image, T tokens, S image tokens, V words, D_dec the decoder's width.
+
+    Attributes:
+        image_size: (height, width) in pixels of the padded images.
+        encoder: 'vit' or 'resnet'.
+        patch_size: side of a patch in pixels; of the ViT only.
+        resnet_depth: 50, 101, 152 or 200; this and the next three of the ResNet only.
+        resnet_variant: 'standard' (a token for 32 x 32 pixels), 'dc5' or 'c4' (16 x 16), 'c3' (8 x 8).
+        resnet_width: multiplies all channels.
+        frozen_bn: whether training uses the stored batch statistics and leaves them alone.
+        enc_layers, enc_dim, enc_mlp, enc_heads: the encoder's transformer; enc_mlp is a multiple of enc_dim.
+        dec_layers, dec_dim, dec_mlp, dec_heads: the decoder's.
+        vocab_size: V.
+        max_seq_len: longest sequence, prompt and response together.
+        pos_encoding: of image tokens, 'sin_cos' or 'learned'.
+        dec_pos_encoding: of sequence tokens, 'learned' or 'sin_cos'.
+        use_cls_token: whether the encoder has a class token, which the decoder sees too.
+        proj_mode: from encoder to decoder, 'mlp', 'linear' or 'linear_p' (linear with positions).
+        shared_embedding: whether logits use the token embedding.
+        output_bias: whether logits have a bias.
+        drop_path, drop_units, drop_att: rates of stochastic depth and of dropout in MLP and attention.
+        dtype: of the computation, 'float32' or 'bfloat16'; parameters, softmax and logits are float32.
+        remat: recompute activations of each layer in the backward pass.
+
+    Raises:
+        ValueError: at construction, where a field has a value that is not allowed.
+    """
+
+    image_size: tuple[int, int]
+    vocab_size: int
+    encoder: str = "vit"
+    patch_size: int = 16
+    resnet_depth: int = 50
+    resnet_variant: str = "standard"
+    resnet_width: float = 1.0
+    frozen_bn: bool = False
+    enc_layers: int = 12
+    enc_dim: int = 768
+    enc_mlp: int = 3072
+    enc_heads: int = 12
+    dec_layers: int = 6
+    dec_dim: int = 512
+    dec_mlp: int = 2048
+    dec_heads: int = 16
+    max_seq_len: int = 512
+    pos_encoding: str = "sin_cos"
+    dec_pos_encoding: str = "learned"
+    use_cls_token: bool = False
+    proj_mode: str = "mlp"
+    shared_embedding: bool = True
+    output_bias: bool = True
+    drop_path: float = 0.1
+    drop_units: float = 0.1
+    drop_att: float = 0.0
+    dtype: str = "float32"
+    remat: bool = False
+
+    def __post_init__(self) -> None:
+        for name, allowed in ALLOWED.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"model.{name}={getattr(self, name)!r}; it may be one of {list(allowed)}")
+        if self.encoder == "vit" and any(side % self.patch_size for side in self.image_size):
+            raise ValueError(
+                f"model.image_size={self.image_size} is not divisible by model.patch_size={self.patch_size}; "
+                f"the nearest that is: {tuple(max(1, round(s / self.patch_size)) * self.patch_size for s in self.image_size)}"
+            )
+        for part, dim, mlp, heads in (
+            ("enc", self.enc_dim, self.enc_mlp, self.enc_heads),
+            ("dec", self.dec_dim, self.dec_mlp, self.dec_heads),
+        ):
+            if dim % heads:
+                raise ValueError(f"model.{part}_dim={dim} is not divisible by model.{part}_heads={heads}")
+            if mlp % dim:
+                raise ValueError(f"model.{part}_mlp={mlp} is not a multiple of model.{part}_dim={dim}")
+        super().__post_init__()
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> "Pix2Seq":
+        """The model of `config.model`, whose keys are exactly the fields; ValueError names keys unknown or missing."""
+        names = [field.name for field in fields(cls) if field.name not in ("parent", "name")]
+        unknown, missing = sorted(set(config) - set(names)), sorted(set(names) - set(config))
+        if unknown:
+            raise ValueError(f"config.model has unknown keys {unknown}; it may hold {names}")
+        if missing:
+            raise ValueError(
+                f"config.model lacks {missing}; every field is given, so that the logged config is complete"
+            )
+        values = dict(config)
+        return cls(**{**values, "image_size": tuple(values["image_size"])})
+
+    def setup(self) -> None:
+        self.stem = PatchEmbed(self.patch_size, self.enc_dim, self.dtype)
+        grid = tuple(ceil(side / self.patch_size) for side in self.image_size)
+        enc = self._stack(self.enc_layers, self.enc_dim, self.enc_mlp, self.enc_heads)
+        dec = self._stack(self.dec_layers, self.dec_dim, self.dec_mlp, self.dec_heads)
+        # The MLP of the projection widens by the encoder's ratio, as in the official release.
+        proj = self._stack(1, self.dec_dim, self.dec_dim * (self.enc_mlp // self.enc_dim), self.dec_heads)
+        self.image_encoder = Encoder(enc, grid, self.pos_encoding, self.use_cls_token)
+        self.projection = Projection(proj, grid, self.pos_encoding, self.use_cls_token, self.proj_mode)
+        self.decoder = Decoder(
+            dec, self.vocab_size, self.max_seq_len, self.dec_pos_encoding, self.shared_embedding, self.output_bias
+        )
+
+    def _stack(self, layers: int, dim: int, mlp: int, heads: int) -> Stack:
+        drops = (self.drop_path, self.drop_units, self.drop_att)
+        return Stack(layers, dim, mlp, heads, *drops, self.dtype, self.remat)
+
+    def encode(self, images: jnp.ndarray, train: bool = False) -> jnp.ndarray:
+        """Images f32[B, H, W, 3] in [0, 1] -> memory f32[B, S, D_dec], S image tokens in rows from the top left."""
+        if images.shape[1:] != (*self.image_size, 3):
+            raise ValueError(
+                f"images have shape {images.shape}, but the model takes (batch, height, width, channels) "
+                f"= (B, {self.image_size[0]}, {self.image_size[1]}, 3); resize or pad them, or set model.image_size"
+            )
+        x = self.image_encoder(self.stem(images, train), train)
+        return self.projection(x, train).astype(jnp.float32)
+
+    def decode(self, memory: jnp.ndarray, tokens: jnp.ndarray, train: bool = False) -> jnp.ndarray:
+        """Teacher-forced logits.
+
+        Args:
+            memory: f32[B, S, D_dec] of `encode`.
+            tokens: i32[B, T], or i32[B, N, T] for N sequences per image; position t predicts token t + 1.
+            train: whether dropout is on.
+
+        Returns:
+            f32[B, T, V] or f32[B, N, T, V].
+        """
+        rows = tokens if tokens.ndim == 3 else tokens[:, None]  # [B, R, T]
+        hidden, _ = self.decoder.hidden(rows, self.decoder.cross_kv(memory), train=train)
+        logits = self.decoder.logits(hidden)
+        return logits if tokens.ndim == 3 else logits[:, 0]
+
+    def __call__(self, images: jnp.ndarray, tokens: jnp.ndarray, train: bool = False) -> jnp.ndarray:
+        """Logits of `decode` for the images f32[B, H, W, 3]; training needs a 'dropout' rng."""
+        return self.decode(self.encode(images, train), tokens, train)
+
+    def cross_kv(self, memory: jnp.ndarray) -> tuple[jnp.ndarray, jnp.ndarray]:
+        """Memory f32[B, S, D_dec] -> cross-attention keys and values of all decoder layers, each [L, B, H, S, D/H]."""
+        return self.decoder.cross_kv(memory)
+
+    def empty_cache(self, rows: int, length: int) -> Cache:
+        """Room for `rows` = B·R sequences of at most `length` tokens; needs no parameters."""
+        return Cache.create(self._stack(self.dec_layers, self.dec_dim, self.dec_mlp, self.dec_heads), rows, length)
+
+    def step(
+        self, tokens: jnp.ndarray, cache: Cache, cross_kv: tuple[jnp.ndarray, jnp.ndarray], index: jnp.ndarray | int
+    ) -> tuple[jnp.ndarray, Cache]:
+        """Feeds tokens i32[B, R, T] at positions index..index+T (T = P for the prompt, then 1).
+
+        Returns:
+            Logits f32[B, R, V] that follow the last of them, and the cache with all of them written.
+        """
+        hidden, cache = self.decoder.hidden(tokens, cross_kv, cache, index)
+        return self.decoder.logits(hidden[:, :, -1]), cache

@@ -1,0 +1,25 @@
+"""Image to patch tokens, the stem of a vision transformer (Dosovitskiy et al., 2021)."""
+
+from flax import linen as nn
+from jax import numpy as jnp
+
+from pix2seq_jax.models.layers import KERNEL_INIT
+
+
+class PatchEmbed(nn.Module):
+    """A convolution over patches that do not overlap: images [B, H, W, 3] -> tokens [B, H/p · W/p, D]."""
+
+    patch: int
+    dim: int
+    dtype: str
+
+    @nn.compact
+    def __call__(self, images: jnp.ndarray, train: bool = False) -> jnp.ndarray:
+        batch, height, width, channels = images.shape
+        p, dtype = self.patch, jnp.dtype(self.dtype)
+        init = nn.with_logical_partitioning(KERNEL_INIT, (None, None, None, "embed"))
+        kernel = self.param("kernel", init, (p, p, channels, self.dim))
+        bias = self.param("bias", nn.with_logical_partitioning(nn.initializers.zeros, ("embed",)), (self.dim,))
+        patches = images.astype(dtype).reshape(batch, height // p, p, width // p, p, channels)
+        tokens = jnp.einsum("byixjc,ijcd->byxd", patches, kernel.astype(dtype))  # [B, H/p, W/p, D]
+        return tokens.reshape(batch, -1, self.dim) + bias.astype(dtype)[None, None]
