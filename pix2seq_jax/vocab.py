@@ -5,6 +5,7 @@ Ranges are half-open pairs `(start, stop)` of token ids.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import jax.numpy as jnp
 
@@ -52,21 +53,21 @@ class Vocab:
         if self.text_size:
             ranges["text"] = self.text_range
         ordered = sorted(ranges.items(), key=lambda item: item[1])
-        for (name, (_, stop)), (other, (start, _)) in zip(ordered, ordered[1:], strict=False):
+        for (name, (_, stop)), (other, (start, _)) in pairwise(ordered):
             if stop > start:
                 raise ValueError(
                     f"vocabulary: the {name} tokens {ranges[name]} run into the {other} tokens {ranges[other]}; "
                     "raise vocab.coord_shift or vocab.text_shift, or use fewer classes or bins"
                 )
-        name, (_, stop) = max(ordered, key=lambda item: item[1][1])
+        name, (start, _) = ordered[0]
+        if start < CLASS_SHIFT:
+            raise ValueError(
+                f"vocabulary: the {name} tokens {ranges[name]} run into the special tokens 0..{CLASS_SHIFT - 1}; "
+                "raise vocab.coord_shift or vocab.text_shift"
+            )
+        name, (_, stop) = ordered[-1]
         if stop > self.size:
-            raise ValueError(
-                f"vocabulary: vocab.size={self.size} but the {name} tokens end at {stop}; raise vocab.size"
-            )
-        if ordered[0][1][0] <= CLASS_SHIFT - 1:
-            raise ValueError(
-                f"vocabulary: the {ordered[0][0]} tokens {ordered[0][1]} run into the special tokens 0..99"
-            )
+            raise ValueError(f"vocabulary: vocab.size={self.size} but {name} tokens end at {stop}; raise vocab.size")
 
     @property
     def class_range(self) -> tuple[int, int]:

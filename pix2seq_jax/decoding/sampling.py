@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 MASKED = -1e10  # probability exactly 0 after the softmax, yet finite: no NaN from inf - inf
-HEAD = 256  # so many of the likeliest tokens hold the nucleus of a trained model nearly always
+HEAD = 128  # so many of the likeliest tokens nearly always hold the nucleus of a trained model
 
 
 def _check_temperature(temperature: float) -> None:

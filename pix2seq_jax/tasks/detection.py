@@ -58,7 +58,7 @@ class Detection:
 
     @property
     def slots(self) -> tuple[int, int, int, int]:
-        """(start, stop, first, every): of response tokens first, first + every, ... keep P(token = start .. stop - 1)."""
+        """(start, stop, first, every): keep P(tokens start..stop-1) at response positions first, first + every, ..."""
         return (*self.vocab.class_range, TOKENS_PER_BOX - 1, TOKENS_PER_BOX)
 
     @property

@@ -1,0 +1,156 @@
+"""Kept tokens against the recorded arrays, both nucleus rules, the draw itself, and the text form."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pix2seq_jax.decoding import sampling
+from pix2seq_jax.decoding.sampling import MASKED, Greedy, Nucleus, TopK, from_string
+
+SAMPLERS = [Greedy(), TopK(3), TopK(4, 0.5), Nucleus(0.5), Nucleus(0.5, rule="standard"), Nucleus(1.0, 2.0)]
+
+
+def kept(logits):
+    return [np.flatnonzero(row > MASKED).tolist() for row in np.atleast_2d(logits)]
+
+
+@pytest.mark.parametrize(
+    ("name", "k", "p"),
+    [
+        ("k0_p0.01", None, 0.01),
+        ("k0_p0.4", None, 0.4),
+        ("k0_p0.8", None, 0.8),
+        ("k0_p1.0", None, 1.0),
+        ("k1_p1.0", 1, None),
+        ("k5_p1.0", 5, None),
+        ("k5_p0.5", 5, 0.5),
+    ],
+)
+def test_kept_logits_are_the_recorded_ones(ops_golden, name, k, p):
+    logits = jnp.asarray(ops_golden["top/in"])
+    if k is not None:
+        logits = TopK(k).filter(logits)
+    if p is not None:
+        logits = Nucleus(p).filter(logits)
+    np.testing.assert_array_equal(logits, ops_golden[f"top/{name}"])
+
+
+def test_greedy_keeps_the_recorded_likeliest(ops_golden):
+    np.testing.assert_array_equal(Greedy().filter(jnp.asarray(ops_golden["top/in"])), ops_golden["top/k1_p1.0"])
+
+
+def test_nucleus_rules_differ_by_the_token_that_crosses_p():
+    logits = jnp.log(jnp.array([0.1, 0.3, 0.4, 0.2]))
+    assert kept(Nucleus(0.5).filter(logits)) == [[2]]
+    assert kept(Nucleus(0.5, rule="standard").filter(logits)) == [[1, 2]]
+    assert kept(Nucleus(0.75).filter(logits)) == [[1, 2]]
+    assert kept(Nucleus(0.75, rule="standard").filter(logits)) == [[1, 2, 3]]
+    assert kept(Nucleus(0.2).filter(logits)) == [[2]]  # at least one
+    assert kept(Nucleus(0.2, rule="standard").filter(logits)) == [[2]]
+    assert kept(Nucleus(1.0).filter(logits)) == [[0, 1, 2, 3]]
+
+
+def test_temperature_comes_before_the_selection():
+    logits = jnp.log(jnp.array([0.1, 0.3, 0.4, 0.2]))
+    assert kept(Nucleus(0.5, temperature=100.0).filter(logits)) == [[2]]  # two of four nearly equal: 0.5027 > 0.5
+    assert kept(Nucleus(0.51, temperature=100.0).filter(logits)) == [[1, 2]]
+    assert kept(Nucleus(0.9, temperature=0.1).filter(logits)) == [[2]]  # 0.946 > 0.9
+    np.testing.assert_allclose(TopK(2, temperature=0.5).filter(logits)[1:3], logits[1:3] * 2, rtol=1e-6)
+
+
+def test_equal_tokens_stay_together():
+    logits = jnp.array([1.0, 0.0, 1.0, 1.0])
+    assert (
+        kept(TopK(2).filter(logits))
+        == kept(Nucleus(0.3).filter(logits))
+        == kept(Greedy().filter(logits))
+        == [[0, 2, 3]]
+    )
+
+
+@pytest.mark.parametrize("rule", ["official", "standard"])
+@pytest.mark.parametrize("scale", [0.1, 3.0, 30.0])  # nucleus beyond the head, near it, within it
+def test_the_head_of_the_order_gives_what_the_whole_order_gives(monkeypatch, rule, scale):
+    logits = scale * jax.random.normal(jax.random.key(0), (4, 500))
+    whole = jnp.sort(jax.nn.softmax(logits), axis=-1)[:, ::-1]
+    for p in (0.1, 0.4, 0.9):
+        fast = Nucleus(p, rule=rule).filter(logits)
+        with monkeypatch.context() as patch:
+            patch.setattr(sampling, "HEAD", 500)
+            slow = Nucleus(p, rule=rule).filter(logits)
+        np.testing.assert_array_equal(fast, slow)
+        before = np.cumsum(whole, -1) - (np.asarray(whole) if rule == "standard" else 0)
+        count = np.maximum((before < p).sum(-1), 1)
+        np.testing.assert_array_equal([len(row) for row in kept(fast)], count)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=repr)
+def test_draws_have_the_shape_and_stay_in_the_kept_set(sampler):
+    logits = jax.random.normal(jax.random.key(1), (2, 3, 11))
+    draws = jax.jit(sampler)(jnp.tile(logits, (200, 1, 1, 1)), jax.random.key(2))
+    assert draws.shape == (200, 2, 3) and draws.dtype == jnp.int32
+    allowed = kept(sampler.filter(logits).reshape(6, 11))
+    for row, tokens in zip(allowed, np.asarray(draws).reshape(200, 6).T, strict=True):
+        assert set(tokens) <= set(row)
+        assert len(row) < 5 or len(set(tokens)) > 2  # not greedy in disguise
+
+
+def test_draws_follow_the_renormalised_probabilities():
+    logits = jnp.log(jnp.array([0.1, 0.3, 0.4, 0.2]))
+    draws = Nucleus(0.75)(jnp.tile(logits, (20000, 1)), jax.random.key(0))
+    np.testing.assert_allclose(np.bincount(draws, minlength=4) / 20000, [0, 3 / 7, 4 / 7, 0], atol=0.012)
+
+
+def test_tokens_masked_by_a_grammar_are_never_drawn():
+    logits = jnp.array([[5.0, -jnp.inf, 1.0, -jnp.inf]])
+    for sampler in (Greedy(), TopK(4), Nucleus(1.0, 10.0), Nucleus(0.999, rule="standard")):
+        draws = jnp.stack([sampler(logits, rng)[0] for rng in jax.random.split(jax.random.key(3), 30)])
+        assert set(np.asarray(draws)) <= {0, 2}
+
+
+def test_a_k_beyond_the_vocabulary_keeps_all():
+    assert kept(TopK(100).filter(jnp.arange(5.0))) == [[0, 1, 2, 3, 4]]
+
+
+@pytest.mark.parametrize(
+    ("text", "sampler"),
+    [
+        ("greedy", Greedy()),
+        ("greedy()", Greedy()),
+        ("topk(5)", TopK(5)),
+        (" topk(k=5, temperature=0.7) ", TopK(5, 0.7)),
+        ("topk(5,temperature=0.7)", TopK(5, 0.7)),
+        ("nucleus(0.4)", Nucleus(0.4)),
+        ("nucleus(p=0.8,temperature=2,rule='standard')", Nucleus(0.8, 2, "standard")),
+    ],
+)
+def test_from_string(text, sampler):
+    assert from_string(text) == sampler
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("beam(4)", "there is no 'beam'; choose one of greedy"),
+        ("topk", "missing 1 required positional argument: 'k'"),
+        ("topk(5, t=1)", "unexpected keyword argument 't'"),
+        ("nucleus(0.4, p=0.5)", "multiple values for argument 'p'"),
+        ("nucleus(2 + x)", "is not understood"),
+        ("nucleus(0.4", "is not understood"),
+        ("nucleus(0.4).filter(1)", "is not understood"),
+        ("", "is not understood"),
+        ("0.4", "is not understood"),
+        ("topk(0)", "k=0"),
+        ("topk(2.5)", "k=2.5"),
+        ("nucleus(1.5)", "p=1.5"),
+        ("nucleus(0)", "p=0"),
+        ("nucleus('0.4')", "write one of greedy(), topk(k, temperature), nucleus(p, temperature, rule)"),
+        ("topk(1, temperature=0)", "temperature=0"),
+        ("nucleus(0.5, rule='other')", "choose 'official' or 'standard'"),
+    ],
+)
+def test_from_string_refuses(text, words):
+    with pytest.raises(ValueError) as caught:
+        from_string(text)
+    assert words in str(caught.value)
