@@ -37,6 +37,8 @@ class Sequences(NamedTuple):
 def to_original(points: jnp.ndarray, example: Mapping[str, jnp.ndarray]) -> jnp.ndarray:
     """Points of the padded image -> pixels of the original image, clipped to it.
 
+    For images that were resized and padded only, as for evaluation and prediction; crops and flips are not undone.
+
     Args:
         points: f32[B,...,2], yx, normalised to [0, 1] of the padded image.
         example: `image f32[B,H,W,3]` (only its shape is read), `unpadded_size i32[B,2]` the height and width in pixels
