@@ -102,7 +102,7 @@ class Decoder(nn.Module):
                 "raise model.max_seq_len (and train with it) or use fewer objects"
             )
         positions = lax.dynamic_slice_in_dim(self.positions, index, length)  # [T, D]
-        x = (self.embedding[tokens] + positions[None, None]).astype(dtype)
+        x = (jnp.take(self.embedding, tokens, axis=0) + positions[None, None]).astype(dtype)
         return self.body(x, cross_kv, cache, index, train)
 
     def logits(self, hidden: jnp.ndarray) -> jnp.ndarray:

@@ -1,0 +1,246 @@
+"""Token by token decoding: the prompt at once, then a `lax.while_loop` over a key-value cache."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from flax import struct
+from jax import lax
+
+from pix2seq_jax.decoding.sampling import Greedy
+from pix2seq_jax.models.attention import Cache
+from pix2seq_jax.models.pix2seq import Pix2Seq
+from pix2seq_jax.vocab import PADDING
+
+FORBIDDEN = -1e10  # logit of a token the grammar does not allow: finite, and far below any other
+
+Ranges = tuple[tuple[int, int], ...]
+
+
+class Slots(NamedTuple):
+    """Where class probabilities are kept: of tokens start..stop-1, at response positions first, first + every, ..."""
+
+    start: int
+    stop: int
+    first: int
+    every: int
+
+    def count(self, length: int) -> int:
+        """Kept positions in a response of `length` tokens."""
+        return max(math.ceil((length - self.first) / self.every), 0)
+
+
+@struct.dataclass
+class Generated:
+    """What was decoded, for prompts [B, P] or [B, N, P]: K samples of L = max_len - P response tokens each.
+
+    Attributes:
+        tokens: i32[B,(N,)K,L].
+        scores: f32[B,(N,)K,L], probability of each token under the model: softmax of the raw logits over the whole
+            vocabulary, before bias, grammar and sampler.
+        class_probs: f32[B,(N,)K,M,C] for Slots with C tokens that meet M response positions, or None without slots.
+        logits: f32[B,(N,)K,L,V] raw logits, or None unless asked for.
+    """
+
+    tokens: jnp.ndarray
+    scores: jnp.ndarray
+    class_probs: jnp.ndarray | None
+    logits: jnp.ndarray | None
+
+
+@struct.dataclass
+class State:
+    """State of the loop; R = N·K sequences per image, ordered by object, then sample.
+
+    Attributes:
+        count: i32[], response tokens drawn so far; the next one is written at this index.
+        last: i32[B,R], the token drawn last, which the model has not read yet.
+        ended: bool[B,R], sequences that drew PADDING; only with stop_at_eos, else always False.
+        cache: keys and values of prompt and response, up to but without `last`.
+        tokens, scores, class_probs, logits: results as in Generated, with R in place of (N,)K; zeros where not written.
+    """
+
+    count: jnp.ndarray
+    last: jnp.ndarray
+    ended: jnp.ndarray
+    cache: Cache
+    tokens: jnp.ndarray
+    scores: jnp.ndarray
+    class_probs: jnp.ndarray | None
+    logits: jnp.ndarray | None
+
+
+def _grammar(allowed: tuple[Ranges, ...], vocab_size: int) -> np.ndarray:
+    """bool[period, V], True for the tokens that may be drawn at response position t % period."""
+    table = np.zeros((len(allowed), vocab_size), bool)
+    for row, ranges in zip(table, allowed, strict=True):
+        for start, stop in ranges:
+            if not 0 <= start < stop <= vocab_size:
+                raise ValueError(f"allowed range {(start, stop)} is not within the vocabulary 0..{vocab_size}")
+            row[start:stop] = True
+    if not table.any(axis=1).all():
+        raise ValueError(f"allowed={allowed} leaves a response position without any token; give each a range")
+    return table
+
+
+def _keys(rng: jax.Array | None, sampler: Any, batch: int) -> jax.Array:
+    """One key per image, so that what is drawn for an image does not depend on the others of its batch."""
+    if rng is None:
+        if not isinstance(sampler, Greedy):
+            raise ValueError(f"{sampler} draws at random: give rng, a jax.random.key or one key per image")
+        rng = jax.random.key(0)
+    if not jnp.issubdtype(rng.dtype, jax.dtypes.prng_key) or rng.shape not in ((), (batch,)):
+        raise ValueError(f"rng is {rng.dtype}{list(rng.shape)}; give a jax.random.key, or {batch} keys, one per image")
+    return rng if rng.shape else jax.vmap(jax.random.fold_in, (None, 0))(rng, jnp.arange(batch))
+
+
+def _draw(sampler: Any, logits: jnp.ndarray, keys: jax.Array) -> jnp.ndarray:
+    """Tokens i32[B,R] of logits f32[B,R,V] with a key per image."""
+    if isinstance(sampler, Greedy):
+        return sampler(logits)
+    if hasattr(sampler, "filter"):  # not within vmap, which would run both branches of a filter's lax.cond
+        return jax.vmap(jax.random.categorical)(keys, sampler.filter(logits)).astype(jnp.int32)
+    return jax.vmap(sampler)(logits, keys).astype(jnp.int32)
+
+
+@dataclass(frozen=True)
+class _Writer:
+    """Draws tokens and writes the results: the options of `generate` that the loop needs.
+
+    Attributes:
+        keys: key[B].
+        grammar: bool[period, V], or None.
+        others: as in `generate`.
+    """
+
+    sampler: Any
+    keys: jax.Array
+    eos_bias: float | jnp.ndarray
+    grammar: jnp.ndarray | None
+    slots: Slots | None
+    stop_at_eos: bool
+
+    def start(self, last: jnp.ndarray, length: int, vocab_size: int, cache: Cache, return_logits: bool) -> State:
+        """The state after the prompts, whose last tokens are i32[B,R], before a response of `length` tokens."""
+        slots, shape = self.slots, (*last.shape, length)
+        return State(
+            count=jnp.zeros((), jnp.int32),
+            last=last,
+            ended=jnp.zeros(last.shape, bool),
+            cache=cache,
+            tokens=jnp.zeros(shape, jnp.int32),
+            scores=jnp.zeros(shape, jnp.float32),
+            class_probs=None
+            if slots is None
+            else jnp.zeros((*last.shape, slots.count(length), slots.stop - slots.start)),
+            logits=jnp.zeros((*shape, vocab_size)) if return_logits else None,
+        )
+
+    def emit(self, state: State, logits: jnp.ndarray) -> State:
+        """Draws the next token of each sequence from its logits f32[B,R,V]."""
+        t, live = state.count, ~state.ended
+        choice = logits.at[..., PADDING].add(self.eos_bias)
+        if self.grammar is not None:
+            choice = jnp.where(self.grammar[t % len(self.grammar)][None, None], choice, FORBIDDEN)
+        token = _draw(self.sampler, choice, jax.vmap(jax.random.fold_in, (0, None))(self.keys, t))
+        token = jnp.where(live, token, PADDING)
+        logits, probs = logits * live[..., None], nn.softmax(logits) * live[..., None]
+        score = jnp.take_along_axis(probs, token[..., None], axis=-1)[..., 0]
+        class_probs = state.class_probs
+        if self.slots is not None:
+            start, stop, first, every = self.slots
+            # Every position writes to the slot that comes next, so what stays is what the slot's own position wrote.
+            slot = jnp.maximum(t - first + every - 1, 0) // every
+            class_probs = class_probs.at[:, :, slot].set(probs[..., start:stop], mode="drop")
+        return State(
+            count=t + 1,
+            last=token,
+            ended=state.ended | (token == PADDING) if self.stop_at_eos else state.ended,
+            cache=state.cache,
+            tokens=state.tokens.at[:, :, t].set(token),
+            scores=state.scores.at[:, :, t].set(score),
+            class_probs=class_probs,
+            logits=None if state.logits is None else state.logits.at[:, :, t].set(logits),
+        )
+
+
+def _check(model: Pix2Seq, memory: jnp.ndarray, prompt: jnp.ndarray, max_len: int, num_samples: int) -> None:
+    """Refuses shapes and lengths that do not fit."""
+    if prompt.ndim not in (2, 3) or prompt.shape[0] != memory.shape[0]:
+        raise ValueError(f"prompt{list(prompt.shape)} for memory{list(memory.shape)}: give i32[B,P] or i32[B,N,P]")
+    if not prompt.shape[-1] < max_len <= model.max_seq_len:
+        raise ValueError(
+            f"max_len={max_len} counts prompt and response: it must be above the {prompt.shape[-1]} prompt tokens and "
+            f"at most model.max_seq_len={model.max_seq_len}; decode fewer tokens or train a longer model"
+        )
+    if num_samples < 1:
+        raise ValueError(f"num_samples={num_samples}; at least one sample is needed")
+
+
+def generate(
+    model: Pix2Seq,
+    variables: Any,
+    memory: jnp.ndarray,
+    prompt: jnp.ndarray,
+    *,
+    max_len: int,
+    sampler: Callable[[jnp.ndarray, jax.Array], jnp.ndarray],
+    num_samples: int = 1,
+    rng: jax.Array | None = None,
+    eos_bias: float | jnp.ndarray = 0.0,
+    allowed: tuple[Ranges, ...] | None = None,
+    return_logits: bool = False,
+    slots: Slots | tuple[int, int, int, int] | None = None,
+    stop_at_eos: bool = False,
+) -> Generated:
+    """Continues the prompts. Pure; under jit all but variables, memory, prompt, rng and eos_bias are static.
+
+    Args:
+        model: the model.
+        variables: its variables.
+        memory: f32[B,S,D] of `encode`; the N·K sequences of an image share it and its keys and values.
+        prompt: i32[B,P], or i32[B,N,P] for N sequences per image.
+        max_len: prompt and response tokens together.
+        sampler: one of decoding.sampling, or any (logits f32[...,V], rng) -> tokens i32[...]; it sees the logits after
+            `eos_bias` and `allowed`.
+        num_samples: K, sequences drawn per prompt.
+        rng: a jax.random.key; or one key per image, which makes an image's tokens independent of its batch.
+            Greedy decoding needs none.
+        eos_bias: added to the logit of PADDING, the end of a sequence; below zero sequences get longer.
+        allowed: tokens of response position t are in the half-open ranges allowed[t % len(allowed)]; None for all.
+        return_logits: keep all logits: 4·V bytes for every token.
+        slots: where class probabilities are kept.
+        stop_at_eos: a sequence that drew PADDING emits PADDING with score 0 from there on, and decoding stops when all
+            have. Off, PADDING is a token like any other (detection fills all its slots).
+
+    Raises:
+        ValueError: shapes, lengths, ranges or keys that do not fit.
+    """
+    _check(model, memory, prompt, max_len, num_samples)
+    keys = _keys(rng, sampler, memory.shape[0])
+    grammar = None if allowed is None else jnp.asarray(_grammar(allowed, model.vocab_size))
+    writer = _Writer(sampler, keys, eos_bias, grammar, slots and Slots(*slots), stop_at_eos)
+    rows = jnp.repeat(prompt.reshape(prompt.shape[0], -1, prompt.shape[-1]), num_samples, axis=1)  # [B, N·K, P]
+    batch, count, prompt_len = rows.shape
+    length = max_len - prompt_len
+    cross_kv = model.apply(variables, memory, method="cross_kv")
+
+    def step(state: State, tokens: jnp.ndarray, index: jnp.ndarray | int) -> State:
+        logits, cache = model.apply(variables, tokens, state.cache, cross_kv, index, method="step")
+        return writer.emit(state.replace(cache=cache), logits)
+
+    def unfinished(state: State) -> jnp.ndarray:
+        return (state.count < length) & ~jnp.all(state.ended)
+
+    cache = model.empty_cache(batch * count, max_len - 1)  # the last token is never read
+    state = writer.start(rows[:, :, -1], length, model.vocab_size, cache, return_logits)
+    state = step(state, rows, 0)
+    state = lax.while_loop(unfinished, lambda s: step(s, s.last[..., None], prompt_len + s.count - 1), state)
+    results = state.tokens, state.scores, state.class_probs, state.logits
+    split = (*prompt.shape[:-1], num_samples)  # R -> (N,)K
+    return Generated(*(None if x is None else x.reshape(*split, *x.shape[2:]) for x in results))
