@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -263,10 +264,11 @@ def generate(out: str | os.PathLike, spec: Spec, workers: int | None = None) -> 
     partly = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
     try:
         (partly / "annotations").mkdir()
-        # Spawned, not forked: the caller may already run threads.
-        with multiprocessing.get_context("spawn").Pool(workers) if workers > 1 else nullcontext() as pool:
+        # Spawned, not forked: the caller may already run threads. An executor, not a Pool: it notices killed workers.
+        processes = partial(ProcessPoolExecutor, workers, mp_context=multiprocessing.get_context("spawn"))
+        with processes() if workers > 1 else nullcontext() as pool:
             for split in SPLITS:
-                _make_split(partly, split, spec, partial(pool.imap, chunksize=25) if pool else map)
+                _make_split(partly, split, spec, partial(pool.map, chunksize=25) if pool else map)
         (partly / "shapes.json").write_text(json.dumps(asdict(spec)) + "\n", encoding="utf-8")
         partly.chmod(0o755)  # mkdtemp makes private folders
         os.replace(partly, out)

@@ -15,10 +15,11 @@ from PIL import Image
 
 SUPERSAMPLE = 4
 MIN_VISIBLE = 0.3  # an object of which less is visible is drawn elsewhere
+MIN_PART, MAX_LOST = 1.0, 0.25  # px²: the smallest part of an object with a polygon; the largest that may lack one
 MIN_SIDE, MAX_SIDE = 0.15, 0.60  # of the shorter image side, for both sides of an object's full box
 MIN_PERSON = 0.45  # the longer side of a person, so that its joints can be told apart
 MIN_CONTRAST = 85.0  # RGB distance between an object and the background
-TOLERANCE = 0.004  # of the longer image side: how far a traced outline may be simplified (a quarter pixel of 64)
+TOLERANCE = 0.003  # of the longer image side: how far a traced outline may be simplified (a fifth of a pixel of 64)
 
 # Word in captions -> RGB. Grayscale pictures use the second table: no one could see another colour in them.
 COLOURS = {
@@ -33,15 +34,16 @@ COLOURS = {
 }
 GRAYS = {"white": (250, 250, 250), "black": (15, 15, 15)}
 BODY, LIMB, FACE = 0, 1, 2  # tones of the parts of a figure
+LIMB_SHADE = 0.75  # brightness of limbs, the body being 1
 
 # A figure about any centre and of any size: rings with their tones, and 17 keypoints f64[17, 2] for persons.
 Sketch = tuple[list[tuple[np.ndarray, int]], np.ndarray | None]
 
 
-def fill(mask: np.ndarray, ring: np.ndarray) -> None:
-    """Set `mask` bool[H, W] where pixel centres lie inside `ring` f64[n, 2] (mask pixels; even-odd rule, exact)."""
+def fill(canvas: np.ndarray, ring: np.ndarray, value: bool | np.ndarray) -> None:
+    """Set `canvas` [H, W, ...] where pixel centres lie inside `ring` f64[n, 2] (canvas pixels; even-odd, exact)."""
     x0, y0 = np.maximum(np.floor(ring.min(0)), 0).astype(int)
-    x1, y1 = np.minimum(np.ceil(ring.max(0)).astype(int), mask.shape[::-1])
+    x1, y1 = np.minimum(np.ceil(ring.max(0)).astype(int), canvas.shape[1::-1])
     rows = np.arange(y0, y1) + 0.5
     (ax, ay), (bx, by) = ring.T, np.roll(ring, -1, axis=0).T
     row, edge = np.nonzero((ay <= rows[:, None]) != (by <= rows[:, None]))
@@ -49,7 +51,8 @@ def fill(mask: np.ndarray, ring: np.ndarray) -> None:
     column = np.clip(np.ceil(cut - 0.5).astype(int) - x0, 0, x1 - x0)  # first pixel centre to the right of the edge
     width = x1 - x0 + 1
     crossings = np.bincount(row * width + column, minlength=len(rows) * width).reshape(len(rows), width)
-    mask[y0:y1, x0:x1] |= (np.cumsum(crossings, axis=1)[:, :-1] & 1).astype(bool)
+    inside = (np.cumsum(crossings, axis=1)[:, :-1] & 1).astype(bool)
+    canvas[y0:y1, x0:x1][inside] = value
 
 
 def area(ring: np.ndarray) -> float:
@@ -88,20 +91,23 @@ def trace(mask: np.ndarray, tolerance: float) -> tuple[list[np.ndarray], float]:
         tolerance: pixels by which outlines may be simplified.
 
     Returns:
-        Rings f64[n, 2], clockwise on the screen, one for each part (parts below 1 px² or 2 % of the whole are left
-        out), and the area in px² of the largest hole, which rings cannot express.
+        Rings f64[n, 2], clockwise on the screen, one for each part of at least MIN_PART px², and the area in px² of
+        the largest thing that they leave out: a smaller part, or a hole, which rings cannot express.
     """
     y, x = np.nonzero(mask.any(1))[0], np.nonzero(mask.any(0))[0]
     window = np.pad(mask[y[0] : y[-1] + 1, x[0] : x[-1] + 1], 1).astype(float)
     generator = contourpy.contour_generator(z=window, fill_type=contourpy.FillType.OuterOffset)
     origin = np.array([x[0], y[0]]) - 0.5  # centre of the first padded pixel
-    rings, hole = [], 0.0
+    rings, lost = [], [0.0]
     for points, offsets in zip(*generator.filled(0.5, np.inf), strict=True):
-        outer, *inner = ((points[a : b - 1] + origin) / SUPERSAMPLE for a, b in pairwise(offsets))
-        rings.append(outer)
-        hole = max([hole, *(abs(area(ring)) for ring in inner)])
-    smallest = max(1.0, 0.02 * mask.sum() / SUPERSAMPLE**2)
-    return [simplify(ring, tolerance) for ring in rings if area(ring) >= smallest], hole
+        outer, *holes = ((points[a : b - 1] + origin) / SUPERSAMPLE for a, b in pairwise(offsets))
+        lost += [-area(hole) for hole in holes]
+        simple = simplify(outer, tolerance)
+        if len(simple) > 2 and area(simple) >= MIN_PART:
+            rings.append(simple)
+        else:
+            lost.append(area(outer))
+    return rings, max(lost)
 
 
 def _turned(points: np.ndarray, angle: float) -> np.ndarray:
@@ -219,6 +225,7 @@ class Figure:
         parts: rings f64[n, 2] (xy pixels) with their colours, bottom to top.
         keypoints: f64[17, 2] xy pixels, or None.
         mask: bool[H*S, W*S], all of it, hidden or not.
+        bounds: lower and upper corner of all of it, f64[2] xy pixels.
     """
 
     category: Category
@@ -227,6 +234,7 @@ class Figure:
     parts: tuple[tuple[np.ndarray, np.ndarray], ...]
     keypoints: np.ndarray | None
     mask: np.ndarray
+    bounds: tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -246,33 +254,37 @@ class Scene:
     rings: tuple[list[np.ndarray], ...]
 
 
-def _shift(rng: np.random.Generator, sketch: Sketch, sides: tuple[float, float], area_: np.ndarray) -> Sketch:
-    """Scale a sketch to sides within `sides` (pixels) and put it somewhere inside `area_` ((x0, y0), (x1, y1))."""
+def _placed(
+    rng: np.random.Generator, sketch: Sketch, sides: tuple[float, float], low: np.ndarray, high: np.ndarray
+) -> Sketch:
+    """Scale a sketch and put it somewhere between the corners `low` and `high`.
+
+    `sides` (pixels) bound both sides of its box; of a person, which is narrow, the longer side only.
+    """
     rings, keypoints = sketch
     points = np.concatenate([ring for ring, _ in rings])
-    low, extent = points.min(0), np.ptp(points, axis=0)
+    corner, extent = points.min(0), np.ptp(points, axis=0)
     smallest = sides[0] / (extent.max() if keypoints is not None else extent.min())
     scale = rng.uniform(smallest, max(smallest, sides[1] / extent.max()))
-    corner = area_[0] + rng.uniform(size=2) * np.maximum(area_[1] - area_[0] - extent * scale, 0)
-    moved = [((ring - low) * scale + corner, tone) for ring, tone in rings]
-    return moved, None if keypoints is None else (keypoints - low) * scale + corner
+    target = low + rng.uniform(size=2) * np.maximum(high - low - extent * scale, 0)
+    moved = [((ring - corner) * scale + target, tone) for ring, tone in rings]
+    return moved, None if keypoints is None else (keypoints - corner) * scale + target
 
 
 def _single(rng: np.random.Generator, category: Category, width: int, height: int) -> Sketch:
     short = min(width, height)
     sides = (MIN_PERSON if category.name == "person" else MIN_SIDE) * short, MAX_SIDE * short
-    return _shift(rng, category.sketch(rng), sides, np.array([[0, 0], [width, height]]))
+    return _placed(rng, category.sketch(rng), sides, np.zeros(2), np.array([width, height]))
 
 
 def _crowd(rng: np.random.Generator, category: Category, width: int, height: int) -> Sketch:
-    """Eight to twelve small figures close together, each in a cell of a grid."""
-    cell = 0.13 * min(width, height) * np.array([1.0, 1.0])
-    corner = rng.uniform(size=2) * ([width, height] - cell * [4, 3])
+    """Eight to twelve small figures close together, each in a cell of a grid of four by three."""
+    cell = 0.13 * min(width, height)
+    corner = rng.uniform(size=2) * ([width - 4 * cell, height - 3 * cell])
     rings = []
     for index in rng.permutation(12)[: rng.integers(8, 13)]:
-        start = corner + cell * [index % 4, index // 4]
-        sides = 0.75 * cell[0], 0.95 * cell[0]
-        rings += _shift(rng, category.sketch(rng), sides, np.stack([start, start + cell]))[0]
+        low = corner + cell * np.array([index % 4, index // 4])
+        rings += _placed(rng, category.sketch(rng), (0.75 * cell, 0.95 * cell), low, low + cell)[0]
     return rings, None
 
 
@@ -284,38 +296,37 @@ def _background(rng: np.random.Generator, width: int, height: int, gray: bool) -
     return tone + drift[..., None] + rng.normal(0, 4, (height, width, 1)), tone
 
 
-def _figure(rng: np.random.Generator, category: Category, crowd: bool, tone: np.ndarray, shape: tuple[int, int],
-            palette: dict[str, tuple[int, int, int]]) -> Figure:  # fmt: skip
-    height, width = shape
-    rings, keypoints = (_crowd if crowd else _single)(rng, category, width, height)
-    seen = [word for word, rgb in palette.items() if min(_contrast(rgb, tone), _contrast(0.75 * np.array(rgb), tone))
-            >= MIN_CONTRAST]  # fmt: skip
-    colour = seen[rng.integers(len(seen))]
-    rgb = np.clip(np.array(palette[colour]) + (0 if palette is GRAYS else rng.normal(0, 8, 3)), 0, 255)
-    face = np.full(3, 15.0 if rgb.mean() > 80 else 240.0)
-    tones = {BODY: rgb, LIMB: 0.75 * rgb, FACE: face}
-    mask = np.zeros((height * SUPERSAMPLE, width * SUPERSAMPLE), bool)
+def _colour(rng: np.random.Generator, tone: np.ndarray, gray: bool) -> tuple[str, np.ndarray]:
+    """Word and RGB f64[3], a little varied, of a colour that shows on a background of this tone, limbs included."""
+    palette = GRAYS if gray else COLOURS
+    rgb = np.array(list(palette.values()), float)
+    nearest = np.minimum(*(np.sqrt(np.sum((shade * rgb - tone) ** 2, axis=1)) for shade in (1.0, LIMB_SHADE)))
+    index = rng.choice(np.nonzero(nearest >= MIN_CONTRAST)[0])
+    return list(palette)[index], np.clip(rgb[index] + rng.normal(0, 0 if gray else 8, 3), 0, 255)
+
+
+def _figure(
+    rng: np.random.Generator, category: Category, crowd: bool, shape: tuple[int, int], tone: np.ndarray, gray: bool
+) -> Figure:
+    """A figure of this class anywhere on a picture of `shape` (height, width) with a background of this tone."""
+    rings, keypoints = (_crowd if crowd else _single)(rng, category, shape[1], shape[0])
+    colour, rgb = _colour(rng, tone, gray)
+    tones = {BODY: rgb, LIMB: LIMB_SHADE * rgb, FACE: np.full(3, 15.0 if rgb.mean() > 80 else 240.0)}
+    mask = np.zeros((shape[0] * SUPERSAMPLE, shape[1] * SUPERSAMPLE), bool)
     for ring, part in rings:
-        if part != FACE:  # inside the head
-            fill(mask, ring * SUPERSAMPLE)
-    return Figure(category, colour, crowd, tuple((ring, tones[part]) for ring, part in rings), keypoints, mask)
-
-
-def _contrast(rgb: tuple[int, int, int] | np.ndarray, other: np.ndarray) -> float:
-    return float(np.linalg.norm(np.array(rgb) - other))
-
-
-def _bounds(figure: Figure) -> np.ndarray:
-    points = np.concatenate([ring for ring, _ in figure.parts])
-    return np.stack([points.min(0) - 1, points.max(0) + 1])
+        if part != FACE:  # lies inside the head
+            fill(mask, ring * SUPERSAMPLE, True)
+    points = np.concatenate([ring for ring, _ in rings])
+    parts = tuple((ring, tones[part]) for ring, part in rings)
+    return Figure(category, colour, crowd, parts, keypoints, mask, (points.min(0), points.max(0)))
 
 
 def _fits(figures: list[Figure], new: Figure) -> bool:
-    """Whether enough of every figure stays visible below `new` and no neighbour has the same colour."""
+    """Whether enough of every figure stays visible below `new` and no neighbour of it has the same colour."""
     covered = new.mask.copy()
     for old in reversed(figures):
-        a, b = _bounds(old), _bounds(new)
-        if old.colour == new.colour and np.all(a[0] < b[1]) and np.all(b[0] < a[1]):
+        gap = np.maximum(new.bounds[0] - old.bounds[1], old.bounds[0] - new.bounds[1]).max()
+        if old.colour == new.colour and gap < 2:  # pixels
             return False
         if np.count_nonzero(old.mask & ~covered) < MIN_VISIBLE * np.count_nonzero(old.mask):
             return False
@@ -323,28 +334,23 @@ def _fits(figures: list[Figure], new: Figure) -> bool:
     return True
 
 
-def _stacks(make: Callable[[Category, bool], Figure], wanted: list[tuple[Category, bool]]) -> Iterator[list[Figure]]:
-    """Endless arrangements of the wanted figures in which each fits."""
+def _arrangements(make: Callable[..., Figure], wanted: list[tuple[Category, bool]]) -> Iterator[list[Figure]]:
+    """Endless stacks of the wanted figures in which each fits."""
     while True:
         figures: list[Figure] = []
         for category, crowd in wanted:
-            for _ in range(20):
-                figure = make(category, crowd)
-                if _fits(figures, figure):
-                    figures.append(figure)
-                    break
+            candidates = (make(category, crowd) for _ in range(20))
+            figures += next(([figure] for figure in candidates if _fits(figures, figure)), [])
         if len(figures) == len(wanted):
             yield figures
 
 
 def _paint(figures: list[Figure], background: np.ndarray, gray: bool) -> Image.Image:
-    canvas = np.repeat(np.repeat(background, SUPERSAMPLE, axis=0), SUPERSAMPLE, axis=1)
-    canvas = np.clip(canvas, 0, 255).astype(np.uint8)
+    canvas = np.clip(background, 0, 255).astype(np.uint8)
+    canvas = np.repeat(np.repeat(canvas, SUPERSAMPLE, axis=0), SUPERSAMPLE, axis=1)
     for figure in figures:
         for ring, rgb in figure.parts:
-            part = np.zeros(canvas.shape[:2], bool)
-            fill(part, ring * SUPERSAMPLE)
-            canvas[part] = rgb
+            fill(canvas, ring * SUPERSAMPLE, rgb)
     image = Image.fromarray(canvas).reduce(SUPERSAMPLE)
     return image.convert("L") if gray else image
 
@@ -352,27 +358,26 @@ def _paint(figures: list[Figure], background: np.ndarray, gray: bool) -> Image.I
 def draw(rng: np.random.Generator, width: int, height: int, wanted: list[tuple[Category, bool]], gray: bool) -> Scene:
     """Draw the wanted (category, is it a crowd) figures, bottom to top, on a picture of width x height pixels.
 
-    Arrangements in which a visible part has a hole are drawn anew: COCO polygons cannot express one.
+    Arrangements that polygons do not express (a hole, a part too small to see) are drawn anew.
     """
     background, tone = _background(rng, width, height, gray)
-    palette = GRAYS if gray else COLOURS
     tolerance = TOLERANCE * max(width, height)
 
     def make(category: Category, crowd: bool) -> Figure:
-        return _figure(rng, category, crowd, tone, (height, width), palette)
+        return _figure(rng, category, crowd, (height, width), tone, gray)
 
-    for figures in _stacks(make, wanted):
-        visible, rings, holes = [], [], [0.0]
+    for figures in _arrangements(make, wanted):
+        visible, rings, losses = [], [], [0.0]
         covered = np.zeros((height * SUPERSAMPLE, width * SUPERSAMPLE), bool)
         for figure in reversed(figures):
             visible.append(figure.mask & ~covered)
             if len(figure.parts) == 1 and not np.any(figure.mask & covered):
                 rings.append([figure.parts[0][0]])
             else:
-                outlines, hole = trace(visible[-1], tolerance)
+                outlines, lost = trace(visible[-1], tolerance)
                 rings.append(outlines)
-                holes.append(0.0 if figure.crowd else hole)  # a crowd is annotated by its mask
+                losses.append(0.0 if figure.crowd else lost)  # a crowd is annotated by its mask
             covered |= figure.mask
-        if max(holes) < 1.0:
+        if max(losses) <= MAX_LOST:
             return Scene(_paint(figures, background, gray), tuple(figures), tuple(visible[::-1]), tuple(rings[::-1]))
     raise AssertionError("arrangements are endless")
