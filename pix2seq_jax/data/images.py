@@ -1,0 +1,63 @@
+"""The only reader of image files: bytes -> u8[h,w,3], by Pillow, for training, evaluation and prediction alike."""
+
+import io
+
+import numpy as np
+from PIL import Image, ImageOps
+
+_TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
+_ORIENTATION = 0x0112  # EXIF tag
+
+
+def _damaged(name: str, error: Exception) -> ValueError:
+    return ValueError(
+        f"image {name} cannot be decoded ({type(error).__name__}: {error}); "
+        "replace the file, or remove the image from the annotations"
+    )
+
+
+def header_size(file: str) -> tuple[int, int]:
+    """(height, width) as stored in the file; raises ValueError where it is no image."""
+    try:
+        with Image.open(file) as image:
+            return image.height, image.width
+    except Exception as error:  # Pillow raises many kinds on damaged files
+        raise _damaged(file, error) from error
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Pillow's conversion of 16-bit images cuts at 255; this one divides by 256 as for other formats."""
+    if image.mode.startswith("I"):
+        return Image.fromarray((np.clip(np.asarray(image), 0, 65535) >> 8).astype(np.uint8))
+    if "transparency" in image.info:  # of a palette: applied before it is dropped
+        return image.convert("RGBA")
+    return image
+
+
+def decode_image(data: bytes, name: str, size: tuple[int, int] | None = None) -> np.ndarray:
+    """Decodes a JPEG, PNG or any other file that Pillow reads; grayscale, palette, CMYK and 16-bit images become RGB.
+
+    Args:
+        data: content of the file.
+        name: path, for the error.
+        size: (height, width) by the annotations. The EXIF orientation is applied if that gives this size and the stored
+            pixels do not, since annotations are made on either; None applies it always, as viewers do.
+
+    Returns:
+        u8[h,w,3].
+
+    Raises:
+        ValueError: the file is broken or truncated.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            turn = image.getexif().get(_ORIENTATION, 1)
+            if size is not None:
+                stored = (image.height, image.width)
+                turned = stored[::-1] if turn in _TURNED else stored
+                turn = turn if tuple(size) == turned != stored else 1
+            if turn != 1:
+                image = ImageOps.exif_transpose(image)
+            return np.asarray(_eight_bits(image).convert("RGB"))
+    except Exception as error:  # Pillow raises many kinds on damaged files
+        raise _damaged(name, error) from error

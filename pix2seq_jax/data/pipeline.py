@@ -1,0 +1,222 @@
+"""Batches of a source. Row k of global batch s is a pure function of (seed, s, k): no state, resuming is arithmetic.
+
+Row k of batch s is place q = s·B/r + k//r of an endless list of images (r repeats, B rows); its epoch e = q // N is a
+permutation of the N images by `index_shuffle` seeded with (seed, e). Op number i of the row draws from the stateless
+seed (seed·2²⁰ + 16·i, s·B + k), which is unique. Process p of P computes rows [p·B/P, (p+1)·B/P) only.
+"""
+
+import contextlib
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+
+from pix2seq_jax.data import ops_image, ops_objects
+from pix2seq_jax.data.parse import parse
+
+OPS = {**ops_image.OPS, **ops_objects.OPS}
+
+# Raw features: name -> type and shape. The source gives these (sources.CocoDir); chains start from them.
+RAW = {
+    "image": (tf.string, []),
+    "file": (tf.string, []),
+    "image_id": (tf.int64, []),
+    "orig_size": (tf.int32, [2]),
+    "boxes": (tf.float32, [None, 4]),
+    "labels": (tf.int32, [None]),
+    "area": (tf.float32, [None]),
+    "is_crowd": (tf.bool, [None]),
+    "scores": (tf.float32, [None]),
+}
+_HOST_ONLY = ("file",)  # not part of a batch
+
+
+def _leave_accelerators_to_jax() -> None:
+    """TensorFlow would reserve the memory of every GPU it sees."""
+    with contextlib.suppress(RuntimeError):  # already in use by the caller, who then has chosen
+        tf.config.set_visible_devices([], "GPU")
+
+
+_leave_accelerators_to_jax()
+
+
+def cpu_count() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _original(error: tf.errors.OpError, spec: str) -> ValueError:
+    """The ValueError of our own code that TensorFlow flattened to text, or all that TensorFlow says."""
+    own = re.search(r"ValueError: (.*?)\nTraceback", error.message, re.DOTALL)
+    return ValueError(own.group(1) if own else f"preprocessing {spec!r} failed: {error.message}")
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Iterable of NumPy dicts; every `iter()` starts again at the first batch."""
+
+    dataset: tf.data.Dataset
+    spec: str
+    length: int | None = None
+
+    def __len__(self) -> int:
+        if self.length is None:
+            raise TypeError("training batches have no end")
+        return self.length
+
+    def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
+        iterator = self.dataset.as_numpy_iterator()
+        while True:
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            except tf.errors.OpError as error:
+                raise _original(error, self.spec) from None
+            yield batch
+
+
+def _chain(ops: str | tuple) -> tuple:
+    return parse(ops, OPS) if isinstance(ops, str) else tuple(ops)
+
+
+def _fetch(source) -> Callable:
+    """index i64[] -> raw features as tensors."""
+
+    def read(index: np.ndarray) -> tuple:
+        features = source[int(index)]
+        return tuple(features[name] for name in RAW)
+
+    def fetch(index: tf.Tensor) -> dict[str, tf.Tensor]:
+        values = tf.numpy_function(read, [index], [dtype for dtype, _ in RAW.values()], stateful=False)
+        shapes = [shape for _, shape in RAW.values()]
+        for value, shape in zip(values, shapes, strict=True):
+            value.set_shape(shape)
+        return {**dict(zip(RAW, values, strict=True)), "crop_offset": tf.zeros([2], tf.int32)}
+
+    return fetch
+
+
+def _example(fetch: Callable, chain: tuple, index: tf.Tensor, seed: int, draw: tf.Tensor) -> dict[str, tf.Tensor]:
+    """One preprocessed row; `draw` numbers the rows that ever are drawn with this seed."""
+    example = fetch(index)
+    for number, op in enumerate(chain):
+        example = op(example, tf.stack([tf.constant(seed * 2**20 + 16 * number, tf.int64), draw]))
+    return {name: value for name, value in example.items() if name not in _HOST_ONLY}
+
+
+def _batched(rows: tf.data.Dataset, make: Callable, size: int, workers: int, spec: str) -> tf.data.Dataset:
+    """Maps rows in parallel (in order), batches, and keeps two batches ready."""
+    make = tf.autograph.experimental.do_not_convert(make)  # errors of our code stay as they are
+    dataset = rows.map(make, num_parallel_calls=workers, deterministic=True)
+    for name, value in dataset.element_spec.items():
+        if not value.shape.is_fully_defined():
+            raise ValueError(
+                f"preprocessing {spec!r}: {name!r} has no fixed shape ({value.shape}) and cannot be batched; "
+                "decode, and end with pad_image(size) and pad_objects(n)"
+            )
+    options = tf.data.Options()
+    options.deterministic = True
+    options.threading.private_threadpool_size = workers
+    options.threading.max_intra_op_parallelism = 1
+    options.autotune.enabled = False
+    return dataset.batch(size, drop_remainder=True).prefetch(2).with_options(options)
+
+
+def _rows(batch_size: int, process_index: int, process_count: int) -> int:
+    """Rows of one process."""
+    if batch_size < 1 or batch_size % process_count:
+        raise ValueError(
+            f"batch_size={batch_size} must be a positive multiple of the {process_count} processes; change batch_size"
+        )
+    if not 0 <= process_index < process_count:
+        raise ValueError(f"process_index={process_index} must be in [0, {process_count})")
+    return batch_size // process_count
+
+
+def train_dataset(
+    source,
+    ops: str | tuple,
+    *,
+    batch_size: int,
+    seed: int,
+    start_step: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+    workers: int | None = None,
+    repeats: int = 1,
+) -> Batches:
+    """Endless batches for training; the first one is that of `start_step`.
+
+    Args:
+        source: `len` and `[i]` -> raw features.
+        ops: preprocessing string (or op instances) that ends in fixed shapes.
+        batch_size: rows of a global batch, repeats included.
+        seed: of the order and of all augmentation, 0 to 2³¹ - 1.
+        start_step: s of the first batch.
+        process_index, process_count: which rows of each batch to compute.
+        workers: images prepared at a time, by default the number of cores; the batches do not depend on it.
+        repeats: differently augmented copies of each image in a batch (side by side).
+
+    Returns:
+        Batches of this process' rows of global batches start_step, start_step + 1, ...: Example dicts, `valid` True.
+
+    Raises:
+        ValueError: ops, sizes or seed do not fit; while iterating: an image cannot be decoded (names the file).
+    """
+    if repeats < 1 or batch_size % repeats:
+        raise ValueError(f"batch_size={batch_size} must be a multiple of repeats={repeats}")
+    if not 0 <= seed < 2**31:
+        raise ValueError(f"seed={seed} must be in [0, 2**31)")
+    local = _rows(batch_size, process_index, process_count)
+    fetch, chain, images = _fetch(source), _chain(ops), len(source)
+
+    def make(row: tf.Tensor) -> dict[str, tf.Tensor]:
+        draw = row // local * batch_size + process_index * local + row % local
+        place = draw // repeats
+        epoch_seed = tf.stack([tf.constant(seed, tf.int64), place // images])
+        index = tf.random.experimental.index_shuffle(place % images, epoch_seed, tf.constant(images - 1, tf.int64))
+        return {**_example(fetch, chain, index, seed, draw), "valid": tf.constant(True)}
+
+    rows = tf.data.Dataset.range(start_step * local, np.iinfo(np.int64).max)
+    return Batches(_batched(rows, make, local, workers or cpu_count(), str(ops)), str(ops))
+
+
+def eval_dataset(
+    source,
+    ops: str | tuple,
+    *,
+    batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    limit: int | None = None,
+    workers: int | None = None,
+) -> Batches:
+    """Every image once, in the order of the source; arguments as in `train_dataset`.
+
+    The last batch is filled up with rows of `valid` False, `image_id` -1 and labels 0. All processes get the same
+    number of batches; concatenated, their rows are the global batch.
+
+    Args:
+        limit: only the first `limit` images.
+
+    Returns:
+        `len()` batches of this process' rows.
+    """
+    images = min(len(source), limit or len(source))
+    local = _rows(batch_size, process_index, process_count)
+    batches = -(-images // batch_size)
+    fetch, chain = _fetch(source), _chain(ops)
+
+    def make(row: tf.Tensor) -> dict[str, tf.Tensor]:
+        place = row // local * batch_size + process_index * local + row % local
+        valid = place < images
+        example = _example(fetch, chain, tf.minimum(place, images - 1), 0, place)
+        image_id = tf.where(valid, example["image_id"], -1)
+        return {**example, "image_id": image_id, "labels": tf.where(valid, example["labels"], 0), "valid": valid}
+
+    rows = tf.data.Dataset.range(batches * local)
+    return Batches(_batched(rows, make, local, workers or cpu_count(), str(ops)), str(ops), batches)
