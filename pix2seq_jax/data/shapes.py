@@ -14,11 +14,11 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -264,11 +264,12 @@ def generate(out: str | os.PathLike, spec: Spec, workers: int | None = None) -> 
     partly = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
     try:
         (partly / "annotations").mkdir()
-        # Spawned, not forked: the caller may already run threads. An executor, not a Pool: it notices killed workers.
-        processes = partial(ProcessPoolExecutor, workers, mp_context=multiprocessing.get_context("spawn"))
-        with processes() if workers > 1 else nullcontext() as pool:
+        # Spawned, not forked: the caller may already run threads. A Pool, not an executor: its workers end with it.
+        context = multiprocessing.get_context("spawn")
+        quiet = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}
+        with context.Pool(workers, **quiet) if workers > 1 else nullcontext() as pool:
             for split in SPLITS:
-                _make_split(partly, split, spec, partial(pool.map, chunksize=25) if pool else map)
+                _make_split(partly, split, spec, partial(pool.imap, chunksize=25) if pool else map)
         (partly / "shapes.json").write_text(json.dumps(asdict(spec)) + "\n", encoding="utf-8")
         partly.chmod(0o755)  # mkdtemp makes private folders
         os.replace(partly, out)
@@ -287,12 +288,15 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--size", type=int, default=Spec.size, help="longer side in pixels (%(default)s)")
     parser.add_argument("--workers", type=int, default=None, help="processes (one for each core)")
     args = parser.parse_args(argv)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what is half done is removed
     try:
         spec = Spec(train=args.train, val=args.val, seed=args.seed, size=args.size)
         if generate(args.out, spec, args.workers):
             print(f"shapes: written to {args.out}", flush=True)
     except ValueError as error:
         sys.exit(f"shapes: {error}")
+    except KeyboardInterrupt:
+        sys.exit(f"shapes: interrupted, {args.out} is not written")
 
 
 if __name__ == "__main__":
