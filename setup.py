@@ -19,6 +19,7 @@ CORE = [
     "pycocotools>=2.0.11",
     "pillow>=12.0",
     "matplotlib>=3.10",
+    "tqdm>=4.67",
 ]
 TEST = ["pytest>=9.0", "ruff==0.17.5"]
 

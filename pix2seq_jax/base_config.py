@@ -1,0 +1,120 @@
+"""What all shipped configs have in common. A config is complete: every value that a run reads is in it.
+
+The text after the colon of `--config=configs/detection.py:data=coco,arch=vit-b,size=640` selects a variant; single
+values are changed by flags such as `--config.train.steps=1000`.
+"""
+
+import ml_collections
+
+from pix2seq_jax import presets
+
+
+def parse(arg: str, **defaults) -> ml_collections.ConfigDict:
+    """Reads "key=value,key=value" over the defaults, each value in its default's type; "shapes" means "data=shapes".
+
+    Raises:
+        ValueError: unknown key, or a value of another type.
+    """
+    chosen = ml_collections.ConfigDict(defaults)
+    for part in filter(None, arg.split(",")):
+        key, _, value = part.partition("=") if "=" in part else ("data", "", part)
+        if key not in chosen:
+            raise ValueError(f"config variant {arg!r}: unknown key {key!r}; write key=value with {sorted(defaults)}")
+        try:
+            chosen[key] = type(defaults[key])(value)
+        except ValueError as error:
+            raise ValueError(f"config variant {arg!r}: {key}={value!r} is not of the form {defaults[key]!r}") from error
+    if chosen.arch not in presets.ARCHITECTURES:
+        raise ValueError(f"config variant {arg!r}: arch={chosen.arch!r}; use one of {sorted(presets.ARCHITECTURES)}")
+    return chosen
+
+
+def data(name: str) -> ml_collections.ConfigDict:
+    """Paths of a data set: coco, shapes, or a folder with train/, val/, annotations/instances_{train,val}.json."""
+    layout = presets.LAYOUTS.get(name, presets.LAYOUTS["folder"] | {"root": name})
+    config = ml_collections.ConfigDict({"source": "coco_dir", "workers": 0})  # 0: as many as there are cores
+    for split, folder in zip(("train", "val"), layout["splits"], strict=True):
+        config[f"{split}_images"] = presets.IMAGES.format(root=layout["root"], split=folder)
+        config[f"{split}_annotations"] = presets.INSTANCES.format(root=layout["root"], split=folder)
+    return config
+
+
+def base(*, data_name: str, arch: str, size: int) -> ml_collections.ConfigDict:
+    """A config without tasks: data, model, vocabulary, optimizer and intervals of the published fine-tuning."""
+    model = presets.MODEL | presets.ARCHITECTURES[arch]
+    return ml_collections.ConfigDict(
+        {
+            "seed": 0,
+            "data": data(data_name),
+            # vocab_size and max_seq_len grow with what the data and the tasks need.
+            "model": model | {"image_size": (size, size), "vocab_size": 0, "max_seq_len": 512},
+            "vocab": {"size": 3000, "num_bins": 1000, "coord_shift": 1000, "text_shift": 3000, "text_size": 0},
+            "tasks": {},
+            "schedule": {
+                "name": "linear",
+                "base": 1e-4,
+                "scaling": "none",
+                "warmup": 1000,
+                "tail": 0,
+                "end_factor": 0.01,
+            },
+            "optim": {
+                "name": "adamw",
+                "beta1": 0.9,
+                "beta2": 0.95,
+                "eps": 1e-8,
+                "weight_decay": 0.05,
+                "decay": "kernels",
+                "momentum": 0.9,
+                "clip": 0.0,
+            },
+            "train": {
+                "batch_size": 128,
+                "steps": 40_000,
+                "accumulate": 1,
+                "repeats": 1,
+                "loss": "xent",
+                "log_steps": 100,
+                "eval_steps": 5_000,
+                "checkpoint_steps": 1_000,
+                "keep_latest": 2,
+                "best_metric": "AP",
+                "profile_at": 0,  # step at which a trace is recorded; 0: none
+            },
+            "eval": {
+                "batch_size": 32,
+                "images": 0,  # of the last evaluation and of --mode=eval; 0: all
+                "images_in_training": 500,
+                "pictures": 16,
+                "score_threshold": 0.3,  # boxes below are not drawn; they still count in AP
+            },
+            "mesh": {"data": -1},
+        }
+    )
+
+
+def detection(*, size: int, slots: int) -> dict:
+    """The section of the detection task, as published."""
+    return {
+        "weight": 1.0,
+        "max_instances": slots,
+        "class_corruption": "rand_n_fake_cls",
+        "noise_weight": 1.0,
+        "eos_weight": 0.1,
+        "train_ops": presets.DETECTION_TRAIN.format(size=size, slots=slots),
+        "eval_ops": presets.DETECTION_EVAL.format(size=size, slots=slots),
+        "sampler": "nucleus(0.4)",
+        "eos_bias": 0.0,
+        "grammar": False,
+    }
+
+
+def shapes(config: ml_collections.ConfigDict, size: int) -> None:
+    """Changes a config to the demo: the embedded data, fifteen minutes on two cores."""
+    config.tasks.detection = detection(size=size, slots=6)
+    config.vocab.update({"size": 0, "coord_shift": 0, "num_bins": 64})
+    config.model.max_seq_len = 0
+    config.train.update({"batch_size": 32, "steps": 6_000, "log_steps": 50, "eval_steps": 3_000})
+    config.schedule.update({"name": "cosine", "base": 1.5e-3, "warmup": 300})
+    config.optim.clip = 1.0
+    config.eval.update({"batch_size": 50, "images_in_training": 100})

@@ -1,0 +1,154 @@
+"""From a config to its parts: sources, vocabulary, tasks, model. Shared by train, evaluate and predict.
+
+A run's workdir holds `config.json`, the resolved config: what the data decides (classes, vocabulary, sequence length)
+is filled in there, so that every later command builds the same model without the training data.
+"""
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import ml_collections
+
+from pix2seq_jax import tasks, train_step
+from pix2seq_jax.data import sources
+from pix2seq_jax.models.pix2seq import Pix2Seq
+from pix2seq_jax.telemetry import log
+from pix2seq_jax.vocab import CLASS_SHIFT, Vocab
+
+CONFIG_FILE = "config.json"
+# What a workdir's checkpoints depend on; the rest of a config (steps, intervals, evaluation) may change on a resume.
+FIXED = ("seed", "model", "vocab", "tasks", "data.category_names", "train.batch_size", "train.loss", "optim.name")
+
+
+def open_source(data: ml_collections.ConfigDict, split: str) -> sources.CocoDir:
+    """The `train` or `val` source that a config's data section names."""
+    if data.source != "coco_dir":
+        raise ValueError(f"config.data.source={data.source!r}: only 'coco_dir' (a COCO-format folder) is known")
+    return sources.CocoDir(data[f"{split}_images"], data[f"{split}_annotations"])
+
+
+def resolve(config: ml_collections.ConfigDict, source: sources.CocoDir) -> ml_collections.ConfigDict:
+    """A copy of the config with classes, vocabulary and sequence length filled in from the training data.
+
+    A vocab.size or vocab.coord_shift of 0 means as small as the classes allow.
+    """
+    config = ml_collections.ConfigDict(config.to_dict())
+    config.data.category_names = tuple(source.category_names)
+    config.data.category_ids = tuple(source.category_ids)
+    vocab = config.vocab
+    vocab.num_classes = len(source.category_names)
+    vocab.coord_shift = vocab.coord_shift or CLASS_SHIFT + 1 + vocab.num_classes
+    vocab.size = vocab.size or vocab.coord_shift + vocab.num_bins
+    config.model.vocab_size = vocab.size
+    # A decoder position per token; a published checkpoint keeps the longer table it was trained with.
+    longest = max(task.max_len for task in make_tasks(config).values())
+    config.model.max_seq_len = max(config.model.max_seq_len, longest)
+    return config.lock()
+
+
+def make_tasks(config: ml_collections.ConfigDict) -> dict[str, object]:
+    """The tasks of a resolved config by name."""
+    vocab = Vocab(**config.vocab)
+    made = {}
+    for name, section in config.tasks.items():
+        if name not in tasks.TASKS:
+            raise ValueError(f"config.tasks.{name}: unknown task; known tasks are {sorted(tasks.TASKS)}")
+        task = tasks.TASKS[name]
+        made[name] = task(
+            vocab=vocab, **{f.name: section[f.name] for f in dataclasses.fields(task) if f.name != "vocab"}
+        )
+    if not made:
+        raise ValueError(f"config.tasks is empty: select at least one of {sorted(tasks.TASKS)}")
+    return made
+
+
+def make_model(config: ml_collections.ConfigDict) -> Pix2Seq:
+    """The model of a resolved config."""
+    return Pix2Seq.from_config(config.model)
+
+
+def load_config(workdir: str | Path) -> ml_collections.ConfigDict:
+    """The resolved config of a workdir. Raises ValueError where there is none or it cannot be read."""
+    path = Path(workdir) / CONFIG_FILE
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist: {workdir} is not the workdir of a run; train first, or fix --workdir")
+    try:
+        return ml_collections.ConfigDict(json.loads(path.read_text(encoding="utf-8"))).lock()
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON ({error}); restore it from config.json of a copy, or retrain") from error
+
+
+def claim_workdir(workdir: str | Path, config: ml_collections.ConfigDict) -> None:
+    """Writes config.json into the workdir, or checks that the one there is of the same model, data and tasks.
+
+    Raises:
+        ValueError: the workdir belongs to a run with another value of something in FIXED.
+    """
+    path = Path(workdir) / CONFIG_FILE
+    new = dict(_flat(json.loads(config.to_json())))
+    if path.is_file():
+        old = dict(_flat(json.loads(load_config(workdir).to_json())))
+        for name in sorted(old.keys() | new.keys()):
+            if old.get(name) == new.get(name):
+                continue
+            if any(name == fixed or name.startswith(fixed + ".") for fixed in FIXED):
+                raise ValueError(
+                    f"workdir {workdir} holds another run: config.{name} is {old.get(name)!r} there and "
+                    f"{new.get(name)!r} here; use another --workdir, or the config that it was started with"
+                )
+            log.info("config.%s changed since the last run: %r -> %r", name, old.get(name), new.get(name))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(config.to_json(indent=2) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def adopt(saved: ml_collections.ConfigDict, given: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """The given config with the model, vocabulary and classes of a saved, resolved one.
+
+    Raises:
+        ValueError: the given config asks for another architecture, or for tasks that the model was not trained on.
+    """
+    config = ml_collections.ConfigDict(given.to_dict())
+    decided = ("vocab_size", "max_seq_len")  # by the training data
+    for name, value in json.loads(given.model.to_json()).items():
+        if name not in decided and json.loads(saved.model.to_json()).get(name) != value:
+            raise ValueError(
+                f"the checkpoint was trained with config.model.{name}={saved.model.get(name)!r}, not {value!r}; "
+                "evaluate it with the config that it was trained with"
+            )
+    for name in given.tasks:
+        if name not in saved.tasks:
+            raise ValueError(f"the checkpoint was trained on the tasks {sorted(saved.tasks)}, not on {name!r}")
+    config.model, config.vocab = saved.model, saved.vocab
+    config.data.category_names = tuple(saved.data.category_names)
+    config.data.category_ids = tuple(saved.data.category_ids)
+    return config.lock()
+
+
+def check_classes(names, config: ml_collections.ConfigDict, *, where: str) -> None:
+    """Raises ValueError unless `names` are the classes that a resolved config was made for, in the same order."""
+    known, found = tuple(config.data.category_names), tuple(names)
+    if known != found:
+        odd = next((pair for pair in itertools.zip_longest(known, found) if pair[0] != pair[1]), None)
+        raise ValueError(
+            f"{where} has {len(found)} classes, the model has {len(known)}; the first that differ are {odd[1]!r} there "
+            f"and {odd[0]!r} in the model; give the annotations it was trained for, or another --workdir"
+        )
+
+
+def variables(state: train_step.TrainState) -> dict:
+    """What model.apply needs of a train state."""
+    return {"params": state.params, "batch_stats": state.batch_stats}
+
+
+def _flat(tree: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Dotted names and values of nested dictionaries."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

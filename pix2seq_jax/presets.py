@@ -1,0 +1,112 @@
+"""Variants as data: encoders, data layouts, preprocessing strings. Plain dicts, no logic.
+
+Sizes are those of the released models (Pix2Seq, section 3.2; Pix2Seq v2, section 4); `tiny` and `small` are ours, for
+machines without an accelerator and for smoke tests.
+"""
+
+# Every field of models.pix2seq.Pix2Seq but image_size, vocab_size and max_seq_len, which depend on data and tasks.
+MODEL = {
+    "encoder": "vit",
+    "patch_size": 16,
+    "resnet_depth": 50,
+    "resnet_variant": "standard",
+    "resnet_width": 1.0,
+    "frozen_bn": False,
+    "enc_layers": 12,
+    "enc_dim": 768,
+    "enc_mlp": 3072,
+    "enc_heads": 12,
+    "dec_layers": 6,
+    "dec_dim": 512,
+    "dec_mlp": 2048,
+    "dec_heads": 16,
+    "pos_encoding": "sin_cos",
+    "dec_pos_encoding": "learned",
+    "use_cls_token": False,
+    "proj_mode": "mlp",
+    "shared_embedding": True,
+    "output_bias": True,
+    "drop_path": 0.1,
+    "drop_units": 0.1,
+    "drop_att": 0.0,
+    "dtype": "float32",
+    "remat": False,
+}
+
+_RESNET = {
+    "encoder": "resnet",
+    "enc_layers": 6,
+    "enc_dim": 256,
+    "enc_mlp": 1024,
+    "enc_heads": 8,
+    "dec_layers": 6,
+    "dec_dim": 256,
+    "dec_mlp": 1024,
+    "dec_heads": 8,
+}
+_RESNET_C = {
+    "encoder": "resnet",
+    "resnet_variant": "c4",
+    "enc_layers": 12,
+    "enc_dim": 512,
+    "enc_mlp": 2048,
+    "enc_heads": 16,
+    "dec_layers": 8,
+    "dec_dim": 512,
+    "dec_mlp": 2048,
+    "dec_heads": 16,
+}
+ARCHITECTURES = {
+    "vit-b": {},
+    "vit-l": {"enc_layers": 24, "enc_dim": 1024, "enc_mlp": 4096, "enc_heads": 16, "dec_layers": 8},
+    "resnet50": _RESNET,
+    "resnet101": _RESNET | {"resnet_depth": 101},
+    "resnet50-dc5": _RESNET | {"resnet_variant": "dc5"},
+    "resnet101-dc5": _RESNET | {"resnet_variant": "dc5", "resnet_depth": 101},
+    "resnet50-c4": _RESNET_C,
+    "small": {
+        "patch_size": 8,
+        "enc_layers": 6,
+        "enc_dim": 256,
+        "enc_mlp": 1024,
+        "enc_heads": 8,
+        "dec_layers": 4,
+        "dec_dim": 256,
+        "dec_mlp": 1024,
+        "dec_heads": 8,
+        "drop_path": 0.0,
+        "drop_units": 0.0,
+    },
+    "tiny": {
+        "patch_size": 8,
+        "enc_layers": 2,
+        "enc_dim": 128,
+        "enc_mlp": 512,
+        "enc_heads": 4,
+        "dec_layers": 2,
+        "dec_dim": 128,
+        "dec_mlp": 512,
+        "dec_heads": 4,
+        "drop_path": 0.0,
+        "drop_units": 0.0,
+    },
+}
+
+# Where a COCO-format folder keeps its parts; `{split}` is filled with the names under "splits".
+LAYOUTS = {
+    "coco": {"root": "data/coco", "splits": ("train2017", "val2017")},
+    "shapes": {"root": "data/shapes", "splits": ("train", "val")},
+    "folder": {"splits": ("train", "val")},
+}
+IMAGES = "{root}/{split}"
+INSTANCES = "{root}/annotations/instances_{split}.json"
+
+# Pix2Seq, appendix B: scale jitter from 0.3 to 2, random crop and flip; noise boxes fill up the instances.
+DETECTION_TRAIN = (
+    "decode|scale_jitter({size}, 0.3, 2.0)|fixed_crop({size})|flip_lr|filter_objects|order(random)|"
+    "truncate({slots})|noise_boxes({slots})|pad_image({size})|pad_objects({slots})"
+)
+DETECTION_EVAL = "decode|resize({size}, antialias=True)|pad_image({size})|pad_objects({slots})"
+
+# Share of each task in the loss (Pix2Seq v2, section 4.1).
+TASK_MIX = {"detection": 0.1782, "segmentation": 0.7128, "captioning": 0.099, "keypoints": 0.01}

@@ -1,0 +1,169 @@
+"""What a run tells: log lines, progress with ETA, TensorBoard, metrics.jsonl. The only user of clu.
+
+clu's writers need TensorFlow, so they are imported when a writer is made.
+"""
+
+import contextlib
+import json
+import logging
+import math
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+log = logging.getLogger("pix2seq_jax")
+
+
+def setup_logging() -> None:
+    """Sends the library's log lines to stderr with the time; safe to call twice."""
+    if not log.handlers:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(message)s", "%H:%M:%S"))
+        log.addHandler(handler)
+        log.propagate = False
+    log.setLevel(logging.INFO)
+
+
+@contextlib.contextmanager
+def phase(name: str, *, every: float = 10.0) -> Iterator[None]:
+    """Logs begin and end of a slow phase, and a heartbeat line every `every` seconds in between."""
+    start, done = time.monotonic(), threading.Event()
+
+    def beat() -> None:
+        while not done.wait(every):
+            log.info("%s: still at it after %.0f s", name, time.monotonic() - start)
+
+    thread = threading.Thread(target=beat, daemon=True, name=f"heartbeat {name}")
+    log.info("%s ...", name)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+    log.info("%s: done in %.1f s", name, time.monotonic() - start)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as `1h02m`, `3m05s` or `12s`."""
+    if not math.isfinite(seconds):
+        return "?"
+    minutes, s = divmod(int(seconds + 0.5), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{s:02d}s" if minutes else f"{s}s"
+
+
+class MetricWriter:
+    """Scalars and pictures of a run, to TensorBoard (clu) and to `metrics.jsonl`; silent on processes other than 0."""
+
+    def __init__(self, workdir: str | Path, *, active: bool = True) -> None:
+        self._writer = self._file = None
+        if active:
+            from clu import metric_writers
+
+            Path(workdir).mkdir(parents=True, exist_ok=True)
+            self._writer = metric_writers.SummaryWriter(str(workdir))
+            self._file = open(Path(workdir) / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115 closed in close()
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """One line `{"step": …, name: value, …}`; values that are not finite are written as null."""
+        if self._writer is None:
+            return
+        plain = {name: float(value) for name, value in values.items() if value is not None}
+        self._writer.write_scalars(step, plain)
+        row = {"step": step} | {k: v if math.isfinite(v) else None for k, v in plain.items()}
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+
+    def images(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
+        """Pictures u8[H,W,3] by name."""
+        if self._writer is not None:
+            self._writer.write_images(step, {name: picture[None] for name, picture in pictures.items()})
+
+    def close(self) -> None:
+        """Writes what is buffered."""
+        if self._writer is not None:
+            self._writer.close()
+            self._file.close()
+
+
+class Progress:
+    """A bar on a terminal; in a log one line every `log_steps` steps, each with rates and the time left.
+
+    Use as a context manager around the loop, so that log lines do not break the bar.
+    """
+
+    def __init__(self, *, first: int, total: int, log_steps: int, images_per_step: int, tokens_per_step: int) -> None:
+        self._total, self._log_steps = total, log_steps
+        self._images, self._tokens = images_per_step, tokens_per_step
+        self._mark, self._mark_step, self._waited = time.monotonic(), first, 0.0
+        self._bar = tqdm(total=total, initial=first, unit="step", disable=not sys.stderr.isatty(), dynamic_ncols=True)
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> "Progress":
+        self._stack.enter_context(logging_redirect_tqdm([log]))
+        return self
+
+    def __exit__(self, *exc) -> None:
+        self._bar.close()
+        self._stack.close()
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time spent inside (evaluation) does not count in the rates."""
+        start = time.monotonic()
+        yield
+        self._mark += time.monotonic() - start
+
+    def due(self, step: int) -> bool:
+        """Whether `step` (1-based count of finished steps) ends an interval: the first steps, then every log_steps."""
+        return step % self._log_steps == 0 or step == self._total or step == self._mark_step + 1 == 1
+
+    def report(self, step: int, metrics: Mapping[str, float], *, waited: float) -> dict[str, float]:
+        """Logs the line of `step` and returns the rates: steps/s, images/s, tokens/s, seconds left, share of waiting.
+
+        `waited` is the time in seconds that the whole loop has waited for data so far.
+        """
+        now = time.monotonic()
+        seconds, steps = max(now - self._mark, 1e-9), step - self._mark_step
+        self._mark, self._mark_step = now, step
+        rate = steps / seconds
+        left = (self._total - step) / rate if rate else math.inf
+        rates = {
+            "steps_per_s": rate,
+            "images_per_s": rate * self._images,
+            "tokens_per_s": rate * self._tokens,
+            "eta_s": left,
+            "data_wait": (waited - self._waited) / seconds,
+        }
+        self._waited = waited
+        self._bar.update(step - self._bar.n)
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        log.info(
+            "step %d/%d (%.0f %%)  %s  |  %.1f images/s  %.0f tokens/s  data wait %.0f %%  ETA %s",
+            *(step, self._total, 100 * step / self._total, shown),
+            *(rates["images_per_s"], rates["tokens_per_s"], 100 * rates["data_wait"], duration(left)),
+        )
+        return rates
+
+
+def parameter_table(params) -> str:
+    """Names, shapes and sizes of a parameter tree, with the total."""
+    from clu import parameter_overview
+
+    return parameter_overview.get_parameter_overview(params, include_stats=False)
+
+
+def profiler(workdir: str | Path, *, first_profile: int):
+    """clu's hook that records a trace of a few steps from `first_profile` on; call it with each step."""
+    from clu import periodic_actions
+
+    return periodic_actions.Profile(
+        logdir=str(workdir), num_profile_steps=5, first_profile=first_profile, profile_duration_ms=None
+    )

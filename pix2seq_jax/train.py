@@ -1,0 +1,173 @@
+"""Trains a config in a workdir, from wherever the workdir stands. Read `run` from top to bottom.
+
+The weights of a run come from, in this order: the newest whole checkpoint of the workdir (resume), else scratch.
+"""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import ml_collections
+import numpy as np
+from jax.experimental import multihost_utils
+
+from pix2seq_jax import checkpoint, evaluate, experiment, optim, sharding, train_step, trees
+from pix2seq_jax.data import feed, pipeline
+from pix2seq_jax.telemetry import MetricWriter, Progress, log, parameter_table, phase, profiler, setup_logging
+
+LOGGED_IDS = 64  # image ids named when a loss is not finite
+
+
+@contextlib.contextmanager
+def sigterm_flag() -> Iterator[threading.Event]:
+    """An event that SIGTERM sets instead of ending the process, so that the loop can save first."""
+    event = threading.Event()
+    main_thread = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, lambda *_: event.set()) if main_thread else None
+    try:
+        yield event
+    finally:
+        if main_thread:
+            signal.signal(signal.SIGTERM, before)
+
+
+def stop_requested(flag: threading.Event, step: int) -> bool:
+    """Whether to save and leave after this step; all processes agree."""
+    if jax.process_count() > 1:
+        return multihost_utils.reached_preemption_sync_point(step)
+    return flag.is_set()
+
+
+def check_finite(step: int, metrics: dict, image_ids: dict[str, np.ndarray]) -> None:
+    """Raises FloatingPointError naming step, loss, gradient norm and image ids where an update was not finite."""
+    if float(metrics["finite"]):
+        return
+    ids = {name: ids[:LOGGED_IDS].tolist() for name, ids in image_ids.items()}
+    raise FloatingPointError(
+        f"step {step}: loss {float(metrics['loss'])}, gradient norm {float(metrics['grad_norm'])}, image ids {ids}; "
+        "the update was not applied and earlier checkpoints are whole. Look at these images, lower "
+        "config.schedule.base, lengthen config.schedule.warmup, or set config.optim.clip=1.0"
+    )
+
+
+def open_feeds(config: ml_collections.ConfigDict, source, mesh, *, start: int) -> dict[str, feed.Feed]:
+    """One feed of training batches per task, from step `start` on."""
+    return {
+        name: feed.Feed(
+            pipeline.train_dataset(
+                source,
+                section.train_ops,
+                batch_size=config.train.batch_size,
+                seed=config.seed,
+                start_step=start,
+                repeats=config.train.repeats,
+                workers=config.data.workers or None,
+                process_index=jax.process_index(),
+                process_count=jax.process_count(),
+            ),
+            sharding.batch_sharding(mesh),
+        )
+        for name, section in config.tasks.items()
+    }
+
+
+def run(config: ml_collections.ConfigDict, workdir: str | Path, *, evaluate_too: bool = True) -> dict:
+    """Trains to config.train.steps and returns the metrics of the last evaluation ({} without one).
+
+    Raises:
+        ValueError: config, data or workdir that do not fit, before any step.
+        FloatingPointError: loss or gradient that is not finite.
+    """
+    setup_logging()
+    mesh = sharding.make_mesh(config.mesh.to_dict())
+    sharding.check_batch(mesh, config.train.batch_size, accum=config.train.accumulate)
+    with phase("open the data"):
+        source = experiment.open_source(config.data, "train")
+        config = experiment.resolve(config, source)
+        experiment.claim_workdir(workdir, config)
+        tasks, model = experiment.make_tasks(config), experiment.make_model(config)
+        source.count_over(min(task.max_instances for task in tasks.values()))
+        evaluator = evaluate.Evaluator(config, model, tasks, mesh) if evaluate_too else None
+        for line in filter(None, (source.describe(), evaluator and evaluator.source.describe())):
+            log.warning("data: %s", line)
+    total = config.train.steps
+    schedule = optim.schedule(**config.schedule, batch_size=config.train.batch_size, total=total)
+    tx = optim.make(learning_rate=schedule, **config.optim)
+    step_fn = train_step.make_step(
+        *(model, tasks, tx, schedule),
+        loss=config.train.loss,
+        accum=config.train.accumulate,
+        weights={name: section.weight for name, section in config.tasks.items()},
+    )
+    writer = MetricWriter(workdir, active=jax.process_index() == 0)
+    saver = checkpoint.Checkpointer(
+        Path(workdir) / "checkpoints", keep_latest=config.train.keep_latest, best_metric=config.train.best_metric
+    )
+    meta = {"category_names": list(config.data.category_names)}
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(jax.set_mesh(mesh))
+        terminated = stack.enter_context(sigterm_flag())
+        stack.callback(writer.close)
+        stack.callback(saver.close)
+        abstract = train_step.abstract_state(model, tx, mesh=mesh)
+        with phase("restore"):
+            restored = saver.restore_latest(abstract)
+        if restored:
+            state, found = restored
+            experiment.check_classes(found["category_names"], config, where=f"{workdir}/checkpoints")
+        else:
+            state = train_step.init_state(model, tx, jax.random.key(config.seed), mesh=mesh)
+        start = int(state.step)
+        log.info("weights: %s", f"resumed at step {start}" if restored else "from scratch")
+        log.info("%d parameters on %s\n%s", trees.count(state.params), mesh, parameter_table(state.params))
+
+        jitted = train_step.jit_step(step_fn, abstract, mesh=mesh)
+        rng = jax.random.fold_in(jax.random.key(config.seed), 1)
+        feeds = {name: stack.enter_context(f) for name, f in open_feeds(config, source, mesh, start=start).items()}
+        profile = profiler(workdir, first_profile=config.train.profile_at) if config.train.profile_at else None
+        images = config.train.batch_size * len(tasks)
+        progress = stack.enter_context(
+            Progress(first=start, total=total, log_steps=config.train.log_steps, images_per_step=images)
+        )
+        evaluation, pending, first = {}, None, True
+        for step in range(start + 1, total + 1):
+            with phase("first batch and compilation") if first else contextlib.nullcontext():
+                given = {name: next(f) for name, f in feeds.items()}
+                ids = {name: host["image_id"] for name, (_, host) in given.items()}
+                state, metrics = jitted(state, {name: batch for name, (batch, _) in given.items()}, rng)
+                if first:
+                    jax.block_until_ready(metrics)
+            if pending:  # one step late, so that the device never waits for the host
+                check_finite(*pending)
+            pending, first = (step, metrics, ids), False
+            if profile:
+                profile(step)
+            if progress.due(step):
+                check_finite(*pending)
+                shown = {name: float(value) for name, value in metrics.items() if name != "finite"}
+                rates = progress.report(step, shown, waited=sum(f.wait_seconds for f in feeds.values()))
+                writer.scalars(step, {f"train/{name}": value for name, value in (shown | rates).items()})
+            leave = stop_requested(terminated, step)
+            scored = evaluator is not None and (step % config.train.eval_steps == 0 or step == total)
+            if scored and not leave:
+                check_finite(*pending)
+                with progress.paused():
+                    evaluation = evaluator.report(
+                        train_step.variables(state),
+                        step,
+                        workdir,
+                        writer,
+                        limit=0 if step == total else config.eval.limit,
+                    )
+            if scored or leave or step % config.train.checkpoint_steps == 0 or step == total:
+                check_finite(*pending)
+                saver.save(step, state, meta, metrics=evaluate.flat(evaluation) if scored else None)
+            if leave:
+                log.warning("SIGTERM: step %d is saved in %s; run the same command to go on", step, workdir)
+                break
+        with phase("finish checkpoints"):
+            saver.wait()
+    return evaluation
