@@ -18,7 +18,7 @@ CORE = [
     "tensorboard>=2.21.0",
     "pycocotools>=2.0.11",
     "pillow>=12.0",
-    "matplotlib>=3.10",
+    "contourpy>=1.3",
     "tqdm>=4.67",
 ]
 TEST = ["pytest>=9.0", "ruff==0.17.5"]
