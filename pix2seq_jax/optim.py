@@ -2,6 +2,7 @@
 
 import math
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -13,7 +14,7 @@ OPTIMIZERS = ("adamw", "lamb", "momentum")
 
 # Which parameters decay. The papers' runs decayed kernels only, the later release everything; the published LAMB
 # leaves out biases and the scales of norms.
-DECAY = {"kernels": r"(^|/)kernel$", "weights": r"(^|/)(?!bias$|scale$)[^/]+$", "all": ""}
+DECAY = {"kernels": r"kernel$", "weights": r"^(?!.*(bias|scale)$)", "all": ""}
 
 
 def _scaled(base: float, batch_size: int, scaling: str) -> float:
@@ -91,6 +92,32 @@ def _decay_mask(decay: str):
     return lambda params: trees.mask_by_regex(params, DECAY[decay])
 
 
+def _scale_by_adam(beta1: float, beta2: float, eps: float) -> optax.GradientTransformation:
+    """Adam whose epsilon stands beside the uncorrected second moment, as in the published code.
+
+    That is "epsilon hat" at the end of section 2 of Kingma & Ba (2015). optax has the other form, which moves the
+    parameters of tiny gradients (embeddings of unlikely words) further in the first steps.
+    """
+
+    def init(params):
+        zeros = optax.tree.zeros_like
+        return optax.ScaleByAdamState(count=jnp.zeros((), jnp.int32), mu=zeros(params), nu=zeros(params))
+
+    def update(updates, state, params=None):
+        del params
+        count = state.count + 1
+        mu = optax.tree.update_moment(updates, state.mu, beta1, 1)
+        nu = optax.tree.update_moment(updates, state.nu, beta2, 2)
+        t = count.astype(jnp.float32)
+        correction = jnp.sqrt(1.0 - beta2**t) / (1.0 - beta1**t)
+        return (
+            jax.tree.map(lambda m, v: correction * m / (jnp.sqrt(v) + eps), mu, nu),
+            optax.ScaleByAdamState(count=count, mu=mu, nu=nu),
+        )
+
+    return optax.GradientTransformation(init, update)
+
+
 def make(
     name: str,
     learning_rate: optax.ScalarOrSchedule,
@@ -117,16 +144,16 @@ def make(
     """
     mask = _decay_mask(decay)
     if name == "adamw":
-        chain = [optax.adamw(learning_rate, beta1, beta2, eps, weight_decay=weight_decay, mask=mask)]
+        chain = [_scale_by_adam(beta1, beta2, eps), optax.add_decayed_weights(weight_decay, mask)]
     elif name == "lamb":
         chain = [
             optax.scale_by_adam(beta1, beta2, eps),
             optax.add_decayed_weights(weight_decay, mask),
             optax.masked(optax.scale_by_trust_ratio(), mask),
-            optax.scale_by_learning_rate(learning_rate),
         ]
     elif name == "momentum":
-        chain = [optax.sgd(learning_rate, momentum, nesterov=True)]
+        chain = [optax.trace(momentum, nesterov=True)]
     else:
         raise ValueError(f"optim.name={name!r}: use one of {OPTIMIZERS}")
-    return optax.chain(*([optax.clip_by_global_norm(clip)] if clip > 0 else []), *chain)
+    clipping = [optax.clip_by_global_norm(clip)] if clip > 0 else []
+    return optax.chain(*clipping, *chain, optax.scale_by_learning_rate(learning_rate))

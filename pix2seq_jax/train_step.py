@@ -1,0 +1,276 @@
+"""One training step as a pure function: token losses, gradients per task, one update.
+
+The loss of a task is sum(w * token loss) / (sum(w) + 1e-9) over its whole global batch, however the batch is cut over
+devices and gradient-accumulation parts. Axes: B images, N objects per image, P prompt and T response tokens, V words.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from flax import struct
+from jax.sharding import Mesh
+
+from pix2seq_jax import sharding
+
+LOSSES = ("xent", "xent@SMOOTHING", "focal@GAMMA", "logistic", "logistic@SMOOTHING")
+
+Batch = Mapping[str, jax.Array]
+Metrics = dict[str, jax.Array]
+
+
+@struct.dataclass
+class TrainState:
+    """All that a run must carry on with, bit for bit.
+
+    Attributes:
+        step: i32[] updates done so far.
+        params: f32 parameters.
+        batch_stats: running statistics of BatchNorm; empty for a ViT.
+        opt_state: of the optax transformation.
+    """
+
+    step: jax.Array
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+
+
+def token_loss(logits: jax.Array, targets: jax.Array, kind: str = "xent") -> jax.Array:
+    """Loss of every token.
+
+    Args:
+        logits: f32[...,T,V].
+        targets: i32[...,T].
+        kind: one of LOSSES. "xent@s" smooths labels by s (Szegedy et al. 2016), "focal@g" is the focal loss (Lin et al.
+            2017), "logistic" a sum of V binary losses.
+
+    Returns:
+        f32[...,T], unweighted.
+
+    Raises:
+        ValueError: unknown kind.
+    """
+    name, _, given = kind.partition("@")
+    try:
+        value = float(given) if "@" in kind else 0.0
+    except ValueError:
+        name = ""
+    target_logit = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    if name == "xent":
+        log_sum = jax.nn.logsumexp(logits, axis=-1)
+        smooth = value * jnp.mean(logits, axis=-1) if value else 0.0
+        return log_sum - (1.0 - value) * target_logit - smooth
+    if name == "focal":
+        # The 1e-8 inside the logarithm is the release's; it bounds the loss of one token by 18.4.
+        p = jnp.exp(target_logit - jax.nn.logsumexp(logits, axis=-1))
+        return -((1.0 - p) ** value) * jnp.log(p + 1e-8)
+    if name == "logistic":
+        # The release shifts by the log of the sequence length, not of the vocabulary.
+        shift = jnp.log(jnp.asarray(logits.shape[-2], logits.dtype))
+        logits, target_logit = logits - shift, target_logit - shift
+        negative = jnp.sum(jax.nn.softplus(logits) - value * logits, axis=-1)
+        return negative - (1.0 - 2.0 * value) * target_logit
+    raise ValueError(f"train.loss={kind!r}: use one of {LOSSES}, the capital word a number as in 'xent@0.1'")
+
+
+def _init_variables(model: nn.Module, rng: jax.Array) -> Any:
+    return model.init(rng, jnp.zeros((1, *model.image_size, 3)), jnp.zeros((1, 1), jnp.int32))
+
+
+def abstract_state(model: nn.Module, tx: optax.GradientTransformation, *, mesh: Mesh) -> TrainState:
+    """The train state's shapes, dtypes and shardings as ShapeDtypeStructs; nothing is computed."""
+    boxed = jax.eval_shape(lambda: _init_variables(model, jax.random.key(0)))
+    on_mesh = sharding.shardings(mesh, boxed)
+    variables = jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), nn.meta.unbox(boxed), on_mesh
+    )
+    whole = sharding.replicated(mesh)
+    # What the optimizer keeps per parameter (moments) lies where the parameter lies.
+    opt_state = optax.tree.map_params(
+        tx,
+        lambda x, p: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=p.sharding),
+        jax.eval_shape(tx.init, variables["params"]),
+        variables["params"],
+        transform_non_params=lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole),
+    )
+    return TrainState(
+        step=jax.ShapeDtypeStruct((), jnp.int32, sharding=whole),
+        params=variables["params"],
+        batch_stats=variables.get("batch_stats", {}),
+        opt_state=opt_state,
+    )
+
+
+def init_state(model: nn.Module, tx: optax.GradientTransformation, rng: jax.Array, *, mesh: Mesh) -> TrainState:
+    """Freshly initialised state, created where `abstract_state` says."""
+
+    def create(rng):
+        variables = nn.meta.unbox(_init_variables(model, rng))
+        params = variables["params"]
+        return TrainState(jnp.zeros((), jnp.int32), params, variables.get("batch_stats", {}), tx.init(params))
+
+    layout = jax.tree.map(lambda x: x.sharding, abstract_state(model, tx, mesh=mesh))
+    return jax.jit(create, out_shardings=layout)(rng)
+
+
+def _weighted_loss(
+    params: Any, batch_stats: Any, model: nn.Module, images: jax.Array, sequences: Any, rng: jax.Array, *, loss: str
+) -> tuple[jax.Array, tuple[Any, jax.Array]]:
+    """(sum of w * token loss, (new BatchNorm statistics, number of weighted targets that are the likeliest token))."""
+    prompt, inputs, targets, weights = sequences
+    tokens = jnp.concatenate([prompt, inputs], axis=-1)[..., :-1]  # [B,(N,)P+T-1]
+    # The output at the last prompt token predicts the first target. Padding the targets spares a copy of the logits.
+    pad = [(0, 0)] * (targets.ndim - 1) + [(prompt.shape[-1] - 1, 0)]
+    targets, weights = jnp.pad(targets, pad), jnp.pad(weights, pad)
+    logits, updated = model.apply(
+        {"params": params, "batch_stats": batch_stats},
+        *(images, tokens),
+        train=True,
+        rngs={"dropout": rng},
+        mutable=["batch_stats"],
+    )
+    correct = jnp.sum((jnp.argmax(logits, axis=-1) == targets) & (weights > 0))
+    return jnp.sum(weights * token_loss(logits, targets, loss)), (updated.get("batch_stats", batch_stats), correct)
+
+
+def _task_gradients(
+    grads: Any,
+    state: TrainState,
+    model: nn.Module,
+    task: Any,
+    batch: Batch,
+    rng: jax.Array,
+    *,
+    loss: str,
+    accum: int,
+    weight: float,
+) -> tuple[Any, Any, Metrics]:
+    """Adds the gradients of one task, worked off in `accum` parts; (gradients, BatchNorm statistics, sums)."""
+    rng_encode, rng_dropout = jax.random.split(rng)
+    sequences = task.encode(batch, rng_encode)
+    weights = sequences.weights
+    if "valid" in batch:
+        weights = weights * batch["valid"].reshape(-1, *(1,) * (weights.ndim - 1))
+    # Dividing before the sum makes the gradients of the parts add up to those of the whole batch.
+    sequences = sequences._replace(weights=weights / (jnp.sum(weights) + 1e-9))
+
+    def cut(x):  # [B,...] -> [accum,B/accum,...], strided so that every device keeps its rows
+        return x.reshape(-1, accum, *x.shape[1:]).swapaxes(0, 1)
+
+    def add_part(carry, part):
+        grads, batch_stats, total, correct = carry
+        index, images, sequences = part
+        (value, (batch_stats, hits)), new = jax.value_and_grad(_weighted_loss, has_aux=True)(
+            state.params, batch_stats, model, images, sequences, jax.random.fold_in(rng_dropout, index), loss=loss
+        )
+        grads = jax.tree.map(lambda g, n: g + weight * n, grads, new)
+        return (grads, batch_stats, total + value, correct + hits), None
+
+    start = grads, state.batch_stats, jnp.zeros(()), jnp.zeros((), jnp.int32)
+    parts = jnp.arange(accum), cut(batch["image"]), jax.tree.map(cut, sequences)
+    (grads, batch_stats, total, correct), _ = jax.lax.scan(add_part, start, parts)
+    return grads, batch_stats, {"loss": total, "correct": correct, "tokens": jnp.sum(weights > 0)}
+
+
+def make_gradients(
+    model: nn.Module,
+    tasks: Mapping[str, Any],
+    *,
+    loss: str = "xent",
+    accum: int = 1,
+    weights: Mapping[str, float] | None = None,
+) -> Callable[..., tuple[Any, Any, Metrics]]:
+    """Function (state, batches, rng) -> (gradients, batch_stats, metrics) of the weighted sum of the tasks' losses.
+
+    The tasks are worked off one after the other, each in `accum` parts, and their gradients are summed up, so no more
+    than one part's activations are alive.
+
+    Args:
+        tasks: by name; `encode` runs on the device, on the whole batch.
+        loss: one of LOSSES.
+        accum: parts that a batch is cut into; must divide it (`sharding.check_batch`). BatchNorm sees one part at a
+            time, and dropout draws differ from those of a whole batch; all else is the same.
+        weights: of the tasks' losses; default 1 each.
+
+    `batches` are Example dicts by task name. Rows whose `valid` is False weigh nothing. Metrics, f32[]: `loss`,
+    `token_accuracy` (likeliest token is the target, over targets that weigh), `tokens` (number of those), and with
+    several tasks `NAME/loss` and so on, unweighted.
+    """
+    weights = dict.fromkeys(tasks, 1.0) | dict(weights or {})
+
+    def gradients(state, batches, rng):
+        grads, sums = jax.tree.map(jnp.zeros_like, state.params), {}
+        for index, (name, task) in enumerate(tasks.items()):
+            grads, batch_stats, sums[name] = _task_gradients(
+                *(grads, state, model, task, batches[name], jax.random.fold_in(rng, index)),
+                **{"loss": loss, "accum": accum, "weight": weights[name]},
+            )
+            state = state.replace(batch_stats=batch_stats)
+        correct, tokens = (sum(own[key] for own in sums.values()) for key in ("correct", "tokens"))
+        metrics = {
+            "loss": sum(weights[name] * own["loss"] for name, own in sums.items()),
+            "token_accuracy": correct / jnp.maximum(tokens, 1),
+            "tokens": tokens.astype(jnp.float32),
+        }
+        for name, own in sums.items() if len(sums) > 1 else ():
+            metrics[f"{name}/loss"] = own["loss"]
+            metrics[f"{name}/token_accuracy"] = own["correct"] / jnp.maximum(own["tokens"], 1)
+        return grads, state.batch_stats, metrics
+
+    return gradients
+
+
+def make_step(
+    model: nn.Module,
+    tasks: Mapping[str, Any],
+    tx: optax.GradientTransformation,
+    learning_rate: optax.Schedule,
+    *,
+    loss: str = "xent",
+    accum: int = 1,
+    weights: Mapping[str, float] | None = None,
+) -> Callable[..., tuple[TrainState, Metrics]]:
+    """The step (state, batches, rng) -> (state, metrics); pure. Arguments as for `make_gradients`, and
+
+    Args:
+        tx: optimizer.
+        learning_rate: the schedule that tx follows, for the metrics.
+
+    The step folds `state.step` into `rng`, so pass the run's one key each time. Metrics are those of the gradients and
+    `grad_norm` (before clipping), `lr` and `finite`: where the loss or the gradient norm is NaN or infinite, `finite`
+    is 0 and the state comes back unchanged, so that it can still be saved.
+    """
+    gradients = make_gradients(model, tasks, loss=loss, accum=accum, weights=weights)
+
+    def step(state, batches, rng):
+        grads, batch_stats, metrics = gradients(state, batches, jax.random.fold_in(rng, state.step))
+        grad_norm = optax.tree.norm(grads)
+        finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(grad_norm)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        new = TrainState(state.step + 1, optax.apply_updates(state.params, updates), batch_stats, opt_state)
+        metrics |= {
+            "grad_norm": grad_norm,
+            "lr": jnp.asarray(learning_rate(state.step), jnp.float32),
+            "finite": finite.astype(jnp.float32),
+        }
+        return jax.tree.map(lambda good, old: jnp.where(finite, good, old), new, state), metrics
+
+    return step
+
+
+def jit_step(step: Callable, state: TrainState, *, mesh: Mesh) -> Callable:
+    """The step compiled for a mesh: `state` (arrays or abstract) gives the layout, its buffers are donated.
+
+    Call it under `jax.set_mesh(mesh)`; batches are cut over the data axes, metrics are on every device.
+    """
+    layout, whole = jax.tree.map(lambda x: x.sharding, state), sharding.replicated(mesh)
+    return jax.jit(
+        step,
+        in_shardings=(layout, sharding.batch_sharding(mesh), whole),
+        out_shardings=(layout, whole),
+        donate_argnums=0,
+    )
