@@ -85,7 +85,6 @@ class Evaluator:
     """Box AP of a model on the validation source of a config; compiles once, can be called at many steps."""
 
     def __init__(self, config: ml_collections.ConfigDict, model, tasks: dict, mesh: jax.sharding.Mesh) -> None:
-        sharding.check_batch(mesh, config.eval.batch_size)
         self.source = experiment.open_source(config.data, "val")
         experiment.check_classes(self.source.category_names, config, where=config.data.val_annotations)
         self._config, self._mesh = config, mesh
@@ -101,7 +100,7 @@ class Evaluator:
         """Boxes of the first `limit` images (0: all): image_id i64[I], boxes f32[I,N,4] yxyx px, labels, scores."""
         batches = pipeline.eval_dataset(
             *(self.source, self._section.eval_ops),
-            batch_size=self._config.eval.batch_size,
+            batch_size=sharding.round_batch(self._mesh, self._config.eval.batch_size),
             limit=limit or None,
             workers=self._config.data.workers or None,
             process_index=jax.process_index(),

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import ml_collections
 
-from pix2seq_jax import tasks, train_step
+from pix2seq_jax import checkpoint, tasks, train_step
 from pix2seq_jax.data import sources
 from pix2seq_jax.models.pix2seq import Pix2Seq
 from pix2seq_jax.telemetry import log
@@ -138,6 +138,18 @@ def check_classes(names, config: ml_collections.ConfigDict, *, where: str) -> No
             f"{where} has {len(found)} classes, the model has {len(known)}; the first that differ are {odd[1]!r} there "
             f"and {odd[0]!r} in the model; give the annotations it was trained for, or another --workdir"
         )
+
+
+def load_variables(workdir: str | Path, config: ml_collections.ConfigDict, model: Pix2Seq, mesh) -> tuple[int, dict]:
+    """(step, variables) of the newest whole checkpoint of a workdir, placed on the mesh.
+
+    Raises:
+        ValueError: there is none, or it is of another model or of other classes.
+    """
+    folder = Path(workdir) / "checkpoints"
+    step, loaded, meta = checkpoint.load_variables(folder, train_step.abstract_variables(model, mesh=mesh))
+    check_classes(meta["category_names"], config, where=f"checkpoint {folder / str(step)}")
+    return step, loaded
 
 
 def variables(state: train_step.TrainState) -> dict:

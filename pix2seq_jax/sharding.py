@@ -107,3 +107,9 @@ def check_batch(mesh: Mesh, batch_size: int, *, accum: int = 1) -> None:
             f"batch size {batch_size} is not a multiple of {part} ({devices} data-parallel devices{parts}); "
             f"use {below} or {below + part}, or fewer devices"
         )
+
+
+def round_batch(mesh: Mesh, batch_size: int) -> int:
+    """The smallest batch of at least `batch_size` rows that the data axes divide; the rest is padding."""
+    devices = math.prod(mesh.shape[axis] for axis in RULES["batch"] if axis in mesh.axis_names)
+    return -(-max(batch_size, 1) // devices) * devices

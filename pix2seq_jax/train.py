@@ -19,6 +19,7 @@ from pix2seq_jax.data import feed, pipeline
 from pix2seq_jax.telemetry import MetricWriter, Progress, log, parameter_table, phase, profiler, setup_logging
 
 LOGGED_IDS = 64  # image ids named when a loss is not finite
+SHOWN = ("loss", "token_accuracy", "grad_norm", "lr")  # in the log line; metrics.jsonl has all
 
 
 @contextlib.contextmanager
@@ -122,15 +123,19 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path, *, evaluate_too:
             state = train_step.init_state(model, tx, jax.random.key(config.seed), mesh=mesh)
         start = int(state.step)
         log.info("weights: %s", f"resumed at step {start}" if restored else "from scratch")
-        log.info("%d parameters on %s\n%s", trees.count(state.params), mesh, parameter_table(state.params))
+        log.info("%s parameters (see parameters.txt), devices %s", f"{trees.count(state.params):,}", dict(mesh.shape))
+        (Path(workdir) / "parameters.txt").write_text(parameter_table(state.params))
 
         jitted = train_step.jit_step(step_fn, abstract, mesh=mesh)
         rng = jax.random.fold_in(jax.random.key(config.seed), 1)
         feeds = {name: stack.enter_context(f) for name, f in open_feeds(config, source, mesh, start=start).items()}
         profile = profiler(workdir, first_profile=config.train.profile_at) if config.train.profile_at else None
-        images = config.train.batch_size * len(tasks)
         progress = stack.enter_context(
-            Progress(first=start, total=total, log_steps=config.train.log_steps, images_per_step=images)
+            Progress(
+                **{"first": start, "total": total, "log_steps": config.train.log_steps},
+                images_per_step=config.train.batch_size * len(tasks),
+                tokens_per_step=config.train.batch_size * sum(task.max_len for task in tasks.values()),
+            )
         )
         evaluation, pending, first = {}, None, True
         for step in range(start + 1, total + 1):
@@ -147,20 +152,19 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path, *, evaluate_too:
                 profile(step)
             if progress.due(step):
                 check_finite(*pending)
-                shown = {name: float(value) for name, value in metrics.items() if name != "finite"}
+                values = {name: float(value) for name, value in metrics.items()}
+                shown = {name: values[name] for name in (*SHOWN, *(f"{task}/loss" for task in tasks)) if name in values}
                 rates = progress.report(step, shown, waited=sum(f.wait_seconds for f in feeds.values()))
-                writer.scalars(step, {f"train/{name}": value for name, value in (shown | rates).items()})
+                writer.scalars(step, {f"train/{name}": value for name, value in (values | rates).items()})
             leave = stop_requested(terminated, step)
             scored = evaluator is not None and (step % config.train.eval_steps == 0 or step == total)
             if scored and not leave:
                 check_finite(*pending)
                 with progress.paused():
                     evaluation = evaluator.report(
-                        train_step.variables(state),
-                        step,
-                        workdir,
-                        writer,
-                        limit=0 if step == total else config.eval.limit,
+                        experiment.variables(state),
+                        **{"step": step, "workdir": workdir, "writer": writer},
+                        limit=config.eval.images if step == total else config.eval.images_in_training,
                     )
             if scored or leave or step % config.train.checkpoint_steps == 0 or step == total:
                 check_finite(*pending)

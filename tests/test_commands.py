@@ -1,0 +1,156 @@
+"""The commands as a user runs them, in processes of their own: resume after kill -9, SIGTERM, evaluation, prediction."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests import small
+
+MAIN = [sys.executable, "-m", "pix2seq_jax.main"]
+ENVIRONMENT = os.environ | {
+    "JAX_COMPILATION_CACHE_DIR": str(small.ROOT / ".pytest_cache" / "jax"),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "TF_CPP_MIN_LOG_LEVEL": "2",
+}
+# Long enough to be interrupted, saved every ten steps, nothing thrown away.
+LONG = {"train__steps": 40, "train__checkpoint_steps": 10, "train__keep_latest": 100, "train__log_steps": 5}
+
+
+def start(*args: str) -> subprocess.Popen:
+    return subprocess.Popen(args, cwd=small.ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+
+
+def finish(*args: str, code: int = 0) -> str:
+    """Runs to the end, checks the exit code and returns what went to stderr."""
+    process = start(*args)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == code, errors[-3000:]
+    return errors
+
+
+def wait_for(path: Path, process: subprocess.Popen) -> None:
+    for _ in range(12_000):
+        if path.exists():
+            return
+        assert process.poll() is None, f"ended before {path.name} was there: {process.stderr.read()[-3000:]}"
+        time.sleep(0.01)
+    raise AssertionError(f"{path} did not appear")
+
+
+def arrays(folder: Path) -> dict[str, bytes]:
+    """All arrays of a checkpoint, optimizer included, as bytes."""
+    import orbax.checkpoint as ocp
+
+    from pix2seq_jax import trees
+
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        tree = reader.restore(folder / "state")
+    return {name: np.asarray(leaf).tobytes() for name, leaf in trees.flatten_names(tree).items()}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return small.make_shapes(tmp_path_factory.mktemp("data") / "shapes")
+
+
+@pytest.fixture(scope="module")
+def trained(folder, tmp_path_factory) -> Path:
+    """The workdir of an uninterrupted run."""
+    workdir = tmp_path_factory.mktemp("straight")
+    finish(*MAIN, *small.flags(folder, **LONG), f"--workdir={workdir}")
+    return workdir
+
+
+def test_run_writes_what_it_promises(trained):
+    metrics = json.loads((trained / "metrics.json").read_text())
+    assert metrics["step"] == 40 and metrics["detection"]["images"] == small.VAL_IMAGES
+    assert set(metrics["detection"]["per_class"]) >= {"person", "circle"}
+    rows = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "train/loss" in row] == [1, *range(5, 41, 5)]
+    assert all(row["train/eta_s"] >= 0 for row in rows if "train/loss" in row)
+    assert list(trained.glob("events.out.tfevents.*"))
+    assert len(list((trained / "pictures").glob("*.png"))) == 1
+    results = json.loads((trained / "results" / "detection.json").read_text())
+    known = json.loads((trained / "config.json").read_text())["data"]["category_ids"]
+    assert results and {row["category_id"] for row in results} <= set(known)
+
+
+def test_resume_after_kill_is_bit_identical(folder, trained, tmp_path):
+    command = [*MAIN, *small.flags(folder, **LONG), f"--workdir={tmp_path}"]
+    process = start(*command)
+    wait_for(tmp_path / "checkpoints" / "10", process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "checkpoints" / "40").exists(), "the run was over before it was killed"
+    assert "resumed at step" in finish(*command)
+    for step in ("20", "40"):
+        straight, resumed = (arrays(run / "checkpoints" / step) for run in (trained, tmp_path))
+        assert straight.keys() == resumed.keys() and len(straight) > 50
+        assert [name for name in straight if straight[name] != resumed[name]] == []
+
+
+def test_sigterm_saves_and_exits_cleanly(folder, tmp_path):
+    command = [*MAIN, *small.flags(folder, train__steps=1_000_000, train__checkpoint_steps=20), f"--workdir={tmp_path}"]
+    process = start(*command, "--mode=train")
+    wait_for(tmp_path / "checkpoints" / "20", process)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors[-3000:]
+    newest = max(int(path.name) for path in (tmp_path / "checkpoints").iterdir() if path.name.isdecimal())
+    assert f"SIGTERM: step {newest} is saved" in errors and newest > 20
+
+
+def test_evaluation_does_not_depend_on_the_batch_size(folder, trained):
+    found = {}
+    for size in (1, 7, 64):
+        finish(*MAIN, *small.flags(folder, eval__batch_size=size), f"--workdir={trained}", "--mode=eval")
+        results = json.loads((trained / "results" / "detection.json").read_text())
+        key = [(row["image_id"], row["category_id"], *row["bbox"]) for row in results]
+        found[size] = key, np.array([row["score"] for row in results])
+        assert json.loads((trained / "metrics.json").read_text())["detection"]["images"] == small.VAL_IMAGES
+    for size in (7, 64):
+        assert found[size][0] == found[1][0]
+        np.testing.assert_allclose(found[size][1], found[1][1], rtol=0, atol=1e-6)
+
+
+def test_predict_reads_any_image_and_skips_broken_ones(trained, tmp_path):
+    rng = np.random.default_rng(0)
+    colour = Image.fromarray(rng.integers(0, 255, (40, 90, 3), np.uint8))
+    images = tmp_path / "images"
+    images.mkdir()
+    colour.save(images / "plain.jpg")
+    colour.convert("CMYK").save(images / "cmyk.jpg")
+    colour.convert("L").save(images / "größe.png")
+    colour.save(images / "turned.jpg", exif=Image.Exif() | {0x0112: 6})
+    (images / "broken.jpg").write_bytes((images / "plain.jpg").read_bytes()[:200])
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "pix2seq_jax.predict", f"--workdir={trained}", f"--out={out}", "--threshold=0"]
+    errors = finish(*command, f"--images={images}/*")
+    assert "broken.jpg" in errors and "4 images, 1 skipped" in errors
+    rows = {Path(row["file"]).name: row["objects"] for row in json.loads((out / "predictions.json").read_text())}
+    assert sorted(rows) == ["cmyk.jpg", "größe.png", "plain.jpg", "turned.jpg"]
+    assert all((out / f"{Path(name).stem}.png").is_file() for name in rows)
+    names = json.loads((trained / "config.json").read_text())["data"]["category_names"]
+    for name, (height, width) in {"plain.jpg": (40, 90), "turned.jpg": (90, 40)}.items():
+        assert rows[name]
+        for found in rows[name]:
+            ymin, xmin, ymax, xmax = found["box"]
+            assert 0 <= ymin <= ymax <= height and 0 <= xmin <= xmax <= width
+            assert found["category"] in names and 0 <= found["score"] <= 1
+
+
+def test_errors_of_the_commands_are_one_line(trained, tmp_path):
+    predict = [sys.executable, "-m", "pix2seq_jax.predict", f"--workdir={trained}", f"--out={tmp_path}"]
+    errors = finish(*predict, f"--images={tmp_path}/none/*.jpg", code=2)
+    assert "error: --images=" in errors and "Traceback" not in errors
+    missing = [f"--config={small.ROOT}/configs/detection.py:data={tmp_path},arch=tiny", f"--workdir={tmp_path}/w"]
+    errors = finish(*MAIN, *missing, code=2)
+    assert f"error: annotation file {tmp_path}" in errors and "Traceback" not in errors
