@@ -1,14 +1,52 @@
 """From NumPy batches to global arrays on the devices, ahead of the step that needs them. No TensorFlow here."""
 
+import contextlib
 import queue
 import threading
 import time
+import weakref
 from collections.abc import Iterable
 
 import jax
 import numpy as np
 
 Batch = dict[str, np.ndarray]
+
+
+def _transfer(batch: Batch, sharding: jax.sharding.Sharding) -> tuple[dict[str, jax.Array], Batch]:
+    arrays = {
+        name: jax.make_array_from_process_local_data(sharding, value)
+        for name, value in batch.items()
+        if value.dtype not in (np.int64, np.uint64)
+    }
+    return arrays, {name: value for name, value in batch.items() if name != "image"}
+
+
+def _put(item, ready: queue.Queue, stop: threading.Event) -> None:
+    """Waits for a place in the queue; gives up when told to stop."""
+    while not stop.is_set():
+        with contextlib.suppress(queue.Full):
+            return ready.put(item, timeout=0.1)
+
+
+def _run(batches: Iterable[Batch], sharding: jax.sharding.Sharding, ready: queue.Queue, stop: threading.Event) -> None:
+    """The thread. It knows nothing of the Feed, so that one that is forgotten can be collected."""
+    try:
+        for batch in batches:
+            _put(_transfer(batch, sharding), ready, stop)
+            if stop.is_set():
+                return
+        _put(StopIteration(), ready, stop)
+    except BaseException as error:  # whatever it is, the caller must hear of it
+        _put(error, ready, stop)
+
+
+def _end(thread: threading.Thread, ready: queue.Queue, stop: threading.Event) -> None:
+    """Stops the thread and drops what it has prepared."""
+    stop.set()
+    thread.join()
+    while not ready.empty():
+        ready.get_nowait()
 
 
 class Feed:
@@ -33,47 +71,21 @@ class Feed:
             depth: device batches kept ready.
         """
         self.wait_seconds = 0.0
-        self._sharding = sharding
-        self._queue: queue.Queue = queue.Queue(maxsize=depth)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, args=(batches,), name="feed", daemon=True)
-        self._thread.start()
-
-    def _transfer(self, batch: Batch) -> tuple[dict[str, jax.Array], Batch]:
-        arrays = {
-            name: jax.make_array_from_process_local_data(self._sharding, value)
-            for name, value in batch.items()
-            if value.dtype not in (np.int64, np.uint64)
-        }
-        return arrays, {name: value for name, value in batch.items() if name != "image"}
-
-    def _put(self, item) -> bool:
-        """False once the feed is closed."""
-        while not self._stop.is_set():
-            try:
-                self._queue.put(item, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-    def _run(self, batches: Iterable[Batch]) -> None:
-        try:
-            for batch in batches:
-                if not self._put(self._transfer(batch)):
-                    return
-            self._put(StopIteration())
-        except BaseException as error:  # whatever it is, the caller must hear of it
-            self._put(error)
+        self._ready: queue.Queue = queue.Queue(maxsize=depth)
+        stop = threading.Event()
+        arguments = (batches, sharding, self._ready, stop)
+        thread = threading.Thread(target=_run, args=arguments, name="feed", daemon=True)
+        self._finish = weakref.finalize(self, _end, thread, self._ready, stop)  # runs when Python exits, too
+        thread.start()
 
     def __iter__(self) -> "Feed":
         return self
 
     def __next__(self) -> tuple[dict[str, jax.Array], Batch]:
-        if self._stop.is_set():
+        if not self._finish.alive:
             raise StopIteration
         start = time.perf_counter()
-        item = self._queue.get()
+        item = self._ready.get()
         self.wait_seconds += time.perf_counter() - start
         if isinstance(item, BaseException):
             self.close()
@@ -82,12 +94,7 @@ class Feed:
 
     def close(self) -> None:
         """Ends the thread; what was prefetched is dropped."""
-        self._stop.set()
-        while self._thread.is_alive():
-            try:
-                self._queue.get_nowait()
-            except queue.Empty:
-                self._thread.join(timeout=0.1)
+        self._finish()
 
     def __enter__(self) -> "Feed":
         return self

@@ -8,7 +8,8 @@ seed (seed·2²⁰ + 16·i, s·B + k), which is unique. Process p of P computes 
 import contextlib
 import os
 import re
-from collections.abc import Callable, Iterator
+import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,10 +49,34 @@ def cpu_count() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _original(error: tf.errors.OpError, spec: str) -> ValueError:
+def _original(message: str, spec: str) -> ValueError:
     """The ValueError of our own code that TensorFlow flattened to text, or all that TensorFlow says."""
-    own = re.search(r"ValueError: (.*?)\nTraceback", error.message, re.DOTALL)
-    return ValueError(own.group(1) if own else f"preprocessing {spec!r} failed: {error.message}")
+    own = re.search(r"ValueError: (.*?)\nTraceback", message, re.DOTALL)
+    return ValueError(own.group(1) if own else f"preprocessing {spec!r} failed: {message}")
+
+
+class BatchIterator:
+    """Iterator of NumPy dicts; raises ValueError where a row cannot be made."""
+
+    def __init__(self, dataset: tf.data.Dataset, spec: str) -> None:
+        self._spec = spec
+        self._held = [dataset.as_numpy_iterator()]
+        # TensorFlow's threads run our Python code. Left alone, they deadlock with an interpreter that shuts down;
+        # letting go of the iterator before that (finalizers run first) ends them.
+        self.close = weakref.finalize(self, self._held.clear)
+
+    def __iter__(self) -> "BatchIterator":
+        return self
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        if not self._held:
+            raise StopIteration
+        try:
+            return next(self._held[0])
+        except tf.errors.OpError as error:
+            message = error.message
+        self.close()
+        raise _original(message, self._spec)
 
 
 @dataclass(frozen=True)
@@ -67,16 +92,8 @@ class Batches:
             raise TypeError("training batches have no end")
         return self.length
 
-    def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
-        iterator = self.dataset.as_numpy_iterator()
-        while True:
-            try:
-                batch = next(iterator)
-            except StopIteration:
-                return
-            except tf.errors.OpError as error:
-                raise _original(error, self.spec) from None
-            yield batch
+    def __iter__(self) -> BatchIterator:
+        return BatchIterator(self.dataset, self.spec)
 
 
 def _chain(ops: str | tuple) -> tuple:
