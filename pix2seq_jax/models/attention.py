@@ -5,7 +5,7 @@ from flax import struct
 from jax import lax
 from jax import numpy as jnp
 
-from pix2seq_jax.models.layers import KERNEL_INIT, Stack
+from pix2seq_jax.models.layers import KERNEL_INIT, ZEROS, Stack, matmul
 
 
 def attend(
@@ -43,11 +43,11 @@ class ToHeads(nn.Module):
         heads, size = self.stack.heads, self.stack.dim // self.stack.heads
         init = nn.with_logical_partitioning(KERNEL_INIT, ("embed", "heads", "head_dim"))
         kernel = self.param("kernel", init, (x.shape[-1], heads, size))
-        init = nn.with_logical_partitioning(nn.initializers.zeros, ("heads", "head_dim"))
+        init = nn.with_logical_partitioning(ZEROS, ("heads", "head_dim"))
         bias = self.param("bias", init, (heads, size))
         dtype = jnp.dtype(self.stack.dtype)
-        h = jnp.einsum("btd,dhk->bhtk", x.astype(dtype), kernel.astype(dtype))
-        return h + bias.astype(dtype)[None, :, None]
+        h = matmul(x.astype(dtype), kernel.astype(dtype).reshape(-1, heads * size)).reshape(*x.shape[:2], heads, size)
+        return (h + bias.astype(dtype)[None, None]).swapaxes(1, 2)  # [B, T, H, D/H] -> [B, H, T, D/H]
 
 
 class FromHeads(nn.Module):
@@ -57,13 +57,14 @@ class FromHeads(nn.Module):
 
     @nn.compact
     def __call__(self, x: jnp.ndarray) -> jnp.ndarray:
-        _, heads, _, size = x.shape
+        batch, heads, length, size = x.shape
         init = nn.with_logical_partitioning(KERNEL_INIT, ("heads", "head_dim", "embed"))
         kernel = self.param("kernel", init, (heads, size, self.stack.dim))
-        init = nn.with_logical_partitioning(nn.initializers.zeros, ("embed",))
+        init = nn.with_logical_partitioning(ZEROS, ("embed",))
         bias = self.param("bias", init, (self.stack.dim,))
         dtype = jnp.dtype(self.stack.dtype)
-        return jnp.einsum("bhtk,hkd->btd", x.astype(dtype), kernel.astype(dtype)) + bias.astype(dtype)[None, None]
+        x = x.astype(dtype).swapaxes(1, 2).reshape(batch, length, heads * size)
+        return matmul(x, kernel.astype(dtype).reshape(heads * size, -1)) + bias.astype(dtype)[None, None]
 
 
 class CrossKeyValue(nn.Module):
@@ -80,15 +81,16 @@ class CrossKeyValue(nn.Module):
         layers, heads, size = self.stack.layers, self.stack.heads, self.stack.dim // self.stack.heads
         kernel_init = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform", batch_axis=(0,))  # as KERNEL_INIT
         kernel_init = nn.with_logical_partitioning(kernel_init, ("layers", "embed", "heads", "head_dim"))
-        bias_init = nn.with_logical_partitioning(nn.initializers.zeros, ("layers", "heads", "head_dim"))
+        bias_init = nn.with_logical_partitioning(ZEROS, ("layers", "heads", "head_dim"))
         dtype = jnp.dtype(self.stack.dtype)
         memory = memory.astype(dtype)
 
         def project(name: str) -> jnp.ndarray:
             kernel = self.param(f"{name}_kernel", kernel_init, (layers, memory.shape[-1], heads, size))
             bias = self.param(f"{name}_bias", bias_init, (layers, heads, size))
-            h = jnp.einsum("bsd,ldhk->lbhsk", memory, kernel.astype(dtype))
-            return h + bias.astype(dtype)[:, None, :, None]
+            kernel = jnp.moveaxis(kernel.astype(dtype), 0, 1).reshape(memory.shape[-1], -1)  # [D, L·H·D/H]
+            h = matmul(memory, kernel).reshape(*memory.shape[:2], layers, heads, size)
+            return jnp.transpose(h, (2, 0, 3, 1, 4)) + bias.astype(dtype)[:, None, :, None]
 
         return project("key"), project("value")
 

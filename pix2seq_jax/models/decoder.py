@@ -5,7 +5,7 @@ from jax import lax
 from jax import numpy as jnp
 
 from pix2seq_jax.models.attention import Cache, CrossAttention, CrossKeyValue, SelfAttention
-from pix2seq_jax.models.layers import EMBEDDING_INIT, MlpBlock, Stack, drop_path, layer_norm, scan_layers
+from pix2seq_jax.models.layers import EMBEDDING_INIT, MlpBlock, Stack, drop_path, layer_norm, matmul, scan_layers
 from pix2seq_jax.models.positions import sequence_positions
 
 
@@ -50,8 +50,7 @@ class DecoderLayers(nn.Module):
         train: bool,
     ) -> tuple[jnp.ndarray, Cache | None]:
         # Unrolled, the slices of the stacked parameters are constants of the decoding loop, not copies in every turn.
-        unroll = 1 if cache is None else self.stack.layers
-        layers = scan_layers(DecoderLayer, self.stack, (0, 0, 0, nn.broadcast), unroll)
+        layers = scan_layers(DecoderLayer, self.stack, (0, 0, 0, nn.broadcast), unroll=cache is not None)
         numbers, index = jnp.arange(self.stack.layers), jnp.asarray(index, jnp.int32)
         (x, cache), _ = layers(self.stack, train, name="layers")((x, cache), numbers, *cross_kv, index)
         return layer_norm(self.stack.dtype, "norm")(x), cache
@@ -107,8 +106,7 @@ class Decoder(nn.Module):
 
     def logits(self, hidden: jnp.ndarray) -> jnp.ndarray:
         """[..., D] -> f32[..., V]."""
-        embedding = self.output_embedding.astype(hidden.dtype)
-        logits = jnp.einsum("...d,vd->...v", hidden, embedding, preferred_element_type=jnp.float32)
+        logits = matmul(hidden, self.output_embedding.astype(hidden.dtype).T, preferred_element_type=jnp.float32)
         if not self.output_bias:
             return logits
         return logits + jnp.expand_dims(self.bias, tuple(range(hidden.ndim - 1)))

@@ -4,7 +4,7 @@ from flax import linen as nn
 from jax import numpy as jnp
 
 from pix2seq_jax.models.attention import SelfAttention
-from pix2seq_jax.models.layers import EMBEDDING_INIT, MlpBlock, Stack, dense, drop_path, layer_norm, scan_layers
+from pix2seq_jax.models.layers import EMBEDDING_INIT, Dense, MlpBlock, Stack, drop_path, layer_norm, scan_layers
 from pix2seq_jax.models.positions import grid_positions
 
 PROJECTIONS = ("mlp", "linear", "linear_p")
@@ -60,7 +60,7 @@ class Projection(nn.Module):
 
     @nn.compact
     def __call__(self, x: jnp.ndarray, train: bool) -> jnp.ndarray:
-        x = dense(self.stack.dim, (None, "embed"), self.stack.dtype, "dense")(x)
+        x = Dense(self.stack.dim, (None, "embed"), self.stack.dtype, name="dense")(x)
         x = layer_norm(self.stack.dtype, "norm")(x)
         if self.mode == "linear":
             return x

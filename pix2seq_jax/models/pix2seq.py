@@ -87,9 +87,10 @@ class Pix2Seq(nn.Module):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"model.{name}={getattr(self, name)!r}; it may be one of {list(allowed)}")
         if self.encoder == "vit" and any(side % self.patch_size for side in self.image_size):
+            near = tuple(ceil(side / self.patch_size) * self.patch_size for side in self.image_size)
             raise ValueError(
                 f"model.image_size={self.image_size} is not divisible by model.patch_size={self.patch_size}; "
-                f"the nearest that is: {tuple(max(1, round(s / self.patch_size)) * self.patch_size for s in self.image_size)}"
+                f"pad images to {near} or change the patch size"
             )
         for part, dim, mlp, heads in (
             ("enc", self.enc_dim, self.enc_mlp, self.enc_heads),

@@ -3,7 +3,7 @@
 from flax import linen as nn
 from jax import numpy as jnp
 
-from pix2seq_jax.models.layers import KERNEL_INIT
+from pix2seq_jax.models.layers import KERNEL_INIT, ZEROS, matmul
 
 
 class PatchEmbed(nn.Module):
@@ -19,7 +19,7 @@ class PatchEmbed(nn.Module):
         p, dtype = self.patch, jnp.dtype(self.dtype)
         init = nn.with_logical_partitioning(KERNEL_INIT, (None, None, None, "embed"))
         kernel = self.param("kernel", init, (p, p, channels, self.dim))
-        bias = self.param("bias", nn.with_logical_partitioning(nn.initializers.zeros, ("embed",)), (self.dim,))
+        bias = self.param("bias", nn.with_logical_partitioning(ZEROS, ("embed",)), (self.dim,))
         patches = images.astype(dtype).reshape(batch, height // p, p, width // p, p, channels)
-        tokens = jnp.einsum("byixjc,ijcd->byxd", patches, kernel.astype(dtype))  # [B, H/p, W/p, D]
-        return tokens.reshape(batch, -1, self.dim) + bias.astype(dtype)[None, None]
+        patches = patches.swapaxes(2, 3).reshape(batch, -1, p * p * channels)  # [B, H/p · W/p, p·p·3]
+        return matmul(patches, kernel.astype(dtype).reshape(-1, self.dim)) + bias.astype(dtype)[None, None]
