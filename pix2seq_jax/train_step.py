@@ -81,37 +81,51 @@ def _init_variables(model: nn.Module, rng: jax.Array) -> Any:
     return model.init(rng, jnp.zeros((1, *model.image_size, 3)), jnp.zeros((1, 1), jnp.int32))
 
 
+def abstract_variables(model: nn.Module, *, mesh: Mesh) -> dict[str, Any]:
+    """What `model.apply` takes ("params", perhaps "batch_stats") as ShapeDtypeStructs with shardings."""
+    boxed = jax.eval_shape(lambda: _init_variables(model, jax.random.key(0)))
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+        nn.meta.unbox(boxed),
+        sharding.shardings(mesh, boxed),
+    )
+
+
 def abstract_state(model: nn.Module, tx: optax.GradientTransformation, *, mesh: Mesh) -> TrainState:
     """The train state's shapes, dtypes and shardings as ShapeDtypeStructs; nothing is computed."""
-    boxed = jax.eval_shape(lambda: _init_variables(model, jax.random.key(0)))
-    on_mesh = sharding.shardings(mesh, boxed)
-    variables = jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), nn.meta.unbox(boxed), on_mesh
-    )
-    whole = sharding.replicated(mesh)
+    abstract, whole = abstract_variables(model, mesh=mesh), sharding.replicated(mesh)
     # What the optimizer keeps per parameter (moments) lies where the parameter lies.
     opt_state = optax.tree.map_params(
         tx,
         lambda x, p: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=p.sharding),
-        jax.eval_shape(tx.init, variables["params"]),
-        variables["params"],
+        jax.eval_shape(tx.init, abstract["params"]),
+        abstract["params"],
         transform_non_params=lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole),
     )
     return TrainState(
         step=jax.ShapeDtypeStruct((), jnp.int32, sharding=whole),
-        params=variables["params"],
-        batch_stats=variables.get("batch_stats", {}),
+        params=abstract["params"],
+        batch_stats=abstract.get("batch_stats", {}),
         opt_state=opt_state,
     )
+
+
+def variables(state: TrainState) -> dict[str, Any]:
+    """What `model.apply` takes, of a state."""
+    return {"params": state.params} | ({"batch_stats": state.batch_stats} if state.batch_stats else {})
 
 
 def init_state(model: nn.Module, tx: optax.GradientTransformation, rng: jax.Array, *, mesh: Mesh) -> TrainState:
     """Freshly initialised state, created where `abstract_state` says."""
 
     def create(rng):
-        variables = nn.meta.unbox(_init_variables(model, rng))
-        params = variables["params"]
-        return TrainState(jnp.zeros((), jnp.int32), params, variables.get("batch_stats", {}), tx.init(params))
+        created = nn.meta.unbox(_init_variables(model, rng))
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=created["params"],
+            batch_stats=created.get("batch_stats", {}),
+            opt_state=tx.init(created["params"]),
+        )
 
     layout = jax.tree.map(lambda x: x.sharding, abstract_state(model, tx, mesh=mesh))
     return jax.jit(create, out_shardings=layout)(rng)

@@ -1,0 +1,264 @@
+"""Checkpoints: saved in the background, hashed, and never trusted before the hashes agree. The only user of orbax.
+
+A checkpoint is a folder DIRECTORY/STEP with the items `state` (arrays) and `meta` (JSON), and SHA256SUMS, the hashes of
+its files (`sha256sum -c` reads it). Orbax writes it under another name and renames it when it is complete, so a folder
+that bears a plain step number was whole once; one that no longer agrees with its hashes is damaged.
+"""
+
+import hashlib
+import logging
+import math
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+from jax.experimental import multihost_utils
+from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
+
+from pix2seq_jax import trees
+
+SUMS = "SHA256SUMS"
+# Orbax writes these two after the hashes: the time of the commit, no data.
+UNHASHED = (SUMS, "_CHECKPOINT_METADATA", "commit_success.txt")
+
+log = logging.getLogger("pix2seq_jax")
+
+
+def _files(folder: epath.Path) -> list[epath.Path]:
+    """All files below a folder, if there is one (object stores know no recursive glob)."""
+    if not folder.exists():
+        return []
+    return [file for path in folder.iterdir() for file in (_files(path) if path.is_dir() else [path])]
+
+
+def _hashes(folder: epath.Path) -> dict[str, str]:
+    """SHA-256 by name relative to the folder, of all files below it but UNHASHED; none where there is no folder."""
+
+    def digest(path: epath.Path) -> str:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    files = {str(path.relative_to(folder)): path for path in _files(folder) if path.name not in UNHASHED}
+    with ThreadPoolExecutor() as pool:  # hashing releases the interpreter lock
+        return dict(zip(files, pool.map(digest, files.values()), strict=True))
+
+
+def _write_sums(folder: epath.Path) -> None:
+    (folder / SUMS).write_text("".join(f"{value}  {name}\n" for name, value in sorted(_hashes(folder).items())))
+
+
+def _damage(folder: epath.Path, *, item: str = "") -> str:
+    """What is wrong with a checkpoint folder (or one item of it): the first odd file and its hash; empty if nothing."""
+    if not (folder / SUMS).exists():
+        return f"{folder}: {SUMS} is missing"
+    lines = (line.split("  ", 1) for line in (folder / SUMS).read_bytes().decode(errors="replace").splitlines())
+    expected = {name[0]: value for value, *name in lines if name and name[0].startswith(item)}
+    found = {f"{item}{name}": value for name, value in _hashes(folder / item).items()}
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            want, have = expected.get(name, "not listed"), found.get(name, "no such file")
+            return f"{folder / name}: SHA-256 {have}, in {SUMS}: {want}"
+    return ""
+
+
+def _steps(directory: epath.Path) -> list[int]:
+    """Steps of the folders that hold something, newest first."""
+    if not directory.exists():
+        return []
+    folders = [path for path in directory.iterdir() if path.name.isdecimal() and path.is_dir()]
+    return sorted((int(path.name) for path in folders if any(path.iterdir())), reverse=True)
+
+
+def _set_aside(folder: epath.Path) -> epath.Path:
+    """Renames a damaged folder, so that its step can be saved again and nothing counts it."""
+    for number in range(1, 1000):
+        target = folder.parent / f"{folder.name}.damaged{number}"
+        if not target.exists():
+            return folder.rename(target)
+    raise ValueError(f"{folder.parent} holds a thousand damaged checkpoints of step {folder.name}; delete them")
+
+
+def newest_whole_step(directory: epath.PathLike, *, set_aside: bool = False) -> int | None:
+    """The newest step whose files agree with their hashes, or None where no step was ever saved.
+
+    Damaged steps are named in the log; empty folders are passed over. Process 0 looks, all processes get its answer.
+
+    Args:
+        set_aside: rename the damaged steps to `STEP.damaged1` and so on; of older steps only metrics are looked at.
+
+    Raises:
+        ValueError: there are checkpoints, but every one is damaged.
+    """
+    directory, damaged, whole = epath.Path(directory), [], -1
+    if jax.process_index() == 0:
+        for step in _steps(directory):
+            damage = _damage(directory / str(step))
+            if not damage:
+                whole = step
+                break
+            damaged.append(damage)
+            log.warning("checkpoint of step %d is damaged and not used: %s", step, damage)
+        if whole < 0 and damaged:
+            whole = -2
+        elif set_aside:
+            for step in _steps(directory):
+                # Orbax reads the metrics of all steps when it starts to save, and fails where it cannot.
+                if step > whole or _damage(directory / str(step), item="metrics/"):
+                    log.warning(
+                        "checkpoint of step %d is damaged: moved to %s", step, _set_aside(directory / str(step))
+                    )
+    if jax.process_count() > 1:
+        whole = int(multihost_utils.broadcast_one_to_all(np.int32(whole)))
+    if whole == -2:
+        raise ValueError(
+            f"every checkpoint in {directory} is damaged ({'; '.join(damaged) or 'see process 0'}); "
+            "restore one from a copy, or delete the folder to start from scratch"
+        )
+    return None if whole < 0 else whole
+
+
+def _check_matches(saved: Any, wanted: Any, folder: epath.Path, *, partial: bool) -> None:
+    """Raises ValueError naming the first array that the checkpoint and the model do not share, with both shapes."""
+
+    def described(tree: Any) -> dict[str, str]:
+        return {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in trees.flatten_names(tree).items()}
+
+    saved, wanted = described(saved), described(wanted)
+    names = list(wanted) if partial else list(dict.fromkeys([*wanted, *saved]))
+    for name in names:
+        there, here = saved.get(name, "missing"), wanted.get(name, "missing")
+        if there != here:
+            raise ValueError(
+                f"{folder} is of another model or optimizer: {name} is {there} in the checkpoint and {here} in the "
+                "model; use the config that it was trained with (classes and vocabulary too), or another workdir"
+            )
+
+
+def _restore(folder: epath.Path, wanted: Any, *, partial: bool) -> tuple[Any, dict]:
+    """(state or the wanted part of it, meta) of a checkpoint folder."""
+    handler = ocp.PyTreeCheckpointHandler()
+    saved = handler.metadata(folder / "state").tree
+    _check_matches(saved, wanted, folder, partial=partial)
+    if partial:
+        layout = ocp.checkpoint_utils.construct_restore_args(wanted)
+        state = ocp.args.PyTreeRestore(wanted, restore_args=layout, partial_restore=True)
+    else:
+        state = ocp.args.StandardRestore(wanted)
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        restored = checkpointer.restore(folder, ocp.args.Composite(state=state, meta=ocp.args.JsonRestore()))
+    return restored.state, restored.meta
+
+
+def load_variables(
+    directory: epath.PathLike, abstract: Mapping[str, Any], *, step: int | None = None
+) -> tuple[int, dict[str, Any], dict]:
+    """(step, variables, meta) of a checkpoint without its optimizer, for evaluation; changes nothing on disk.
+
+    Args:
+        directory: that a Checkpointer wrote.
+        abstract: {"params": …, "batch_stats": …} of ShapeDtypeStructs with shardings, `train_step.abstract_variables`.
+        step: default the newest whole one.
+
+    Raises:
+        ValueError: no whole checkpoint, the one asked for is damaged or missing, or it is of another model.
+    """
+    directory = epath.Path(directory).resolve()
+    if step is None:
+        step = newest_whole_step(directory)
+        if step is None:
+            raise ValueError(f"no checkpoint in {directory}: train first, or check the path")
+    elif damage := _damage(directory / str(step)):
+        raise ValueError(f"step {step} cannot be used: {damage}; steps there: {_steps(directory)}")
+    state, meta = _restore(directory / str(step), dict(abstract), partial=True)
+    return step, state, meta
+
+
+class Checkpointer:
+    """Saves and restores the train state of one run in a directory of its own.
+
+    Keeps the `keep_latest` newest steps, and of those that were saved with metrics the `keep_best` best by
+    `best_metric` (higher is better). Use as: restore_latest, then save as often as needed, then close.
+    """
+
+    def __init__(
+        self, directory: epath.PathLike, *, keep_latest: int = 2, best_metric: str | None = None, keep_best: int = 1
+    ) -> None:
+        if keep_latest < 1:
+            raise ValueError(
+                f"keep_latest={keep_latest}: keep at least 1 checkpoint, or there is nothing to resume from"
+            )
+        self._directory = epath.Path(directory).resolve()
+        self._keep_latest, self._best_metric, self._keep_best = keep_latest, best_metric, keep_best
+        self._saving = 0
+
+    def _score(self, metrics: Mapping[str, float]) -> float:
+        value = metrics.get(self._best_metric)
+        return -math.inf if value is None or math.isnan(value) else value
+
+    def _on_written(self) -> None:
+        """Hashes what was written. Orbax calls it in its commit thread, on process 0, just before the rename."""
+        name = str(self._saving)
+        unfinished = list(self._directory.glob(f"{name}.orbax-checkpoint-tmp*"))
+        _write_sums(unfinished[0] if unfinished else self._directory / name)  # object stores write in place
+
+    @cached_property
+    def _manager(self) -> ocp.CheckpointManager:
+        """Made at the first save: when it starts it reads every checkpoint there is, damaged ones too."""
+        policies, best_fn = [LatestN(n=self._keep_latest)], None
+        if self._best_metric:
+            best_fn = self._score
+            policies.append(BestN(get_metric_fn=best_fn, n=self._keep_best, keep_checkpoints_without_metrics=False))
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=AnyPreservationPolicy(policies),
+            best_fn=best_fn,  # or the metrics are not stored
+            cleanup_tmp_directories=True,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._on_written),
+        )
+        return ocp.CheckpointManager(self._directory, options=options)
+
+    def save(self, step: int, state: Any, meta: dict, *, metrics: Mapping[str, float] | None = None) -> None:
+        """Saves in the background; returns when the state is copied, so its buffers may be donated right after.
+
+        Waits for the save before, and raises what went wrong in it. A step that is there already is left alone.
+
+        Args:
+            step: number of updates done.
+            state: train state.
+            meta: what JSON can hold.
+            metrics: flat numbers, for `best_metric`.
+        """
+        if step in self._manager.all_steps():
+            return
+        self._manager.wait_until_finished()
+        self._saving = step
+        items = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
+        self._manager.save(step, args=items, metrics=dict(metrics) if metrics else None, force=True)
+
+    def restore_latest(self, abstract_state: Any) -> tuple[Any, dict] | None:
+        """(state, meta) of the newest whole checkpoint, or None where there is none.
+
+        Damaged checkpoints that are newer are named in the log and set aside.
+
+        Args:
+            abstract_state: ShapeDtypeStructs with shardings, `train_step.abstract_state`; any mesh will do.
+
+        Raises:
+            ValueError: every checkpoint is damaged, or the newest whole one is of another model.
+        """
+        step = newest_whole_step(self._directory, set_aside=True)
+        return None if step is None else _restore(self._directory / str(step), abstract_state, partial=False)
+
+    def wait(self) -> None:
+        """Returns when the last save is on disk; raises what went wrong in it."""
+        if "_manager" in self.__dict__:
+            self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits, and frees the threads."""
+        if "_manager" in self.__dict__:
+            self._manager.close()
