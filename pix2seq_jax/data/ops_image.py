@@ -5,6 +5,7 @@ as in the Example dict) and a stateless seed i64[2] that no other op of this or 
 of it. Images are u8[h,w,3] in [0,255] or f32[h,w,3] in [0,1]; resizing and padding give the latter.
 """
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,19 +42,27 @@ def _size(image: tf.Tensor) -> tf.Tensor:
     return tf.shape(image)[:2]
 
 
-def _decode(data: bytes, file: bytes, size: np.ndarray) -> np.ndarray:
-    return decode_image(data, file.decode(), tuple(size.tolist()))
-
-
 @dataclass(frozen=True)
 class Decode:
-    """Bytes of a file -> u8[h,w,3], oriented as annotated (see images.decode_image)."""
+    """Bytes of a file -> u8[h,w,3], oriented as annotated (see images.decode_image). The first op of every chain.
 
-    def __call__(self, example: Example, seed: tf.Tensor) -> Example:
-        image = tf.numpy_function(
-            _decode, [example["image"], example["file"], example["orig_size"]], tf.uint8, stateful=False
-        )
-        return {**example, "image": tf.ensure_shape(image, [None, None, 3])}
+    Unlike the others it works on NumPy, right where the file is read: a Python call from TensorFlow costs as much as
+    all other ops of a small image. `orig_size` (0, 0) means that of the file, orientation applied.
+    """
+
+    def read(self, features: dict) -> dict:
+        """Raw features of a source -> the same with the image decoded."""
+        file, (height, width) = features["file"], features["orig_size"].tolist()
+        image = decode_image(features["image"], file, (height, width) if height else None)
+        h, w = image.shape[:2]
+        if height and abs(h * width - w * height) > max(height, width):  # by more than a pixel
+            warnings.warn(  # once per file: Python shows equal warnings once
+                f"image {file} is {w} x {h} pixels, but its annotations are for {width} x {height}; "
+                "boxes are stretched to the image, correct width and height in the JSON",
+                stacklevel=1,
+            )
+        size = features["orig_size"] if height else np.array([h, w], np.int32)
+        return {**features, "image": image, "orig_size": size}
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Batches of a source. Row k of global batch s is a pure function of (seed, s, k): no state, resuming is arithmetic.
 
 Row k of batch s is place q = s·B/r + k//r of an endless list of images (r repeats, B rows); its epoch e = q // N is a
-permutation of the N images by `index_shuffle` seeded with (seed, e). Op number i of the row draws from the stateless
-seed (seed·2²⁰ + 16·i, s·B + k), which is unique. Process p of P computes rows [p·B/P, (p+1)·B/P) only.
+permutation of the N images by TensorFlow's index shuffle, seeded with (seed, e). Op number i of the row draws from the
+stateless seed (seed·2²⁰ + 16·i, s·B + k), which is unique. Process p of P computes rows [p·B/P, (p+1)·B/P) only.
 """
 
 import contextlib
@@ -20,10 +20,10 @@ from pix2seq_jax.data.parse import parse
 
 OPS = {**ops_image.OPS, **ops_objects.OPS}
 
-# Raw features: name -> type and shape. The source gives these (sources.CocoDir); chains start from them.
+# What the ops after `decode` start from: name -> type and shape. A source gives the same with the bytes of the file as
+# `image`, and `file`, its name.
 RAW = {
-    "image": (tf.string, []),
-    "file": (tf.string, []),
+    "image": (tf.uint8, [None, None, 3]),
     "image_id": (tf.int64, []),
     "orig_size": (tf.int32, [2]),
     "boxes": (tf.float32, [None, 4]),
@@ -32,7 +32,6 @@ RAW = {
     "is_crowd": (tf.bool, [None]),
     "scores": (tf.float32, [None]),
 }
-_HOST_ONLY = ("file",)  # not part of a batch
 
 
 def _leave_accelerators_to_jax() -> None:
@@ -96,33 +95,27 @@ class Batches:
         return BatchIterator(self.dataset, self.spec)
 
 
-def _chain(ops: str | tuple) -> tuple:
-    return parse(ops, OPS) if isinstance(ops, str) else tuple(ops)
-
-
-def _fetch(source) -> Callable:
-    """index i64[] -> raw features as tensors."""
+def _row_maker(source, ops: str | tuple, seed: int) -> Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]:
+    """(index i64[], draw i64[]) -> one preprocessed row; `draw` numbers all rows that are ever drawn with this seed."""
+    chain = parse(ops, OPS) if isinstance(ops, str) else tuple(ops)
+    if not chain or not isinstance(chain[0], ops_image.Decode):
+        raise ValueError(f"preprocessing {ops!r} must begin with decode")
 
     def read(index: np.ndarray) -> tuple:
-        features = source[int(index)]
+        features = chain[0].read(source[int(index)])
         return tuple(features[name] for name in RAW)
 
-    def fetch(index: tf.Tensor) -> dict[str, tf.Tensor]:
+    def make(index: tf.Tensor, draw: tf.Tensor) -> dict[str, tf.Tensor]:
         values = tf.numpy_function(read, [index], [dtype for dtype, _ in RAW.values()], stateful=False)
-        shapes = [shape for _, shape in RAW.values()]
-        for value, shape in zip(values, shapes, strict=True):
+        example = {"crop_offset": tf.zeros([2], tf.int32)}
+        for (name, (_, shape)), value in zip(RAW.items(), values, strict=True):
             value.set_shape(shape)
-        return {**dict(zip(RAW, values, strict=True)), "crop_offset": tf.zeros([2], tf.int32)}
+            example[name] = value
+        for number, op in enumerate(chain[1:]):
+            example = op(example, tf.stack([tf.constant(seed * 2**20 + 16 * number, tf.int64), draw]))
+        return example
 
-    return fetch
-
-
-def _example(fetch: Callable, chain: tuple, index: tf.Tensor, seed: int, draw: tf.Tensor) -> dict[str, tf.Tensor]:
-    """One preprocessed row; `draw` numbers the rows that ever are drawn with this seed."""
-    example = fetch(index)
-    for number, op in enumerate(chain):
-        example = op(example, tf.stack([tf.constant(seed * 2**20 + 16 * number, tf.int64), draw]))
-    return {name: value for name, value in example.items() if name not in _HOST_ONLY}
+    return make
 
 
 def _batched(rows: tf.data.Dataset, make: Callable, size: int, workers: int, spec: str) -> tf.data.Dataset:
@@ -133,7 +126,7 @@ def _batched(rows: tf.data.Dataset, make: Callable, size: int, workers: int, spe
         if not value.shape.is_fully_defined():
             raise ValueError(
                 f"preprocessing {spec!r}: {name!r} has no fixed shape ({value.shape}) and cannot be batched; "
-                "decode, and end with pad_image(size) and pad_objects(n)"
+                "end with pad_image(size) and pad_objects(n)"
             )
     options = tf.data.Options()
     options.deterministic = True
@@ -188,17 +181,20 @@ def train_dataset(
         raise ValueError(f"batch_size={batch_size} must be a multiple of repeats={repeats}")
     if not 0 <= seed < 2**31:
         raise ValueError(f"seed={seed} must be in [0, 2**31)")
-    local = _rows(batch_size, process_index, process_count)
-    fetch, chain, images = _fetch(source), _chain(ops), len(source)
+    local, images = _rows(batch_size, process_index, process_count), len(source)
+    row_of = _row_maker(source, ops, seed)
 
-    def make(row: tf.Tensor) -> dict[str, tf.Tensor]:
-        draw = row // local * batch_size + process_index * local + row % local
-        place = draw // repeats
-        epoch_seed = tf.stack([tf.constant(seed, tf.int64), place // images])
-        index = tf.random.experimental.index_shuffle(place % images, epoch_seed, tf.constant(images - 1, tf.int64))
-        return {**_example(fetch, chain, index, seed, draw), "valid": tf.constant(True)}
+    def places(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        draw = step * batch_size + process_index * local + tf.range(local, dtype=tf.int64)
+        epoch, place = draw // repeats // images, draw // repeats % images
+        seeds = tf.stack([tf.fill([local], tf.constant(seed, tf.int64)), epoch, tf.zeros_like(epoch)], axis=1)
+        last = tf.constant(images - 1, tf.int64)
+        return tf.raw_ops.RandomIndexShuffle(index=place, seed=seeds, max_index=last, rounds=4), draw
 
-    rows = tf.data.Dataset.range(start_step * local, np.iinfo(np.int64).max)
+    def make(index: tf.Tensor, draw: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {**row_of(index, draw), "valid": tf.constant(True)}
+
+    rows = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max // batch_size).map(places).unbatch()
     return Batches(_batched(rows, make, local, workers or cpu_count(), str(ops)), str(ops))
 
 
@@ -226,12 +222,12 @@ def eval_dataset(
     images = min(len(source), limit or len(source))
     local = _rows(batch_size, process_index, process_count)
     batches = -(-images // batch_size)
-    fetch, chain = _fetch(source), _chain(ops)
+    row_of = _row_maker(source, ops, 0)
 
     def make(row: tf.Tensor) -> dict[str, tf.Tensor]:
         place = row // local * batch_size + process_index * local + row % local
         valid = place < images
-        example = _example(fetch, chain, tf.minimum(place, images - 1), 0, place)
+        example = row_of(tf.minimum(place, images - 1), place)
         image_id = tf.where(valid, example["image_id"], -1)
         return {**example, "image_id": image_id, "labels": tf.where(valid, example["labels"], 0), "valid": valid}
 
