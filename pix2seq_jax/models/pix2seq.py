@@ -13,10 +13,13 @@ from pix2seq_jax.models.decoder import Decoder
 from pix2seq_jax.models.encoder import PROJECTIONS, Encoder, Projection
 from pix2seq_jax.models.layers import Stack
 from pix2seq_jax.models.positions import KINDS
+from pix2seq_jax.models.resnet import BLOCKS, GROUPS, PIXELS_PER_TOKEN, ResNetStem
 from pix2seq_jax.models.vit import PatchEmbed
 
 ALLOWED = {
     "encoder": ("vit", "resnet"),
+    "resnet_depth": tuple(BLOCKS),
+    "resnet_variant": tuple(GROUPS),
     "pos_encoding": KINDS,
     "dec_pos_encoding": KINDS,
     "proj_mode": PROJECTIONS,
@@ -117,12 +120,17 @@ class Pix2Seq(nn.Module):
         return cls(**{**values, "image_size": tuple(values["image_size"])})
 
     def setup(self) -> None:
-        self.stem = PatchEmbed(self.patch_size, self.enc_dim, self.dtype)
-        grid = tuple(ceil(side / self.patch_size) for side in self.image_size)
         enc = self._stack(self.enc_layers, self.enc_dim, self.enc_mlp, self.enc_heads)
         dec = self._stack(self.dec_layers, self.dec_dim, self.dec_mlp, self.dec_heads)
         # The MLP of the projection widens by the encoder's ratio, as in the official release.
         proj = self._stack(1, self.dec_dim, self.dec_dim * (self.enc_mlp // self.enc_dim), self.dec_heads)
+        if self.encoder == "vit":
+            pixels = self.patch_size
+            self.stem = PatchEmbed(self.patch_size, self.enc_dim, self.dtype)
+        else:
+            pixels = PIXELS_PER_TOKEN[self.resnet_variant]
+            self.stem = ResNetStem(enc, self.resnet_depth, self.resnet_variant, self.resnet_width, self.frozen_bn)
+        grid = tuple(ceil(side / pixels) for side in self.image_size)
         self.image_encoder = Encoder(enc, grid, self.pos_encoding, self.use_cls_token)
         self.projection = Projection(proj, grid, self.pos_encoding, self.use_cls_token, self.proj_mode)
         self.decoder = Decoder(

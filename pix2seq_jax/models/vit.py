@@ -14,7 +14,7 @@ class PatchEmbed(nn.Module):
     dtype: str
 
     @nn.compact
-    def __call__(self, images: jnp.ndarray, train: bool = False) -> jnp.ndarray:
+    def __call__(self, images: jnp.ndarray, train: bool) -> jnp.ndarray:
         batch, height, width, channels = images.shape
         p, dtype = self.patch, jnp.dtype(self.dtype)
         init = nn.with_logical_partitioning(KERNEL_INIT, (None, None, None, "embed"))
