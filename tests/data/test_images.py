@@ -1,0 +1,78 @@
+"""Image files of all kinds -> RGB."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pix2seq_jax.data.images import decode_image, header_size
+
+RNG = np.random.default_rng(0)
+COLOUR = RNG.integers(0, 256, (12, 20, 3), np.uint8)
+
+
+def encode(image: Image.Image, form: str = "PNG", **options) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, form, **options)
+    return stream.getvalue()
+
+
+def turned(orientation: int, form: str = "PNG") -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return encode(Image.fromarray(COLOUR), form, exif=exif)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "LA", "1", "CMYK"])
+def test_every_mode_becomes_rgb_as_pillow_converts_it(mode):
+    image = Image.fromarray(COLOUR).convert("L" if mode == "LA" else "RGB").convert(mode)
+    data = encode(image, "TIFF" if mode == "CMYK" else "PNG")
+    decoded = decode_image(data, "x")
+    assert decoded.dtype == np.uint8
+    np.testing.assert_array_equal(decoded, np.asarray(image.convert("RGB")))
+
+
+def test_cmyk_jpeg():
+    image = Image.fromarray(np.full((16, 16, 3), (200, 30, 90), np.uint8)).convert("CMYK")
+    decoded = decode_image(encode(image, "JPEG", quality=95), "x")
+    assert np.abs(decoded.astype(int) - (200, 30, 90)).max() <= 6
+
+
+def test_transparent_palette_does_not_warn():
+    image = Image.fromarray(COLOUR).quantize(8)
+    decoded = decode_image(encode(image, transparency=bytes(range(8))), "x")
+    np.testing.assert_array_equal(decoded, np.asarray(image.convert("RGB")))
+
+
+def test_sixteen_bits_keep_their_range():
+    gray = RNG.integers(0, 65536, (9, 7), np.uint16)
+    decoded = decode_image(encode(Image.fromarray(gray)), "x")
+    np.testing.assert_array_equal(decoded, np.repeat((gray >> 8).astype(np.uint8)[..., None], 3, axis=2))
+
+
+def test_orientation_follows_the_annotated_size():
+    data, upright = turned(6), np.rot90(COLOUR, -1)
+    np.testing.assert_array_equal(decode_image(data, "x"), upright)  # as a viewer
+    np.testing.assert_array_equal(decode_image(data, "x", (20, 12)), upright)
+    np.testing.assert_array_equal(decode_image(data, "x", (12, 20)), COLOUR)
+    np.testing.assert_array_equal(decode_image(data, "x", (99, 99)), COLOUR)  # fits neither
+
+
+def test_upside_down_is_turned_only_without_annotated_size():
+    np.testing.assert_array_equal(decode_image(turned(3), "x"), COLOUR[::-1, ::-1])
+    np.testing.assert_array_equal(decode_image(turned(3), "x", (12, 20)), COLOUR)
+
+
+@pytest.mark.parametrize("cut", [0, 10, 150, 300])
+def test_broken_and_truncated_files_are_named(cut):
+    with pytest.raises(ValueError, match=r"image a/b\.jpg cannot be decoded .*; replace the file"):
+        decode_image(encode(Image.fromarray(COLOUR), "JPEG")[:cut], "a/b.jpg")
+
+
+def test_header_size_is_that_of_the_file(tmp_path):
+    (tmp_path / "a.png").write_bytes(turned(6))
+    assert header_size(str(tmp_path / "a.png")) == (12, 20)
+    (tmp_path / "b.png").write_bytes(b"text")
+    with pytest.raises(ValueError, match=r"b\.png cannot be decoded"):
+        header_size(str(tmp_path / "b.png"))
