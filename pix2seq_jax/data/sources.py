@@ -177,7 +177,7 @@ class CocoDir:
         self.image_ids = ids[keep]
         self.files = _locate(path, self.folder, [names[row] for row in keep])
         sizes = [(records[row].get("height"), records[row].get("width")) for row in keep]
-        unsized = [i for i, (h, w) in enumerate(sizes) if not (h and w and h > 0 and w > 0)]
+        unsized = [i for i, size in enumerate(sizes) if not all(isinstance(n, int | float) and n >= 1 for n in size)]
         for i in unsized:
             sizes[i] = header_size(self.files[i])
         self._count("images without width and height, read from the file", [self.files[i] for i in unsized])
@@ -201,7 +201,8 @@ class CocoDir:
         self._labels = self._to_labels(categories)
         self._xywh = _boxes(path, _column(path, records, "bbox", "annotations"), self._ids)
         self._crowd = np.array([bool(record.get("iscrowd", 0)) for record in records], bool)
-        area = np.array([np.nan if (a := record.get("area")) is None else a for record in records], np.float64)
+        areas = (record.get("area") for record in records)
+        area = np.array([a if isinstance(a, int | float) else np.nan for a in areas], np.float64)
         self._area = np.where(np.isfinite(area), area, self._xywh[:, 2] * self._xywh[:, 3])
 
     def _to_labels(self, categories: np.ndarray) -> np.ndarray:

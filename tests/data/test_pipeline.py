@@ -1,0 +1,234 @@
+"""Batches: a pure function of (seed, step); every image once in evaluation; errors that can be read."""
+
+import io
+import itertools
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from pix2seq_jax.data import pipeline
+
+ALL_OPS = (
+    "decode|scale_jitter(24,0.5,1.5)|fixed_crop(24)|flip_lr|color_jitter(0.5)|filter_objects|order(random)"
+    "|truncate(5)|noise_boxes(6)|pad_image((24,24))|pad_objects(7)"
+)
+EVAL_OPS = "decode|resize((16,24),antialias=True)|pad_image((16,24))|pad_objects(3)"
+TYPES = {
+    "image": np.float32,
+    "image_id": np.int64,
+    "boxes": np.float32,
+    "labels": np.int32,
+    "area": np.float32,
+    "is_crowd": bool,
+    "scores": np.float32,
+    "orig_size": np.int32,
+    "unpadded_size": np.int32,
+    "crop_offset": np.int32,
+    "valid": bool,
+}
+
+
+class Source:
+    """Images of several shapes; image i has i % 3 objects. `broken` names the ones that do not decode."""
+
+    def __init__(self, count: int, broken: tuple = ()) -> None:
+        self.count, self.broken = count, broken
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> dict:
+        rng, n = np.random.default_rng(index), index % 3
+        shape = ((20, 12), (10, 30), (16, 16, 3))[index % 3]
+        stream = io.BytesIO()
+        Image.fromarray(rng.integers(0, 256, shape, np.uint8)).save(stream, "PNG")
+        low = rng.uniform(0, 0.5, (n, 2))
+        return {
+            "image": b"no image" if index in self.broken else stream.getvalue(),
+            "file": f"folder/{index}.png",
+            "image_id": np.int64(1000 + index),
+            "orig_size": np.array(shape[:2], np.int32),
+            "boxes": np.concatenate([low, low + rng.uniform(0.1, 0.5, (n, 2))], 1).astype(np.float32),
+            "labels": np.arange(1, n + 1, dtype=np.int32),
+            "area": np.ones(n, np.float32),
+            "is_crowd": np.zeros(n, bool),
+            "scores": np.ones(n, np.float32),
+        }
+
+
+def train(start: int = 0, count: int = 1, source: Source | None = None, ops: str = ALL_OPS, **options) -> list[dict]:
+    """Batches start, start + 1, ..."""
+    options = {"batch_size": 4, "seed": 3} | options
+    dataset = pipeline.train_dataset(source or Source(7), ops, start_step=start, **options)
+    return list(itertools.islice(dataset, count))
+
+
+def assert_same(one: list[dict], other: list[dict]) -> None:
+    assert len(one) == len(other)
+    for a, b in zip(one, other, strict=True):
+        assert a.keys() == b.keys()
+        for name in a:
+            np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+def test_a_batch_is_the_example_dict():
+    (batch,) = train()
+    assert {name: value.dtype for name, value in batch.items()} == TYPES
+    assert batch["image"].shape == (4, 24, 24, 3)
+    assert batch["boxes"].shape == (4, 7, 4)
+    assert batch["valid"].all()
+
+
+def test_a_batch_depends_on_seed_and_step_only():
+    whole = train(0, 6, workers=1)
+    assert_same(whole, train(0, 6, workers=5))
+    assert_same(whole[4:], train(4, 2))
+    assert_same(whole[5:], train(5, 1, workers=3))
+    assert any((a["image"] != b["image"]).any() for a, b in zip(whole, train(0, 6, seed=4), strict=True))
+
+
+@pytest.mark.parametrize("repeats", [1, 2, 4])
+def test_processes_split_the_same_batches(repeats):
+    whole = train(3, 3, repeats=repeats)
+    for count in (2, 4):
+        parts = [train(3, 3, repeats=repeats, process_index=p, process_count=count) for p in range(count)]
+        joined = [{k: np.concatenate([part[i][k] for part in parts]) for k in TYPES} for i in range(3)]
+        assert_same(whole, joined)
+
+
+def test_every_epoch_is_another_permutation():
+    ids = np.concatenate([batch["image_id"] for batch in train(0, 7, batch_size=4)]).reshape(4, 7)
+    for epoch in ids:
+        assert sorted(epoch) == list(range(1000, 1007))
+    assert len({tuple(epoch) for epoch in ids}) == 4
+
+
+def test_images_of_another_epoch_are_augmented_anew():
+    images: dict[int, set] = {}
+    for batch in train(0, 14):
+        for image_id, image in zip(batch["image_id"], batch["image"], strict=True):
+            images.setdefault(int(image_id), set()).add(image.tobytes())
+    assert all(len(versions) == 8 for versions in images.values())
+
+
+def test_order_of_images_is_pinned():
+    """Another TensorFlow must not change it: resumed runs would repeat and skip images."""
+    ids = [batch["image_id"].tolist() for batch in train(1000, 2, source=Source(1000), ops=EVAL_OPS, batch_size=8)]
+    assert ids == [[1871, 1874, 1824, 1983, 1352, 1221, 1103, 1265], [1988, 1338, 1804, 1122, 1061, 1360, 1814, 1409]]
+
+
+def test_repeats_are_the_same_images_augmented_differently():
+    (batch,) = train(2, 1, batch_size=6, repeats=3)
+    ids = batch["image_id"].reshape(2, 3)
+    assert (ids == ids[:, :1]).all()
+    assert ids[0, 0] != ids[1, 0]
+    assert len({image.tobytes() for image in batch["image"]}) == 6
+    with pytest.raises(ValueError, match="batch_size=4 must be a multiple of repeats=3"):
+        train(repeats=3)
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, 20])
+@pytest.mark.parametrize("processes", [1, 2])
+def test_evaluation_sees_every_image_once(size, processes):
+    size *= processes
+    parts = [
+        list(pipeline.eval_dataset(Source(7), EVAL_OPS, batch_size=size, process_index=p, process_count=processes))
+        for p in range(processes)
+    ]
+    assert [len(part) for part in parts] == [-(-7 // size)] * processes
+    rows = [{k: np.concatenate([b[k] for b in batches]) for k in TYPES} for batches in zip(*parts, strict=True)]
+    joined = {k: np.concatenate([row[k] for row in rows]) for k in TYPES}
+    valid = joined["valid"]
+    assert len(valid) % size == 0
+    np.testing.assert_array_equal(joined["image_id"][valid], np.arange(1000, 1007))
+    assert (joined["image_id"][~valid] == -1).all()
+    assert (joined["labels"][~valid] == 0).all()
+    one = list(pipeline.eval_dataset(Source(7), EVAL_OPS, batch_size=1))
+    for name in TYPES:
+        np.testing.assert_array_equal(joined[name][valid], np.concatenate([b[name] for b in one]), err_msg=name)
+
+
+def test_evaluation_of_a_part():
+    dataset = pipeline.eval_dataset(Source(7), EVAL_OPS, batch_size=2, limit=3)
+    assert len(dataset) == 2
+    assert [batch["image_id"].tolist() for batch in dataset] == [[1000, 1001], [1002, -1]]
+    assert [batch["image_id"].tolist() for batch in dataset] == [[1000, 1001], [1002, -1]]  # again
+
+
+def test_size_zero_is_that_of_the_file():
+    class Unannotated(Source):
+        def __getitem__(self, index):
+            return super().__getitem__(index) | {"orig_size": np.zeros(2, np.int32)}
+
+    (batch,) = pipeline.eval_dataset(Unannotated(3), EVAL_OPS, batch_size=3)
+    np.testing.assert_array_equal(batch["orig_size"], [[20, 12], [10, 30], [16, 16]])
+
+
+def test_size_of_the_annotations_wins_and_the_difference_is_told():
+    class Wrong(Source):
+        def __getitem__(self, index):
+            return super().__getitem__(index) | {"orig_size": np.array([40, 40], np.int32)}
+
+    with pytest.warns(UserWarning, match=r"folder/0\.png is 12 x 20 pixels, but its annotations are for 40 x 40"):
+        (batch,) = pipeline.eval_dataset(Wrong(1), EVAL_OPS, batch_size=1)
+    np.testing.assert_array_equal(batch["orig_size"], [[40, 40]])
+
+
+@pytest.mark.parametrize("make", [pipeline.train_dataset, pipeline.eval_dataset])
+def test_an_image_that_does_not_decode_is_one_clear_error(make):
+    options = {"seed": 0} if make is pipeline.train_dataset else {}
+    batches = iter(make(Source(7, broken=(4,)), EVAL_OPS, batch_size=7, **options))
+    with pytest.raises(ValueError, match=r"^image folder/4\.png cannot be decoded .*; replace the file") as caught:
+        next(batches)
+    assert "node" not in str(caught.value)
+    assert "Traceback" not in str(caught.value)
+    with pytest.raises(StopIteration):
+        next(batches)
+
+
+def test_an_image_larger_than_its_padding_names_the_string():
+    with pytest.raises(
+        ValueError, match=r"preprocessing 'decode\|pad_image\(8\)\|pad_objects\(3\)' failed: .*[Pp]adding"
+    ):
+        train(ops="decode|pad_image(8)|pad_objects(3)")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"ops": "flip_lr|pad_image(8)"}, "must begin with decode"),
+        ({"ops": "decode|pad_objects(3)"}, "'image' has no fixed shape"),
+        ({"ops": "decode|fixed_crop(8)|pad_image(8)"}, "'boxes' has no fixed shape"),
+        ({"ops": "decode|pad_image(-8)|pad_objects(3)"}, "image size -8"),
+        ({"seed": -1}, "seed=-1 must be in"),
+        ({"batch_size": 0}, "batch_size=0 must be a positive multiple"),
+        ({"batch_size": 5, "process_count": 2}, "batch_size=5 must be a positive multiple of the 2 processes"),
+        ({"process_index": 2, "process_count": 2}, "process_index=2 must be in"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_the_first_batch(options, message):
+    with pytest.raises(ValueError, match=message):
+        pipeline.train_dataset(Source(7), **{"ops": ALL_OPS, "batch_size": 4, "seed": 0} | options)
+
+
+def test_accelerators_are_left_to_jax():
+    assert tf.config.get_visible_devices("GPU") == []
+
+
+def test_python_ends_while_batches_are_being_made():
+    """TensorFlow's threads run Python code; they used to deadlock with an interpreter that shuts down."""
+    script = f"""
+        import sys
+        sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(pipeline.__file__).parents[2])!r}]
+        import test_pipeline
+        from pix2seq_jax.data import pipeline
+        batches = iter(pipeline.train_dataset(test_pipeline.Source(50), {ALL_OPS!r}, batch_size=8, seed=0, workers=2))
+        next(batches)
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True, timeout=60, capture_output=True)
