@@ -74,9 +74,16 @@ class State:
     class_probs: jnp.ndarray | None
     logits: jnp.ndarray | None
 
+    @property
+    def results(self) -> tuple[jnp.ndarray | None, ...]:
+        """The fields of Generated, in their order."""
+        return self.tokens, self.scores, self.class_probs, self.logits
 
-def _grammar(allowed: tuple[Ranges, ...], vocab_size: int) -> np.ndarray:
-    """bool[period, V], True for the tokens that may be drawn at response position t % period."""
+
+def _grammar(allowed: tuple[Ranges, ...] | None, vocab_size: int) -> jnp.ndarray | None:
+    """bool[period, V], True for the tokens that may be drawn at response position t % period; None for all tokens."""
+    if allowed is None:
+        return None
     table = np.zeros((len(allowed), vocab_size), bool)
     for row, ranges in zip(table, allowed, strict=True):
         for start, stop in ranges:
@@ -85,7 +92,7 @@ def _grammar(allowed: tuple[Ranges, ...], vocab_size: int) -> np.ndarray:
             row[start:stop] = True
     if not table.any(axis=1).all():
         raise ValueError(f"allowed={allowed} leaves a response position without any token; give each a range")
-    return table
+    return jnp.asarray(table)
 
 
 def _keys(rng: jax.Array | None, sampler: Any, batch: int) -> jax.Array:
@@ -169,7 +176,9 @@ class _Writer:
         )
 
 
-def _check(model: Pix2Seq, memory: jnp.ndarray, prompt: jnp.ndarray, max_len: int, num_samples: int) -> None:
+def _check(
+    model: Pix2Seq, memory: jnp.ndarray, prompt: jnp.ndarray, max_len: int, num_samples: int, slots: Slots | None
+) -> None:
     """Refuses shapes and lengths that do not fit."""
     if prompt.ndim not in (2, 3) or prompt.shape[0] != memory.shape[0]:
         raise ValueError(f"prompt{list(prompt.shape)} for memory{list(memory.shape)}: give i32[B,P] or i32[B,N,P]")
@@ -180,6 +189,8 @@ def _check(model: Pix2Seq, memory: jnp.ndarray, prompt: jnp.ndarray, max_len: in
         )
     if num_samples < 1:
         raise ValueError(f"num_samples={num_samples}; at least one sample is needed")
+    if slots and not (0 <= slots.start < slots.stop <= model.vocab_size and slots.first >= 0 < slots.every):
+        raise ValueError(f"slots={slots}: tokens must be within the vocabulary 0..{model.vocab_size}, every at least 1")
 
 
 def generate(
@@ -206,7 +217,7 @@ def generate(
         memory: f32[B,S,D] of `encode`; the N·K sequences of an image share it and its keys and values.
         prompt: i32[B,P], or i32[B,N,P] for N sequences per image.
         max_len: prompt and response tokens together.
-        sampler: one of decoding.sampling, or any (logits f32[...,V], rng) -> tokens i32[...]; it sees the logits after
+        sampler: one of decoding.sampling, or any (logits f32[...,V], rng) -> tokens i32[...]; sees the logits after
             `eos_bias` and `allowed`.
         num_samples: K, sequences drawn per prompt.
         rng: a jax.random.key; or one key per image, which makes an image's tokens independent of its batch.
@@ -221,10 +232,10 @@ def generate(
     Raises:
         ValueError: shapes, lengths, ranges or keys that do not fit.
     """
-    _check(model, memory, prompt, max_len, num_samples)
+    slots = slots and Slots(*slots)
+    _check(model, memory, prompt, max_len, num_samples, slots)
     keys = _keys(rng, sampler, memory.shape[0])
-    grammar = None if allowed is None else jnp.asarray(_grammar(allowed, model.vocab_size))
-    writer = _Writer(sampler, keys, eos_bias, grammar, slots and Slots(*slots), stop_at_eos)
+    writer = _Writer(sampler, keys, eos_bias, _grammar(allowed, model.vocab_size), slots, stop_at_eos)
     rows = jnp.repeat(prompt.reshape(prompt.shape[0], -1, prompt.shape[-1]), num_samples, axis=1)  # [B, N·K, P]
     batch, count, prompt_len = rows.shape
     length = max_len - prompt_len
@@ -239,8 +250,7 @@ def generate(
 
     cache = model.empty_cache(batch * count, max_len - 1)  # the last token is never read
     state = writer.start(rows[:, :, -1], length, model.vocab_size, cache, return_logits)
-    state = step(state, rows, 0)
+    state = step(state, rows, 0)  # the prompt at once
     state = lax.while_loop(unfinished, lambda s: step(s, s.last[..., None], prompt_len + s.count - 1), state)
-    results = state.tokens, state.scores, state.class_probs, state.logits
     split = (*prompt.shape[:-1], num_samples)  # R -> (N,)K
-    return Generated(*(None if x is None else x.reshape(*split, *x.shape[2:]) for x in results))
+    return Generated(*(None if x is None else x.reshape(*split, *x.shape[2:]) for x in state.results))
