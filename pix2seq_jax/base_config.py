@@ -32,7 +32,10 @@ def parse(arg: str, **defaults) -> ml_collections.ConfigDict:
 def data(name: str) -> ml_collections.ConfigDict:
     """Paths of a data set: coco, shapes, or a folder with train/, val/, annotations/instances_{train,val}.json."""
     layout = presets.LAYOUTS.get(name, presets.LAYOUTS["folder"] | {"root": name})
-    config = ml_collections.ConfigDict({"source": "coco_dir", "workers": 0})  # 0: as many as there are cores
+    config = ml_collections.ConfigDict(
+        {"source": "coco_dir", "hint": layout["hint"]}
+    )  # the hint is shown if it is missing
+    config.workers = 0  # images prepared at a time; 0: as many as there are cores
     for split, folder in zip(("train", "val"), layout["splits"], strict=True):
         config[f"{split}_images"] = presets.IMAGES.format(root=layout["root"], split=folder)
         config[f"{split}_annotations"] = presets.INSTANCES.format(root=layout["root"], split=folder)

@@ -27,7 +27,11 @@ def open_source(data: ml_collections.ConfigDict, split: str) -> sources.CocoDir:
     """The `train` or `val` source that a config's data section names."""
     if data.source != "coco_dir":
         raise ValueError(f"config.data.source={data.source!r}: only 'coco_dir' (a COCO-format folder) is known")
-    return sources.CocoDir(data[f"{split}_images"], data[f"{split}_annotations"])
+    images, annotations = data[f"{split}_images"], data[f"{split}_annotations"]
+    for path in (annotations, images):
+        if not Path(path).exists():
+            raise ValueError(f"the {split} data is missing: {path} does not exist; {data.hint}")
+    return sources.CocoDir(images, annotations)
 
 
 def resolve(config: ml_collections.ConfigDict, source: sources.CocoDir) -> ml_collections.ConfigDict:

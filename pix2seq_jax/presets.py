@@ -92,11 +92,23 @@ ARCHITECTURES = {
     },
 }
 
-# Where a COCO-format folder keeps its parts; `{split}` is filled with the names under "splits".
+# Where a COCO-format folder keeps its parts; `{split}` is filled with the names under "splits". "hint" says how to get it.
+_DRAW = "python -m pix2seq_jax.data.shapes --out=data/shapes"
 LAYOUTS = {
-    "coco": {"root": "data/coco", "splits": ("train2017", "val2017")},
-    "shapes": {"root": "data/shapes", "splits": ("train", "val")},
-    "folder": {"splits": ("train", "val")},
+    "coco": {
+        "root": "data/coco",
+        "splits": ("train2017", "val2017"),
+        "hint": (
+            "put COCO 2017 (cocodataset.org) there: data/coco/train2017/*.jpg, data/coco/val2017/*.jpg and "
+            "data/coco/annotations/instances_{train,val}2017.json; or run on the embedded data: "
+            f"`{_DRAW}`, then the same config with :shapes"
+        ),
+    },
+    "shapes": {"root": "data/shapes", "splits": ("train", "val"), "hint": f"draw it first: `{_DRAW}`"},
+    "folder": {
+        "splits": ("train", "val"),
+        "hint": "a data folder holds train/, val/ and annotations/instances_{train,val}.json; see the README",
+    },
 }
 IMAGES = "{root}/{split}"
 INSTANCES = "{root}/annotations/instances_{split}.json"

@@ -1,4 +1,4 @@
-"""The commands as a user runs them, in processes of their own: resume after kill -9, SIGTERM, evaluation, prediction."""
+"""The commands as a user runs them, in processes of their own: kill -9 and resume, SIGTERM, evaluation, prediction."""
 
 import json
 import os
@@ -8,10 +8,13 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from PIL import Image
 
+from pix2seq_jax import trees
 from tests import small
 
 MAIN = [sys.executable, "-m", "pix2seq_jax.main"]
@@ -47,12 +50,10 @@ def wait_for(path: Path, process: subprocess.Popen) -> None:
 
 def arrays(folder: Path) -> dict[str, bytes]:
     """All arrays of a checkpoint, optimizer included, as bytes."""
-    import orbax.checkpoint as ocp
-
-    from pix2seq_jax import trees
-
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-        tree = reader.restore(folder / "state")
+        saved = reader.metadata(folder / "state").item_metadata.tree
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)
+        tree = reader.restore(folder / "state", ocp.args.PyTreeRestore(restore_args=as_numpy))
     return {name: np.asarray(leaf).tobytes() for name, leaf in trees.flatten_names(tree).items()}
 
 
@@ -153,4 +154,4 @@ def test_errors_of_the_commands_are_one_line(trained, tmp_path):
     assert "error: --images=" in errors and "Traceback" not in errors
     missing = [f"--config={small.ROOT}/configs/detection.py:data={tmp_path},arch=tiny", f"--workdir={tmp_path}/w"]
     errors = finish(*MAIN, *missing, code=2)
-    assert f"error: annotation file {tmp_path}" in errors and "Traceback" not in errors
+    assert f"error: the train data is missing: {tmp_path}" in errors and "Traceback" not in errors

@@ -1,0 +1,182 @@
+"""train.run in this process: every shipped config shrunk, and every kind of input that does not fit."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from pix2seq_jax import evaluate, experiment, train
+from tests import small
+
+VARIANTS = ("detection.py:shapes", "detection.py:arch=resnet50,size=64", "multitask.py:shapes", "multitask.py:size=64")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return small.make_shapes(tmp_path_factory.mktemp("data") / "shapes")
+
+
+@pytest.fixture
+def broken(folder, tmp_path):
+    """A function that changes the annotations of the training images in a copy, and gives a config that uses it."""
+
+    def change(edit, **overrides):
+        content = json.loads((folder / "annotations" / "instances_train.json").read_text())
+        content = edit(content) or content
+        path = tmp_path / "instances.json"
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+        return small.config("detection.py:shapes", folder, data__train_annotations=str(path), **overrides)
+
+    return change
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_shipped_configs_train_and_resume(name, folder, tmp_path):
+    config = small.config(name, folder)
+    if name.endswith("size=64"):  # 100 slots of noise boxes are long; the published vocabulary and slots stay
+        config.model.max_seq_len = 512
+    train.run(config, tmp_path, evaluate_too=False)
+    config.train.steps = 3
+    train.run(config, tmp_path, evaluate_too=False)
+    steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3]
+
+
+@pytest.mark.parametrize("name", ["detection.py", "detection.py:arch=vit-l,size=1024", "multitask.py"])
+def test_full_size_configs_build(name, folder):
+    """The configs for COCO as they are, but for the data: the model is built in the abstract."""
+    config = small.load(name)
+    config.update_from_flattened_dict(small.on_folder(folder))
+    config = experiment.resolve(config, experiment.open_source(config.data, "train"))
+    model, (task,) = experiment.make_model(config), experiment.make_tasks(config).values()
+    images = jax.ShapeDtypeStruct((2, *config.model.image_size, 3), np.float32)
+    tokens = jax.ShapeDtypeStruct((2, task.max_len), np.int32)
+    logits, _ = jax.eval_shape(lambda i, t: model.init_with_output(jax.random.key(0), i, t), images, tokens)
+    assert logits.shape == (2, 501, config.vocab.size) and config.vocab.size in (3000, 35000)
+
+
+def raises(config, workdir, *parts):
+    """train.run refuses the config before any step, and the message holds all parts."""
+    with pytest.raises(ValueError) as caught:
+        train.run(config, workdir, evaluate_too=False)
+    for part in parts:
+        assert str(part) in str(caught.value)
+    assert not (workdir / "checkpoints").exists()
+
+
+def test_missing_files_are_named(folder, tmp_path, broken):
+    gone = small.config("detection.py:shapes", folder, data__train_images=str(tmp_path / "gone"))
+    raises(gone, tmp_path / "a", tmp_path / "gone", "does not exist")
+    gone = small.config("detection.py:shapes", folder, data__train_annotations=str(tmp_path / "gone.json"))
+    raises(gone, tmp_path / "b", tmp_path / "gone.json")
+
+    def rename(content):
+        content["images"][3]["file_name"] = "elsewhere.jpg"
+
+    raises(broken(rename), tmp_path / "c", "elsewhere.jpg", "1 of 24")
+
+
+def test_absent_coco_says_what_to_put_where(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    parts = ("data/coco/annotations/instances_train2017.json", "cocodataset.org", "pix2seq_jax.data.shapes", ":shapes")
+    for file in ("multitask.py", "detection.py"):
+        config = small.load(file)
+        config.train.batch_size = 8
+        raises(config, tmp_path / "run", *parts)
+
+
+def test_annotations_that_do_not_fit_are_named(tmp_path, broken):
+    raises(broken(lambda content: '{"images": ['), tmp_path / "a", "instances.json", "broken JSON", "line 1")
+    raises(broken(lambda content: {"images": []}), tmp_path / "b", "not COCO", "annotations")
+
+    def unknown(content):
+        content["annotations"][0]["category_id"] = 999
+
+    raises(broken(unknown), tmp_path / "c", "category_id 999")
+
+    def nan(content):
+        content["annotations"][0]["bbox"][2] = float("nan")
+
+    raises(broken(nan), tmp_path / "d", "not four finite numbers", "nan")
+
+
+def test_settings_that_do_not_fit_are_named(folder, tmp_path):
+    def config(**overrides):
+        return small.config("detection.py:shapes", folder, **overrides)
+
+    raises(config(train__batch_size=12), tmp_path / "a", "batch size 12", "8 data-parallel devices", "use 8 or 16")
+    raises(config(model__image_size=(60, 64)), tmp_path / "b", "(60, 64)", "patch_size")
+    raises(
+        config(vocab__coord_shift=104), tmp_path / "c", "class tokens", "coordinate tokens", "raise vocab.coord_shift"
+    )
+    raises(config(vocab__size=120), tmp_path / "d", "vocab.size=120")
+    raises(config(data__source="tfds"), tmp_path / "e", "'tfds'", "coco_dir")
+    raises(config(tasks__detection__train_ops="decode|melt"), tmp_path / "f", "melt", "flip_lr")
+
+
+def test_workdir_of_another_run_is_refused(folder, tmp_path, broken):
+    train.run(small.config("detection.py:shapes", folder), tmp_path, evaluate_too=False)
+    before = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    with pytest.raises(ValueError, match=r"config.model.enc_dim is 16 there and 32 here"):
+        train.run(small.config("detection.py:shapes", folder, model__enc_dim=32), tmp_path)
+
+    def fewer(content):
+        content["categories"].pop()
+        known = {category["id"] for category in content["categories"]}
+        content["annotations"] = [a for a in content["annotations"] if a["category_id"] in known]
+
+    with pytest.raises(ValueError, match=r"holds another run"):
+        train.run(broken(fewer), tmp_path)
+    with pytest.raises(ValueError, match=r"trained with config.model.enc_dim=16, not 32"):
+        evaluate.run(small.config("detection.py:shapes", folder, model__enc_dim=32), tmp_path)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == before
+
+
+def test_evaluation_refuses_other_classes(folder, tmp_path):
+    train.run(small.config("detection.py:shapes", folder), tmp_path / "run", evaluate_too=False)
+    path = folder / "annotations" / "instances_val.json"
+    content = json.loads(path.read_text())
+    content["categories"][1]["name"] = "blob"
+    (tmp_path / "other.json").write_text(json.dumps(content))
+    config = small.config("detection.py:shapes", folder, data__val_annotations=str(tmp_path / "other.json"))
+    with pytest.raises(ValueError, match=r"other.json.*'blob' there and 'circle' in the model"):
+        evaluate.run(config, tmp_path / "run")
+
+
+def test_a_truncated_image_is_named(folder, tmp_path):
+    images = shutil.copytree(folder / "train", tmp_path / "images")
+    damaged = sorted(images.iterdir())[5]
+    damaged.write_bytes(damaged.read_bytes()[:700])
+    config = small.config("detection.py:shapes", folder, data__train_images=str(images), train__steps=4)
+    with pytest.raises(ValueError, match=damaged.name):
+        train.run(config, tmp_path / "run", evaluate_too=False)
+
+
+def test_repairs_are_counted_and_reported(folder, tmp_path, broken, caplog):
+    def edit(content):
+        first, second = content["annotations"][:2]
+        first["bbox"] = [-5, -5, 30, 30]
+        second["bbox"] = [10, 10, 0, 8]
+
+    caplog.set_level("WARNING", logger="pix2seq_jax")
+    from pix2seq_jax.telemetry import log
+
+    log.addHandler(caplog.handler)
+    config = broken(edit, tasks__detection__max_instances=3)
+    config.tasks.detection.train_ops = config.tasks.detection.train_ops.replace("(6)", "(3)")
+    train.run(config, tmp_path, evaluate_too=False)
+    log.removeHandler(caplog.handler)
+    assert "1 boxes outside their image, clipped" in caplog.text
+    assert "1 boxes without area, dropped" in caplog.text
+    assert "images with more than 3 objects" in caplog.text
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(folder, tmp_path):
+    config = small.config("detection.py:shapes", folder, train__steps=20, schedule__base=1e30, schedule__warmup=0)
+    config.optim.clip = 0.0
+    with pytest.raises(
+        FloatingPointError, match=r"step \d+: loss .*gradient norm .*image ids .*learning_rate|schedule"
+    ):
+        train.run(config, tmp_path, evaluate_too=False)
