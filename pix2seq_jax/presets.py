@@ -92,7 +92,7 @@ ARCHITECTURES = {
     },
 }
 
-# Where a COCO-format folder keeps its parts; `{split}` is filled with the names under "splits". "hint" says how to get it.
+# Where a COCO-format folder keeps its parts; `{split}` is one of "splits". "hint" says how to get it.
 _DRAW = "python -m pix2seq_jax.data.shapes --out=data/shapes"
 LAYOUTS = {
     "coco": {
