@@ -162,8 +162,12 @@ def _task_gradients(
     loss: str,
     accum: int,
     weight: float,
-) -> tuple[Any, Any, Metrics]:
-    """Adds the gradients of one task, worked off in `accum` parts; (gradients, BatchNorm statistics, sums)."""
+) -> tuple[Any, Any, jax.Array]:
+    """Adds the gradients of one task, worked off in `accum` parts.
+
+    Returns:
+        Gradients, BatchNorm statistics, and f32[3]: loss, number of weighted targets that were hit, and of all.
+    """
     rng_encode, rng_dropout = jax.random.split(rng)
     sequences = task.encode(batch, rng_encode)
     weights = sequences.weights
@@ -187,7 +191,8 @@ def _task_gradients(
     start = grads, state.batch_stats, jnp.zeros(()), jnp.zeros((), jnp.int32)
     parts = jnp.arange(accum), cut(batch["image"]), jax.tree.map(cut, sequences)
     (grads, batch_stats, total, correct), _ = jax.lax.scan(add_part, start, parts)
-    return grads, batch_stats, {"loss": total, "correct": correct, "tokens": jnp.sum(weights > 0)}
+    sums = total, correct.astype(jnp.float32), jnp.sum(weights > 0).astype(jnp.float32)
+    return grads, batch_stats, jnp.stack(sums)
 
 
 def make_gradients(
@@ -217,23 +222,34 @@ def make_gradients(
     weights = dict.fromkeys(tasks, 1.0) | dict(weights or {})
 
     def gradients(state, batches, rng):
-        grads, sums = jax.tree.map(jnp.zeros_like, state.params), {}
-        for index, (name, task) in enumerate(tasks.items()):
-            grads, batch_stats, sums[name] = _task_gradients(
-                *(grads, state, model, task, batches[name], jax.random.fold_in(rng, index)),
-                **{"loss": loss, "accum": accum, "weight": weights[name]},
-            )
-            state = state.replace(batch_stats=batch_stats)
-        correct, tokens = (sum(own[key] for own in sums.values()) for key in ("correct", "tokens"))
+        def branch(index, name):
+            def add_task(carry):
+                grads, batch_stats, sums = carry
+                grads, batch_stats, own = _task_gradients(
+                    *(grads, state.replace(batch_stats=batch_stats), model, tasks[name], batches[name]),
+                    *(jax.random.fold_in(rng, index),),
+                    **{"loss": loss, "accum": accum, "weight": weights[name]},
+                )
+                return grads, batch_stats, sums.at[index].set(own)
+
+            return add_task
+
+        branches = [branch(index, name) for index, name in enumerate(tasks)]
+        carry = jax.tree.map(jnp.zeros_like, state.params), state.batch_stats, jnp.zeros((len(tasks), 3))
+        # A loop over branches, because straight code lets XLA hold the activations of all tasks at once.
+        grads, batch_stats, sums = jax.lax.fori_loop(
+            0, len(tasks), lambda index, carry: jax.lax.switch(index, branches, carry), carry
+        )
+        losses, correct, tokens = sums.T
         metrics = {
-            "loss": sum(weights[name] * own["loss"] for name, own in sums.items()),
-            "token_accuracy": correct / jnp.maximum(tokens, 1),
-            "tokens": tokens.astype(jnp.float32),
+            "loss": jnp.dot(jnp.asarray([weights[name] for name in tasks]), losses),
+            "token_accuracy": jnp.sum(correct) / jnp.maximum(jnp.sum(tokens), 1.0),
+            "tokens": jnp.sum(tokens),
         }
-        for name, own in sums.items() if len(sums) > 1 else ():
-            metrics[f"{name}/loss"] = own["loss"]
-            metrics[f"{name}/token_accuracy"] = own["correct"] / jnp.maximum(own["tokens"], 1)
-        return grads, state.batch_stats, metrics
+        for index, name in enumerate(tasks if len(tasks) > 1 else ()):
+            metrics[f"{name}/loss"] = losses[index]
+            metrics[f"{name}/token_accuracy"] = correct[index] / jnp.maximum(tokens[index], 1.0)
+        return grads, batch_stats, metrics
 
     return gradients
 
