@@ -225,9 +225,9 @@ def make_gradients(
         def branch(index, name):
             def add_task(carry):
                 grads, batch_stats, sums = carry
+                now, rng_task = state.replace(batch_stats=batch_stats), jax.random.fold_in(rng, index)
                 grads, batch_stats, own = _task_gradients(
-                    *(grads, state.replace(batch_stats=batch_stats), model, tasks[name], batches[name]),
-                    *(jax.random.fold_in(rng, index),),
+                    *(grads, now, model, tasks[name], batches[name], rng_task),
                     **{"loss": loss, "accum": accum, "weight": weights[name]},
                 )
                 return grads, batch_stats, sums.at[index].set(own)
@@ -242,7 +242,7 @@ def make_gradients(
         )
         losses, correct, tokens = sums.T
         metrics = {
-            "loss": jnp.dot(jnp.asarray([weights[name] for name in tasks]), losses),
+            "loss": jnp.sum(jnp.asarray([weights[name] for name in tasks]) * losses),
             "token_accuracy": jnp.sum(correct) / jnp.maximum(jnp.sum(tokens), 1.0),
             "tokens": jnp.sum(tokens),
         }
