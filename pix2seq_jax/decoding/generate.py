@@ -217,8 +217,7 @@ def generate(
         memory: f32[B,S,D] of `encode`; the N·K sequences of an image share it and its keys and values.
         prompt: i32[B,P], or i32[B,N,P] for N sequences per image.
         max_len: prompt and response tokens together.
-        sampler: one of decoding.sampling, or any (logits f32[...,V], rng) -> tokens i32[...]; sees the logits after
-            `eos_bias` and `allowed`.
+        sampler: of decoding.sampling, or any (logits f32[...,V], rng) -> i32[...]; sees logits after bias and grammar.
         num_samples: K, sequences drawn per prompt.
         rng: a jax.random.key; or one key per image, which makes an image's tokens independent of its batch.
             Greedy decoding needs none.

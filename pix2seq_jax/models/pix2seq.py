@@ -89,6 +89,9 @@ class Pix2Seq(nn.Module):
         for name, allowed in ALLOWED.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"model.{name}={getattr(self, name)!r}; it may be one of {list(allowed)}")
+        for name in ("drop_path", "drop_units", "drop_att"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"model.{name}={getattr(self, name)}; a rate is at least 0 and below 1")
         if self.encoder == "vit" and any(side % self.patch_size for side in self.image_size):
             near = tuple(ceil(side / self.patch_size) * self.patch_size for side in self.image_size)
             raise ValueError(
@@ -162,6 +165,10 @@ class Pix2Seq(nn.Module):
         Returns:
             f32[B, T, V] or f32[B, N, T, V].
         """
+        if tokens.shape[0] != memory.shape[0]:
+            raise ValueError(
+                f"tokens of {tokens.shape[0]} images for memory of {memory.shape[0]}; give both the same batch"
+            )
         rows = tokens if tokens.ndim == 3 else tokens[:, None]  # [B, R, T]
         hidden, _ = self.decoder.hidden(rows, self.decoder.cross_kv(memory), train=train)
         logits = self.decoder.logits(hidden)

@@ -1,0 +1,89 @@
+"""Attention, its shared image keys and its cache."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from pix2seq_jax.models.attention import Cache, CrossAttention, CrossKeyValue, SelfAttention, attend
+from pix2seq_jax.models.layers import Stack
+
+STACK = Stack(layers=3, dim=16, mlp=32, heads=2)
+
+
+def normal(seed: int, *shape: int) -> jnp.ndarray:
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def test_attend_is_softmax_attention():
+    query, key, value = normal(0, 2, 4, 5, 8), normal(1, 2, 4, 7, 8), normal(2, 2, 4, 7, 8)
+    mask = jax.random.bernoulli(jax.random.key(3), 0.5, (5, 7)).at[:, 0].set(True)
+    for m in (np.ones((5, 7), bool), mask):
+        ours = attend(query, key, value, None if m.all() else m)
+        scores = np.einsum("bhtk,bhsk->bhts", query, key) / np.sqrt(8) + np.where(m, 0, -np.inf)
+        weights = np.exp(scores) / np.exp(scores).sum(axis=-1, keepdims=True)
+        np.testing.assert_allclose(ours, np.einsum("bhts,bhsk->bhtk", weights, value), atol=1e-6)
+
+
+def test_softmax_is_float32_in_bfloat16():
+    """Scores of 300 and 301 are the same bfloat16; in float32 the second gets e times the weight."""
+    query, key = jnp.ones((1, 1, 1, 1), jnp.bfloat16), jnp.asarray([300.0, 302.0], jnp.bfloat16)[None, None, :, None]
+    out = attend(query, key, jnp.asarray([0.0, 1.0], jnp.bfloat16)[None, None, :, None])
+    assert out.dtype == jnp.bfloat16
+    np.testing.assert_allclose(out.astype(jnp.float32), 1 / (1 + np.exp(-2)), atol=4e-3)
+
+
+def test_sequences_share_the_keys_of_their_image():
+    """R sequences at once give what each gives alone."""
+    x, memory = normal(0, 2, 3, 5, 16), normal(1, 2, 6, 16)
+    cross = CrossKeyValue(STACK)
+    keys, values = cross.apply(cross.init(jax.random.key(0), memory), memory)
+    assert keys.shape == values.shape == (3, 2, 2, 6, 8)  # [L, B, H, S, D/H]
+    module = CrossAttention(STACK, train=False)
+    variables = module.init(jax.random.key(1), x, keys[1], values[1])
+    together = module.apply(variables, x, keys[1], values[1])
+    for row in range(3):
+        alone = module.apply(variables, x[:, row : row + 1], keys[1], values[1])
+        np.testing.assert_allclose(together[:, row : row + 1], alone, atol=1e-6)
+
+
+def test_cached_steps_equal_one_pass():
+    x = normal(0, 2, 6, 16)
+    module = SelfAttention(STACK, train=False, causal=True)
+    variables = module.init(jax.random.key(0), x)
+    whole, _ = module.apply(variables, x)
+    cache = Cache.create(STACK, rows=2, length=9)
+    parts = []
+    for start, stop in ((0, 3), (3, 4), (4, 6)):
+        part, cache = module.apply(variables, x[:, start:stop], cache, 1, start)
+        parts.append(part)
+    np.testing.assert_allclose(jnp.concatenate(parts, axis=1), whole, atol=1e-6)
+    used = np.abs(np.asarray(cache.key)).sum(axis=(1, 2, 4)) > 0  # [L, C]
+    np.testing.assert_array_equal(used, [[False] * 9, [True] * 6 + [False] * 3, [False] * 9])
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_only_causal_attention_hides_the_future(causal):
+    x = normal(0, 1, 4, 16)
+    module = SelfAttention(STACK, train=False, causal=causal)
+    variables = module.init(jax.random.key(0), x)
+    before, _ = module.apply(variables, x)
+    after, _ = module.apply(variables, x.at[:, 3].add(1.0))
+    assert np.allclose(before[:, :3], after[:, :3]) == causal
+
+
+def test_kernels_start_as_keras_starts_them():
+    """Glorot uniform, with fans D·H and D·D/H of a 3-D kernel [D, H, D/H]; stacked kernels start layer by layer."""
+    stack = Stack(layers=2, dim=64, mlp=64, heads=4)
+    variables = nn.meta.unbox(SelfAttention(stack, False, True).init(jax.random.key(0), normal(0, 1, 2, 64)))
+    cross = nn.meta.unbox(CrossKeyValue(stack).init(jax.random.key(0), normal(0, 1, 2, 64)))["params"]
+    into, out = np.sqrt(6 / (64 * 4 + 64 * 16)), np.sqrt(6 / (4 * 16 + 4 * 64))
+    for kernel, limit in (
+        (variables["params"]["query"]["kernel"], into),
+        (variables["params"]["out"]["kernel"], out),
+        (cross["key_kernel"], into),
+    ):
+        assert 0.95 * limit < np.abs(kernel).max() <= limit
+        np.testing.assert_allclose(np.std(kernel), limit / np.sqrt(3), rtol=0.05)
+    assert (cross["key_kernel"][0] != cross["key_kernel"][1]).any()
