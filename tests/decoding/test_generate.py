@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from pix2seq_jax.decoding.generate import Slots, generate
 from pix2seq_jax.decoding.sampling import Greedy, Nucleus, TopK
@@ -125,6 +126,21 @@ def test_an_image_is_decoded_alike_in_any_batch(tiny):
     )
     np.testing.assert_array_equal(whole.tokens[1:2], single.tokens)
     assert (whole.tokens[0] != single.tokens[0]).any()
+
+
+def test_eight_devices_decode_as_one(tiny):
+    model, variables, memory, prompt = tiny
+    memory, prompt = jnp.tile(memory, (3, 1, 1))[:8], jnp.tile(prompt, (3, 1, 1))[:8]
+    keys = jax.random.split(jax.random.key(5), 8)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    spread = jax.device_put((memory, prompt, keys), NamedSharding(mesh, PartitionSpec("data")))
+    one, eight = (
+        run(model, variables, m, p, rng=k, max_len=12, sampler=Nucleus(1.0))
+        for m, p, k in ((memory, prompt, keys), spread)
+    )
+    assert len(eight.tokens.sharding.device_set) == 8
+    np.testing.assert_array_equal(one.tokens, eight.tokens)
+    np.testing.assert_allclose(one.scores, eight.scores, atol=1e-6)
 
 
 def test_a_sampler_may_be_any_function(tiny):

@@ -79,3 +79,18 @@ def test_statistics_move_only_in_training_and_not_when_frozen():
     assert all(moved(model, train=True))
     assert not any(moved(model, train=False))
     assert not any(moved(model.clone(frozen_bn=True), train=True))
+
+
+def test_remat_changes_nothing_but_memory():
+    images = jax.random.uniform(jax.random.key(0), (2, 16, 16, 3))
+    results = []
+    for remat in (False, True):
+        net = ResNet(50, "c3", 0.0625, train=True, dtype="float32", remat=remat)
+        variables = filled(jax.eval_shape(net.init, jax.random.key(1), images))
+
+        def loss(params, net=net, variables=variables):
+            out, new = net.apply({**variables, "params": params}, images, mutable=["batch_stats"])
+            return (out**2).mean(), new
+
+        results.append(jax.jit(jax.grad(loss, has_aux=True))(variables["params"]))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), *results)
