@@ -156,11 +156,6 @@ def load_variables(workdir: str | Path, config: ml_collections.ConfigDict, model
     return step, loaded
 
 
-def variables(state: train_step.TrainState) -> dict:
-    """What model.apply needs of a train state."""
-    return {"params": state.params, "batch_stats": state.batch_stats}
-
-
 def _flat(tree: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
     """Dotted names and values of nested dictionaries."""
     for key, value in tree.items():

@@ -29,6 +29,7 @@ MODEL = {
     "drop_path": 0.1,
     "drop_units": 0.1,
     "drop_att": 0.0,
+    "attention_init": "keras",
     "dtype": "float32",
     "remat": False,
 }
@@ -76,6 +77,7 @@ ARCHITECTURES = {
         "dec_heads": 8,
         "drop_path": 0.0,
         "drop_units": 0.0,
+        "attention_init": "matrix",
     },
     "tiny": {
         "patch_size": 8,
@@ -89,6 +91,7 @@ ARCHITECTURES = {
         "dec_heads": 4,
         "drop_path": 0.0,
         "drop_units": 0.0,
+        "attention_init": "matrix",
     },
 }
 

@@ -162,7 +162,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path, *, evaluate_too:
                 check_finite(*pending)
                 with progress.paused():
                     evaluation = evaluator.report(
-                        experiment.variables(state),
+                        train_step.variables(state),
                         **{"step": step, "workdir": workdir, "writer": writer},
                         limit=config.eval.images if step == total else config.eval.images_in_training,
                     )

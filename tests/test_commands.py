@@ -21,6 +21,7 @@ MAIN = [sys.executable, "-m", "pix2seq_jax.main"]
 ENVIRONMENT = os.environ | {
     "JAX_COMPILATION_CACHE_DIR": str(small.ROOT / ".pytest_cache" / "jax"),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
     "TF_CPP_MIN_LOG_LEVEL": "2",
 }
 # Long enough to be interrupted, saved every ten steps, nothing thrown away.

@@ -5,7 +5,7 @@ from flax import struct
 from jax import lax
 from jax import numpy as jnp
 
-from pix2seq_jax.models.layers import KERNEL_INIT, ZEROS, Stack, matmul
+from pix2seq_jax.models.layers import ZEROS, Stack, matmul
 
 
 def attend(
@@ -41,7 +41,7 @@ class ToHeads(nn.Module):
     @nn.compact
     def __call__(self, x: jnp.ndarray) -> jnp.ndarray:
         heads, size = self.stack.heads, self.stack.dim // self.stack.heads
-        init = nn.with_logical_partitioning(KERNEL_INIT, ("embed", "heads", "head_dim"))
+        init = nn.with_logical_partitioning(self.stack.kernel_init((0,), (1, 2)), ("embed", "heads", "head_dim"))
         kernel = self.param("kernel", init, (x.shape[-1], heads, size))
         init = nn.with_logical_partitioning(ZEROS, ("heads", "head_dim"))
         bias = self.param("bias", init, (heads, size))
@@ -58,7 +58,7 @@ class FromHeads(nn.Module):
     @nn.compact
     def __call__(self, x: jnp.ndarray) -> jnp.ndarray:
         batch, heads, length, size = x.shape
-        init = nn.with_logical_partitioning(KERNEL_INIT, ("heads", "head_dim", "embed"))
+        init = nn.with_logical_partitioning(self.stack.kernel_init((0, 1), (2,)), ("heads", "head_dim", "embed"))
         kernel = self.param("kernel", init, (heads, size, self.stack.dim))
         init = nn.with_logical_partitioning(ZEROS, ("embed",))
         bias = self.param("bias", init, (self.stack.dim,))
@@ -79,7 +79,7 @@ class CrossKeyValue(nn.Module):
     @nn.compact
     def __call__(self, memory: jnp.ndarray) -> tuple[jnp.ndarray, jnp.ndarray]:
         layers, heads, size = self.stack.layers, self.stack.heads, self.stack.dim // self.stack.heads
-        kernel_init = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform", batch_axis=(0,))  # as KERNEL_INIT
+        kernel_init = self.stack.kernel_init((1,), (2, 3), (0,))
         kernel_init = nn.with_logical_partitioning(kernel_init, ("layers", "embed", "heads", "head_dim"))
         bias_init = nn.with_logical_partitioning(ZEROS, ("layers", "heads", "head_dim"))
         dtype = jnp.dtype(self.stack.dtype)

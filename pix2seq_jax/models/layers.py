@@ -1,6 +1,8 @@
 """What encoder and decoder are built of: initialisers, dense layers, normalisation, the MLP block, stacks of layers.
 
-Parameters are float32 and carry logical axis names; computation is in the dtype of the stack.
+Parameters are float32; computation is in the dtype of the stack. Every dimension of a parameter has a logical name,
+which `sharding.RULES` sends to a mesh axis or leaves whole: layers, embed (a model width, or channels), mlp, heads,
+head_dim, vocab, positions, or None.
 """
 
 from dataclasses import dataclass
@@ -13,6 +15,10 @@ from jax import numpy as jnp
 # The official release leaves dense and attention kernels at the default of Keras, and starts embeddings, positions,
 # class token and output bias at a normal distribution cut off at two deviations.
 KERNEL_INIT = nn.initializers.glorot_uniform()
+# For kernels [D, H, D/H] and [H, D/H, D] Keras takes all but the last two axes for a receptive field, so queries, keys
+# and values start small: attention begins almost uniform, and a small model stays on that plateau for long. "matrix"
+# takes such a kernel for the matrix that it is.
+ATTENTION_INITS = ("keras", "matrix")
 EMBEDDING_INIT = nn.initializers.truncated_normal(0.02)
 ZEROS = nn.initializers.zeros
 NORM_EPSILON = 1e-6
@@ -33,6 +39,7 @@ class Stack:
         drop_att: dropout of attention weights.
         dtype: of the computation, 'float32' or 'bfloat16'.
         remat: recompute activations in the backward pass instead of keeping them.
+        attention_init: one of ATTENTION_INITS.
     """
 
     layers: int
@@ -44,6 +51,13 @@ class Stack:
     drop_att: float = 0.0
     dtype: str = "float32"
     remat: bool = False
+    attention_init: str = "keras"
+
+    def kernel_init(self, inputs: tuple[int, ...], outputs: tuple[int, ...], layers: tuple[int, ...] = ()) -> Any:
+        """Glorot-uniform initialiser of an attention kernel with these input, output and (stacked) layer axes."""
+        if self.attention_init == "keras":
+            inputs, outputs = -2, -1
+        return nn.initializers.variance_scaling(1.0, "fan_avg", "uniform", inputs, outputs, layers)
 
 
 def matmul(x: jnp.ndarray, kernel: jnp.ndarray, **options) -> jnp.ndarray:

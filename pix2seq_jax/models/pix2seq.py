@@ -11,7 +11,7 @@ from jax import numpy as jnp
 from pix2seq_jax.models.attention import Cache
 from pix2seq_jax.models.decoder import Decoder
 from pix2seq_jax.models.encoder import PROJECTIONS, Encoder, Projection
-from pix2seq_jax.models.layers import Stack
+from pix2seq_jax.models.layers import ATTENTION_INITS, Stack
 from pix2seq_jax.models.positions import KINDS
 from pix2seq_jax.models.resnet import BLOCKS, GROUPS, PIXELS_PER_TOKEN, ResNetStem
 from pix2seq_jax.models.vit import PatchEmbed
@@ -23,6 +23,7 @@ ALLOWED = {
     "pos_encoding": KINDS,
     "dec_pos_encoding": KINDS,
     "proj_mode": PROJECTIONS,
+    "attention_init": ATTENTION_INITS,
     "dtype": ("float32", "bfloat16"),
 }
 
@@ -49,6 +50,8 @@ class Pix2Seq(nn.Module):
         shared_embedding: whether logits use the token embedding.
         output_bias: whether logits have a bias.
         drop_path, drop_units, drop_att: rates of stochastic depth and of dropout in MLP and attention.
+        attention_init: how attention kernels start, 'keras' as published or 'matrix', see models.layers; small models
+            trained from scratch leave the first plateau much sooner with 'matrix'.
         dtype: of the computation, 'float32' or 'bfloat16'; parameters, softmax and logits are float32.
         remat: recompute activations of each layer in the backward pass.
 
@@ -82,6 +85,7 @@ class Pix2Seq(nn.Module):
     drop_path: float = 0.1
     drop_units: float = 0.1
     drop_att: float = 0.0
+    attention_init: str = "keras"
     dtype: str = "float32"
     remat: bool = False
 
@@ -142,7 +146,7 @@ class Pix2Seq(nn.Module):
 
     def _stack(self, layers: int, dim: int, mlp: int, heads: int) -> Stack:
         drops = (self.drop_path, self.drop_units, self.drop_att)
-        return Stack(layers, dim, mlp, heads, *drops, self.dtype, self.remat)
+        return Stack(layers, dim, mlp, heads, *drops, self.dtype, self.remat, self.attention_init)
 
     def encode(self, images: jnp.ndarray, train: bool = False) -> jnp.ndarray:
         """Images f32[B, H, W, 3] in [0, 1] -> memory f32[B, S, D_dec], S image tokens in rows from the top left."""

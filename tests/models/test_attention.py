@@ -73,12 +73,17 @@ def test_only_causal_attention_hides_the_future(causal):
     assert np.allclose(before[:, :3], after[:, :3]) == causal
 
 
-def test_kernels_start_as_keras_starts_them():
-    """Glorot uniform, with fans D·H and D·D/H of a 3-D kernel [D, H, D/H]; stacked kernels start layer by layer."""
-    stack = Stack(layers=2, dim=64, mlp=64, heads=4)
+KERAS_LIMITS = np.sqrt(6 / (64 * 4 + 64 * 16)), np.sqrt(6 / (4 * 16 + 4 * 64))
+MATRIX_LIMITS = (np.sqrt(6 / (64 + 64)),) * 2
+
+
+@pytest.mark.parametrize("init,limits", [("keras", KERAS_LIMITS), ("matrix", MATRIX_LIMITS)])
+def test_kernels_start_in_the_limits_of_glorot(init, limits):
+    """Keras: fans D·H and D·D/H of a 3-D kernel [D, H, D/H]; matrix: D and D. Stacked kernels start layer by layer."""
+    stack = Stack(layers=2, dim=64, mlp=64, heads=4, attention_init=init)
     variables = nn.meta.unbox(SelfAttention(stack, False, True).init(jax.random.key(0), normal(0, 1, 2, 64)))
     cross = nn.meta.unbox(CrossKeyValue(stack).init(jax.random.key(0), normal(0, 1, 2, 64)))["params"]
-    into, out = np.sqrt(6 / (64 * 4 + 64 * 16)), np.sqrt(6 / (4 * 16 + 4 * 64))
+    into, out = limits
     for kernel, limit in (
         (variables["params"]["query"]["kernel"], into),
         (variables["params"]["out"]["kernel"], out),
@@ -87,3 +92,13 @@ def test_kernels_start_as_keras_starts_them():
         assert 0.95 * limit < np.abs(kernel).max() <= limit
         np.testing.assert_allclose(np.std(kernel), limit / np.sqrt(3), rtol=0.05)
     assert (cross["key_kernel"][0] != cross["key_kernel"][1]).any()
+
+
+def test_attention_kernels_may_start_as_matrices():
+    """Glorot uniform of the matrices D × D that the kernels are."""
+    stack = Stack(layers=2, dim=64, mlp=64, heads=4, attention_init="matrix")
+    params = nn.meta.unbox(SelfAttention(stack, False, True).init(jax.random.key(0), normal(0, 1, 2, 64)))["params"]
+    cross = nn.meta.unbox(CrossKeyValue(stack).init(jax.random.key(0), normal(0, 1, 2, 64)))["params"]
+    for kernel in (params["query"]["kernel"], params["out"]["kernel"], cross["value_kernel"]):
+        limit = np.sqrt(6 / (64 + 64))
+        assert 0.95 * limit < np.abs(kernel).max() <= limit
