@@ -92,13 +92,3 @@ def test_kernels_start_in_the_limits_of_glorot(init, limits):
         assert 0.95 * limit < np.abs(kernel).max() <= limit
         np.testing.assert_allclose(np.std(kernel), limit / np.sqrt(3), rtol=0.05)
     assert (cross["key_kernel"][0] != cross["key_kernel"][1]).any()
-
-
-def test_attention_kernels_may_start_as_matrices():
-    """Glorot uniform of the matrices D × D that the kernels are."""
-    stack = Stack(layers=2, dim=64, mlp=64, heads=4, attention_init="matrix")
-    params = nn.meta.unbox(SelfAttention(stack, False, True).init(jax.random.key(0), normal(0, 1, 2, 64)))["params"]
-    cross = nn.meta.unbox(CrossKeyValue(stack).init(jax.random.key(0), normal(0, 1, 2, 64)))["params"]
-    for kernel in (params["query"]["kernel"], params["out"]["kernel"], cross["value_kernel"]):
-        limit = np.sqrt(6 / (64 + 64))
-        assert 0.95 * limit < np.abs(kernel).max() <= limit
