@@ -9,7 +9,7 @@ def get_config(arg: str = ""):
     A folder holds train/, val/ and annotations/instances_{train,val}.json in COCO's format.
     """
     small = "shapes" in arg.replace("=", ",").split(",")
-    variant = base_config.parse(arg, data="coco", arch="tiny" if small else "vit-b", size=64 if small else 640)
+    variant = base_config.parse(arg, data="coco", arch="tiny" if small else "vit-b", size=48 if small else 640)
     config = base_config.base(data_name=variant.data, arch=variant.arch, size=variant.size)
     config.tasks.detection = base_config.detection(size=variant.size, slots=100)
     if small:

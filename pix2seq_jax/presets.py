@@ -122,6 +122,10 @@ DETECTION_TRAIN = (
     "truncate({slots})|noise_boxes({slots})|pad_image({size})|pad_objects({slots})"
 )
 DETECTION_EVAL = "decode|resize({size}, antialias=True)|pad_image({size})|pad_objects({slots})"
+SHAPES_TRAIN = (
+    "decode|resize({size}, antialias=True)|flip_lr|filter_objects|order(dist2ori)|pad_image({size})|"
+    "pad_objects({slots})"
+)
 
 # Share of each task in the loss (Pix2Seq v2, section 4.1).
 TASK_MIX = {"detection": 0.1782, "segmentation": 0.7128, "captioning": 0.099, "keypoints": 0.01}
