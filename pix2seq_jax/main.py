@@ -3,8 +3,11 @@
 import os
 import sys
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
+
+# TensorFlow, which is imported later, announces what it will do to the floating point of its matrix products.
+QUIET = {"TF_CPP_MIN_LOG_LEVEL": "2", "TF_ENABLE_ONEDNN_OPTS": "0"}
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file; text after a colon selects a variant.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for checkpoints, metrics and pictures; rerun to resume.")
@@ -12,13 +15,16 @@ _MODE = flags.DEFINE_enum("mode", "train_and_eval", ["train", "eval", "train_and
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "Join the other hosts of a TPU pod, SLURM or Kubernetes job (jax.distributed.initialize)."
 )
+_TRACEBACK = flags.DEFINE_bool("traceback", False, "Show the whole trace of an error.")
 
 
 def main(argv: list[str]) -> None:
     """Flags to config, config to train.run or evaluate.run; an error of the user's input is one line, not a trace."""
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments {argv[1:]}: flags look like --workdir=DIR")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    logging.set_verbosity(logging.WARNING)  # of jax and orbax; telemetry has a logger of its own
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
     if _DISTRIBUTED.value:
         import jax
 
@@ -30,10 +36,10 @@ def main(argv: list[str]) -> None:
             evaluate.run(_CONFIG.value, _WORKDIR.value)
         else:
             train.run(_CONFIG.value, _WORKDIR.value, evaluate_too=_MODE.value == "train_and_eval")
-    except (ValueError, FileNotFoundError) as error:
-        if os.environ.get("PIX2SEQ_TRACE"):
+    except (ValueError, FloatingPointError) as error:
+        if _TRACEBACK.value:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error}\n(--traceback shows where it was raised)", file=sys.stderr)
         sys.exit(2)
 
 

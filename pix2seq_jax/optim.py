@@ -130,7 +130,7 @@ def make(
     momentum: float = 0.9,
     clip: float = 0.0,
 ) -> optax.GradientTransformation:
-    """Optimizer of PARITY section 4 behind an optional clip by the global norm of all gradients.
+    """Optimizer of the published runs behind an optional clip by the global norm of all gradients.
 
     Args:
         name: "adamw" (Loshchilov & Hutter 2019), "lamb" (You et al. 2020; parameters that do not decay are not scaled

@@ -33,15 +33,11 @@ def broken(folder, tmp_path):
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_shipped_configs_train_and_resume(name, folder, tmp_path):
-    config = small.config(name, folder)
-    if name.endswith("size=64"):  # 100 slots of noise boxes are long; the published vocabulary and slots stay
-        config.model.max_seq_len = 512
-    train.run(config, tmp_path, evaluate_too=False)
-    config.train.steps = 3
-    train.run(config, tmp_path, evaluate_too=False)
+def test_shipped_configs_train(name, folder, tmp_path):
+    train.run(small.config(name, folder), tmp_path, evaluate_too=False)
     steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert steps == [1, 2, 3]
+    assert steps == [1, 2]
+    assert (tmp_path / "checkpoints" / "2" / "SHA256SUMS").is_file()
 
 
 @pytest.mark.parametrize("name", ["detection.py", "detection.py:arch=vit-l,size=1024", "multitask.py"])
