@@ -35,6 +35,7 @@ def data(name: str) -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict(
         {"source": "coco_dir", "hint": layout["hint"]}
     )  # the hint is shown if it is missing
+    config.label_ids = ()  # category id of label 1, 2, …; (): as the training annotations list them
     config.workers = 0  # images prepared at a time; 0: as many as there are cores
     for split, folder in zip(("train", "val"), layout["splits"], strict=True):
         config[f"{split}_images"] = presets.IMAGES.format(root=layout["root"], split=folder)

@@ -66,8 +66,9 @@ def _damage(folder: epath.Path, *, item: str = "") -> str:
     return ""
 
 
-def _steps(directory: epath.Path) -> list[int]:
-    """Steps of the folders that hold something, newest first."""
+def steps(directory: epath.PathLike) -> list[int]:
+    """Steps of the folders that hold something, whole or damaged, newest first."""
+    directory = epath.Path(directory)
     if not directory.exists():
         return []
     folders = [path for path in directory.iterdir() if path.name.isdecimal() and path.is_dir()]
@@ -96,7 +97,7 @@ def newest_whole_step(directory: epath.PathLike, *, set_aside: bool = False) -> 
     """
     directory, damaged, whole = epath.Path(directory), [], -1
     if jax.process_index() == 0:
-        for step in _steps(directory):
+        for step in steps(directory):
             damage = _damage(directory / str(step))
             if not damage:
                 whole = step
@@ -106,7 +107,7 @@ def newest_whole_step(directory: epath.PathLike, *, set_aside: bool = False) -> 
         if whole < 0 and damaged:
             whole = -2
         elif set_aside:
-            for step in _steps(directory):
+            for step in steps(directory):
                 # Orbax reads the metrics of all steps when it starts to save, and fails where it cannot.
                 if step > whole or _damage(directory / str(step), item="metrics/"):
                     log.warning(
@@ -173,7 +174,7 @@ def load_variables(
         if step is None:
             raise ValueError(f"no checkpoint in {directory}: train first, or check the path")
     elif damage := _damage(directory / str(step)):
-        raise ValueError(f"step {step} cannot be used: {damage}; steps there: {_steps(directory)}")
+        raise ValueError(f"step {step} cannot be used: {damage}; steps there: {steps(directory)}")
     state, meta = _restore(directory / str(step), dict(abstract), partial=True)
     return step, state, meta
 
@@ -240,9 +241,10 @@ class Checkpointer:
         self._manager.save(step, args=items, metrics=dict(metrics) if metrics else None, force=True)
 
     def restore_latest(self, abstract_state: Any) -> tuple[Any, dict] | None:
-        """(state, meta) of the newest whole checkpoint, or None where there is none.
+        """(state, meta) of the newest whole checkpoint, or None where there is none or it is of step 0.
 
-        Damaged checkpoints that are newer are named in the log and set aside.
+        Step 0 is an imported model, variables without an optimizer: `load_variables` reads it. Damaged checkpoints that
+        are newer are named in the log and set aside.
 
         Args:
             abstract_state: ShapeDtypeStructs with shardings, `train_step.abstract_state`; any mesh will do.
@@ -251,7 +253,7 @@ class Checkpointer:
             ValueError: every checkpoint is damaged, or the newest whole one is of another model.
         """
         step = newest_whole_step(self._directory, set_aside=True)
-        return None if step is None else _restore(self._directory / str(step), abstract_state, partial=False)
+        return _restore(self._directory / str(step), abstract_state, partial=False) if step else None
 
     def wait(self) -> None:
         """Returns when the last save is on disk; raises what went wrong in it."""

@@ -19,8 +19,10 @@ from pix2seq_jax.telemetry import log
 from pix2seq_jax.vocab import CLASS_SHIFT, Vocab
 
 CONFIG_FILE = "config.json"
+CHECKPOINTS = "checkpoints"  # folder of a workdir; step 0 is an imported model, without an optimizer
 # What a workdir's checkpoints depend on; the rest of a config (steps, intervals, evaluation) may change on a resume.
-FIXED = ("seed", "model", "vocab", "tasks", "data.category_names", "train.batch_size", "train.loss", "optim.name")
+FIXED_BY_MODEL = ("model", "vocab")
+FIXED = (*FIXED_BY_MODEL, "seed", "tasks", "train.batch_size", "train.loss", "optim.name")
 
 
 def open_source(data: ml_collections.ConfigDict, split: str) -> sources.CocoDir:
@@ -31,7 +33,7 @@ def open_source(data: ml_collections.ConfigDict, split: str) -> sources.CocoDir:
     for path in (annotations, images):
         if not Path(path).exists():
             raise ValueError(f"the {split} data is missing: {path} does not exist; {data.hint}")
-    return sources.CocoDir(images, annotations)
+    return sources.CocoDir(images, annotations, label_ids=data.label_ids)
 
 
 def resolve(config: ml_collections.ConfigDict, source: sources.CocoDir) -> ml_collections.ConfigDict:
@@ -85,29 +87,71 @@ def load_config(workdir: str | Path) -> ml_collections.ConfigDict:
         raise ValueError(f"{path} is not JSON ({error}); restore it from config.json of a copy, or retrain") from error
 
 
+def check_classes(names, config: ml_collections.ConfigDict, *, where: str) -> None:
+    """Raises ValueError unless `names` are the classes that a resolved config was made for, in the same order.
+
+    A label that either side has no name for agrees with any name.
+    """
+    known, found = tuple(config.data.category_names), tuple(names)
+    for label, pair in enumerate(itertools.zip_longest(known, found), 1):
+        if pair[0] != pair[1] and sources.UNNAMED.format(label) not in pair:
+            raise ValueError(
+                f"{where} has {len(found)} classes, the model has {len(known)}; the first that differ are {pair[1]!r} "
+                f"there and {pair[0]!r} in the model; give the annotations it was trained for, or another --workdir"
+            )
+
+
+def label_ids(config: ml_collections.ConfigDict) -> tuple[int, ...]:
+    """Category ids that the labels of a resolved config stand for, () for the order of the annotations."""
+    return tuple(config.data.label_ids) if "label_ids" in config.data else ()  # early runs did not record it
+
+
+def keep_labels(config: ml_collections.ConfigDict, workdir: str | Path) -> ml_collections.ConfigDict:
+    """A copy of the config whose labels stand for the same category ids as those of the run in the workdir, if any."""
+    config = ml_collections.ConfigDict(config.to_dict())
+    if not config.data.label_ids and (Path(workdir) / CONFIG_FILE).is_file():
+        config.data.label_ids = label_ids(load_config(workdir))
+    return config
+
+
+def is_imported(workdir: str | Path) -> bool:
+    """Whether the workdir holds variables that were imported, and not trained since."""
+    return checkpoint.steps(Path(workdir) / CHECKPOINTS) == [0]
+
+
+def save_config(workdir: str | Path, config: ml_collections.ConfigDict) -> None:
+    """Writes config.json as a whole, so that a stop in between leaves the old one."""
+    path = Path(workdir) / CONFIG_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(config.to_json(indent=2) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
 def claim_workdir(workdir: str | Path, config: ml_collections.ConfigDict) -> None:
     """Writes config.json into the workdir, or checks that the one there is of the same model, data and tasks.
 
     Raises:
-        ValueError: the workdir belongs to a run with another value of something in FIXED.
+        ValueError: the workdir belongs to a run with other classes or another value of something in FIXED; for an
+            imported model that was not trained yet, in FIXED_BY_MODEL.
     """
     path = Path(workdir) / CONFIG_FILE
     new = dict(_flat(json.loads(config.to_json())))
     if path.is_file():
-        old = dict(_flat(json.loads(load_config(workdir).to_json())))
+        saved, fixed_names = load_config(workdir), FIXED_BY_MODEL if is_imported(workdir) else FIXED
+        old = dict(_flat(json.loads(saved.to_json())))
         for name in sorted(old.keys() | new.keys()):
             if old.get(name) == new.get(name):
                 continue
-            if any(name == fixed or name.startswith(fixed + ".") for fixed in FIXED):
+            if any(name == fixed or name.startswith(fixed + ".") for fixed in fixed_names):
                 raise ValueError(
                     f"workdir {workdir} holds another run: config.{name} is {old.get(name)!r} there and "
                     f"{new.get(name)!r} here; use another --workdir, or the config that it was started with"
                 )
             log.info("config.%s changed since the last run: %r -> %r", name, old.get(name), new.get(name))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(config.to_json(indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)
+        where = f"workdir {workdir} holds another run: the training data"
+        check_classes(config.data.category_names, saved, where=where)
+    save_config(workdir, config)
 
 
 def adopt(saved: ml_collections.ConfigDict, given: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
@@ -130,18 +174,8 @@ def adopt(saved: ml_collections.ConfigDict, given: ml_collections.ConfigDict) ->
     config.model, config.vocab = saved.model, saved.vocab
     config.data.category_names = tuple(saved.data.category_names)
     config.data.category_ids = tuple(saved.data.category_ids)
+    config.data.label_ids = label_ids(saved)
     return config.lock()
-
-
-def check_classes(names, config: ml_collections.ConfigDict, *, where: str) -> None:
-    """Raises ValueError unless `names` are the classes that a resolved config was made for, in the same order."""
-    known, found = tuple(config.data.category_names), tuple(names)
-    if known != found:
-        odd = next((pair for pair in itertools.zip_longest(known, found) if pair[0] != pair[1]), None)
-        raise ValueError(
-            f"{where} has {len(found)} classes, the model has {len(known)}; the first that differ are {odd[1]!r} there "
-            f"and {odd[0]!r} in the model; give the annotations it was trained for, or another --workdir"
-        )
 
 
 def load_variables(workdir: str | Path, config: ml_collections.ConfigDict, model: Pix2Seq, mesh) -> tuple[int, dict]:
@@ -150,7 +184,7 @@ def load_variables(workdir: str | Path, config: ml_collections.ConfigDict, model
     Raises:
         ValueError: there is none, or it is of another model or of other classes.
     """
-    folder = Path(workdir) / "checkpoints"
+    folder = Path(workdir) / CHECKPOINTS
     step, loaded, meta = checkpoint.load_variables(folder, train_step.abstract_variables(model, mesh=mesh))
     check_classes(meta["category_names"], config, where=f"checkpoint {folder / str(step)}")
     return step, loaded

@@ -1,6 +1,7 @@
 """Trains a config in a workdir, from wherever the workdir stands. Read `run` from top to bottom.
 
-The weights of a run come from, in this order: the newest whole checkpoint of the workdir (resume), else scratch.
+The weights of a run come from, in this order: the newest whole checkpoint of the workdir (resume), the model that was
+imported into it (import_tf), scratch.
 """
 
 import contextlib
@@ -54,6 +55,17 @@ def check_finite(step: int, metrics: dict, image_ids: dict[str, np.ndarray]) -> 
     )
 
 
+def first_state(
+    config: ml_collections.ConfigDict, workdir: str | Path, model, tx, mesh: jax.sharding.Mesh
+) -> tuple[train_step.TrainState, str]:
+    """(state of step 0, where its weights come from); the optimizer is fresh."""
+    state = train_step.init_state(model, tx, jax.random.key(config.seed), mesh=mesh)
+    if not experiment.is_imported(workdir):
+        return state, "from scratch"
+    _, imported = experiment.load_variables(workdir, config, model, mesh)
+    return state.replace(params=imported["params"], batch_stats=imported.get("batch_stats", {})), "imported"
+
+
 def open_feeds(config: ml_collections.ConfigDict, source, mesh, *, start: int) -> dict[str, feed.Feed]:
     """One feed of training batches per task, from step `start` on."""
     return {
@@ -86,6 +98,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path, *, evaluate_too:
     mesh = sharding.make_mesh(config.mesh.to_dict())
     sharding.check_batch(mesh, config.train.batch_size, accum=config.train.accumulate)
     with phase("open the data"):
+        config = experiment.keep_labels(config, workdir)
         source = experiment.open_source(config.data, "train")
         config = experiment.resolve(config, source)
         experiment.claim_workdir(workdir, config)
@@ -105,7 +118,9 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path, *, evaluate_too:
     )
     writer = MetricWriter(workdir, active=jax.process_index() == 0)
     saver = checkpoint.Checkpointer(
-        Path(workdir) / "checkpoints", keep_latest=config.train.keep_latest, best_metric=config.train.best_metric
+        Path(workdir) / experiment.CHECKPOINTS,
+        keep_latest=config.train.keep_latest,
+        best_metric=config.train.best_metric,
     )
     meta = {"category_names": list(config.data.category_names)}
     with contextlib.ExitStack() as stack:
@@ -119,10 +134,11 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path, *, evaluate_too:
         if restored:
             state, found = restored
             experiment.check_classes(found["category_names"], config, where=f"{workdir}/checkpoints")
+            origin = f"resumed at step {int(state.step)}"
         else:
-            state = train_step.init_state(model, tx, jax.random.key(config.seed), mesh=mesh)
+            state, origin = first_state(config, workdir, model, tx, mesh)
         start = int(state.step)
-        log.info("weights: %s", f"resumed at step {start}" if restored else "from scratch")
+        log.info("weights: %s", origin)
         log.info("%s parameters (see parameters.txt), devices %s", f"{trees.count(state.params):,}", dict(mesh.shape))
         (Path(workdir) / "parameters.txt").write_text(parameter_table(state.params))
 

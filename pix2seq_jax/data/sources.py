@@ -13,6 +13,7 @@ import numpy as np
 from pix2seq_jax.data.images import header_size
 
 _CLIP_TOLERANCE = 1e-3  # pixels; JSON files round box + size to two decimals
+UNNAMED = "class {}"  # stands for the name of a label that nobody named
 _NAMED = 3  # how many offenders of each kind a report names
 
 
@@ -124,19 +125,22 @@ class CocoDir:
 
     Attributes:
         annotations_path: the JSON.
-        category_names, category_ids: label l is `category_names[l-1]`, `category_ids[l-1]`.
+        category_names, category_ids: label l is `category_names[l-1]`, `category_ids[l-1]`; a category of `label_ids`
+            that the JSON lacks is UNNAMED.
         image_ids: i64[len].
         files: paths.
         report: what was repaired or dropped, kind -> count; `describe()` names the first ones.
     """
 
-    def __init__(self, images: str | Path, annotations: str | Path, *, keep_empty: bool = True) -> None:
+    def __init__(self, images: str | Path, annotations: str | Path, *, keep_empty: bool = True, label_ids=()) -> None:
         """Opens the JSON, checks it and the existence of every image.
 
         Args:
             images: folder that the `file_name`s start from.
             annotations: COCO-format JSON (instances).
             keep_empty: keep images that have no object but crowd regions; the published runs train without them.
+            label_ids: category id of label 1, 2, …; () for the order of the JSON. Published models take the category
+                ids for labels, gaps included.
 
         Raises:
             ValueError: the folder, the JSON or an image is missing, the JSON is broken or not COCO, a box is not
@@ -146,7 +150,7 @@ class CocoDir:
         self.report: Counter[str] = Counter()
         self._named: dict[str, list[str]] = defaultdict(list)
         content = _read_json(self.annotations_path)
-        self._read_categories(content["categories"])
+        self._read_categories(content["categories"], tuple(label_ids))
         self._read_images(content["images"])
         self._read_objects(content["annotations"])
         self._clip()
@@ -159,7 +163,7 @@ class CocoDir:
             self.report[kind] += len(names)
             self._named[kind] += [str(name) for name in names[: _NAMED - len(self._named[kind])]]
 
-    def _read_categories(self, records: list) -> None:
+    def _read_categories(self, records: list, label_ids: tuple[int, ...]) -> None:
         path = self.annotations_path
         ids = _integers(path, _column(path, records, "id", "categories"), "id", "categories")
         if not len(ids):
@@ -167,8 +171,13 @@ class CocoDir:
         double = [i for i, count in Counter(ids.tolist()).items() if count > 1]
         if double:
             raise ValueError(f"annotation file {path}: category id {double[0]} is given twice; ids must be unique")
-        self.category_ids = tuple(ids.tolist())
-        self.category_names = tuple(str(name) for name in _column(path, records, "name", "categories"))
+        names = (str(name) for name in _column(path, records, "name", "categories"))
+        self._listed = dict(zip(ids.tolist(), names, strict=True))
+        self.category_ids = label_ids or tuple(self._listed)
+        self.category_names = tuple(
+            self._listed.get(category_id, UNNAMED.format(label))
+            for label, category_id in enumerate(self.category_ids, 1)
+        )
 
     def _read_images(self, records: list) -> None:
         path = self.annotations_path
@@ -324,5 +333,5 @@ class CocoDir:
             }
             for row in np.flatnonzero(np.isin(self._image_id, self.image_ids)).tolist()
         ]
-        categories = [{"id": i, "name": n} for i, n in zip(self.category_ids, self.category_names, strict=True)]
+        categories = [{"id": i, "name": name} for i, name in self._listed.items()]
         return {"images": images, "annotations": annotations, "categories": categories}
