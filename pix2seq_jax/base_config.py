@@ -52,7 +52,14 @@ def base(*, data_name: str, arch: str, size: int) -> ml_collections.ConfigDict:
             "data": data(data_name),
             # vocab_size and max_seq_len grow with what the data and the tasks need.
             "model": model | {"image_size": (size, size), "vocab_size": 0, "max_seq_len": 512},
-            "vocab": {"size": 3000, "num_bins": 1000, "coord_shift": 1000, "text_shift": 3000, "text_size": 0},
+            "vocab": {
+                "size": 3000,
+                "num_bins": 1000,
+                "num_classes": 0,  # grows with the classes of the data
+                "coord_shift": 1000,
+                "text_shift": 3000,
+                "text_size": 0,
+            },
             "tasks": {},
             "schedule": {
                 "name": "linear",

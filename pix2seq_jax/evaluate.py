@@ -106,7 +106,10 @@ class Evaluator:
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
-        return decode_all(self._decode, variables, batches, self._mesh, seed=self._config.seed)
+        found = decode_all(self._decode, variables, batches, self._mesh, seed=self._config.seed)
+        # The annotations may have fewer classes than an imported model; the others cannot be scored.
+        known = found["labels"] <= len(self.source.category_ids)
+        return found | {"labels": np.where(known, found["labels"], 0)}
 
     def report(self, variables, *, step: int, workdir: str | Path, writer: MetricWriter, limit: int = 0) -> dict:
         """Evaluates, logs, and writes metrics.json, results/ and pictures/; returns evaluators.coco's metrics."""

@@ -42,10 +42,11 @@ def resolve(config: ml_collections.ConfigDict, source: sources.CocoDir) -> ml_co
     A vocab.size or vocab.coord_shift of 0 means as small as the classes allow.
     """
     config = ml_collections.ConfigDict(config.to_dict())
-    config.data.category_names = tuple(source.category_names)
+    vocab, names = config.vocab, tuple(source.category_names)
+    vocab.num_classes = max(vocab.num_classes, len(names))
+    spare = range(len(names) + 1, vocab.num_classes + 1)  # of an imported model without names
+    config.data.category_names = (*names, *(sources.UNNAMED.format(label) for label in spare))
     config.data.category_ids = tuple(source.category_ids)
-    vocab = config.vocab
-    vocab.num_classes = len(source.category_names)
     vocab.coord_shift = vocab.coord_shift or CLASS_SHIFT + 1 + vocab.num_classes
     vocab.size = vocab.size or vocab.coord_shift + vocab.num_bins
     config.model.vocab_size = vocab.size
@@ -107,10 +108,12 @@ def label_ids(config: ml_collections.ConfigDict) -> tuple[int, ...]:
 
 
 def keep_labels(config: ml_collections.ConfigDict, workdir: str | Path) -> ml_collections.ConfigDict:
-    """A copy of the config whose labels stand for the same category ids as those of the run in the workdir, if any."""
+    """A copy of the config with as many labels, for the same category ids, as the run in the workdir has, if any."""
     config = ml_collections.ConfigDict(config.to_dict())
-    if not config.data.label_ids and (Path(workdir) / CONFIG_FILE).is_file():
-        config.data.label_ids = label_ids(load_config(workdir))
+    if (Path(workdir) / CONFIG_FILE).is_file():
+        saved = load_config(workdir)
+        config.vocab.num_classes = saved.vocab.num_classes
+        config.data.label_ids = label_ids(saved)
     return config
 
 
@@ -166,7 +169,7 @@ def adopt(saved: ml_collections.ConfigDict, given: ml_collections.ConfigDict) ->
         if name not in decided and json.loads(saved.model.to_json()).get(name) != value:
             raise ValueError(
                 f"the checkpoint was trained with config.model.{name}={saved.model.get(name)!r}, not {value!r}; "
-                "evaluate it with the config that it was trained with"
+                "evaluate it with the config that it was trained with (--config=configs/workdir.py:WORKDIR)"
             )
     for name in given.tasks:
         if name not in saved.tasks:

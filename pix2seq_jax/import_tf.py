@@ -30,6 +30,7 @@ from pix2seq_jax.tasks.detection import TOKENS_PER_BOX
 from pix2seq_jax.telemetry import log, setup_logging
 from pix2seq_jax.vocab import CLASS_SHIFT
 
+OBJECTS365_CLASSES = 365
 GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 COPY_FIRST = "copy the folder here (`gcloud storage cp -r`) and give its local path, or log in to Google Cloud"
 
@@ -59,10 +60,10 @@ def _readable(path: str) -> Iterator[None]:
 
     try:
         yield
-    except (tf.errors.DataLossError, tf.errors.OutOfRangeError) as error:
+    except (tf.errors.DataLossError, tf.errors.OutOfRangeError, IndexError) as error:  # the reader's out of range
         raise ValueError(f"{path} is damaged or cut short ({_first_line(error)}); copy it again") from error
     except tf.errors.OpError as error:
-        remedy = COPY_FIRST if "://" in path else "check that it is there and may be read"
+        remedy = COPY_FIRST if "://" in path else "check that it may be read, or copy it again"
         raise ValueError(f"{path} cannot be read ({_first_line(error)}); {remedy}") from error
 
 
@@ -81,6 +82,8 @@ def read_config(directory: str) -> dict[str, Any]:
     path = os.path.join(directory, "config.json")
     with _readable(directory):
         if not tf.io.gfile.exists(path):
+            if "://" in directory:
+                raise ValueError(f"{path} cannot be read (it is not there, or not for you); {COPY_FIRST}")
             if not tf.io.gfile.isdir(directory):
                 raise ValueError(f"--from={directory} is not a directory; give the folder of config.json and ckpt-*")
             raise ValueError(
@@ -147,15 +150,20 @@ def open_checkpoint(prefix: str):
     return reader
 
 
-def class_names(config: Mapping[str, Any], num_labels: int) -> tuple[str, ...]:
-    """Names of labels 1, 2, …, which are category ids: COCO's, unless the config says otherwise or they do not fit."""
+def classes(config: Mapping[str, Any], num_labels: int) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """(names of labels 1, 2, …, the category ids they stand for), of an official config with room for `num_labels`.
+
+    COCO's, unless the config says Objects365, whose names are not known here. Where they do not fit, the classes are
+    unknown: there are no ids, and labels follow the order of the annotations that come.
+    """
     dataset = json.dumps([config.get(key) for key in ("dataset", "datasets")]).lower()
-    named, count = dict(presets.COCO_CATEGORIES), max(presets.COCO_CATEGORIES)
+    named, count, known = presets.COCO_CATEGORIES, max(presets.COCO_CATEGORIES), True
     if "obj365" in dataset or "objects365" in dataset:
-        named, count = {}, 365
-    elif num_labels < count:
-        named, count = {}, num_labels
-    return tuple(named.get(label, sources.UNNAMED.format(label)) for label in range(1, count + 1))
+        named, count = {}, OBJECTS365_CLASSES
+    if num_labels < count:
+        named, count, known = {}, num_labels, False
+    labels = tuple(range(1, count + 1))
+    return tuple(named.get(label, sources.UNNAMED.format(label)) for label in labels), labels if known else ()
 
 
 def make_config(given: Mapping[str, Any]) -> ml_collections.ConfigDict:
@@ -165,9 +173,8 @@ def make_config(given: Mapping[str, Any]) -> ml_collections.ConfigDict:
     size = height if height == width else (height, width)
     config = base_config.base(data_name="coco", arch="vit-b", size=size)
     config.model = official.model_fields(model)
-    names = class_names(given, model["coord_vocab_shift"] - CLASS_SHIFT - 1)
-    config.data.category_names = names
-    config.data.category_ids = config.data.label_ids = tuple(range(1, len(names) + 1))
+    names, ids = classes(given, model["coord_vocab_shift"] - CLASS_SHIFT - 1)
+    config.data.update({"category_names": names, "category_ids": ids, "label_ids": ids})
     config.vocab = {
         "size": model["vocab_size"],
         "num_bins": task["quantization_bins"],
