@@ -14,7 +14,7 @@ stamp="$VIRTUAL_ENV/pix2seq_jax.stamp"
 want="$(cksum setup.py) $PWD"
 if [ "$(cat "$stamp" 2>/dev/null)" != "$want" ]; then
   echo "Installing pix2seq_jax into $VIRTUAL_ENV (about a minute)"
-  pip install --quiet --disable-pip-version-check --editable '.[test]'
+  python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
   echo "$want" > "$stamp"
 fi
 export TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-2}"

@@ -36,6 +36,7 @@ def data(name: str) -> ml_collections.ConfigDict:
         {"source": "coco_dir", "hint": layout["hint"]}
     )  # the hint is shown if it is missing
     config.label_ids = ()  # category id of label 1, 2, …; (): as the training annotations list them
+    config.check_images = True  # look at the ends of all files before the first step
     config.workers = 0  # images prepared at a time; 0: as many as there are cores
     for split, folder in zip(("train", "val"), layout["splits"], strict=True):
         config[f"{split}_images"] = presets.IMAGES.format(root=layout["root"], split=folder)
@@ -94,6 +95,7 @@ def base(*, data_name: str, arch: str, size: int) -> ml_collections.ConfigDict:
             },
             "eval": {
                 "batch_size": 32,
+                "step": 0,  # of the checkpoint that --mode=eval uses; 0: the newest
                 "images": 0,  # of the last evaluation and of --mode=eval; 0: all
                 "images_in_training": 500,
                 "pictures": 16,

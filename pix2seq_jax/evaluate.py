@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from jax.experimental import multihost_utils
@@ -48,13 +47,6 @@ def make_decoder(model, task, *, sampler: sampling.Sampler, eos_bias: float, gra
     return decode
 
 
-def image_keys(seed: int, image_ids: np.ndarray) -> jax.Array:
-    """One random key per image, key[B], a function of the seed and the image's id i64[B] alone."""
-    low, high = (jnp.asarray((image_ids >> shift) & 0xFFFFFFFF, jnp.uint32) for shift in (0, 32))
-    fold = jax.vmap(lambda a, b: jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), a), b))
-    return fold(low, high)
-
-
 def to_host(tree):
     """Arrays of all processes as numpy on every process, rows in global order."""
     if jax.process_count() == 1:
@@ -62,22 +54,27 @@ def to_host(tree):
     return multihost_utils.process_allgather(tree, tiled=True)
 
 
-def ids_to_host(ids: np.ndarray) -> np.ndarray:
-    """Image ids i64[b] of this process -> of all processes; 64-bit integers do not travel as jax arrays."""
-    halves = to_host(np.stack([ids & 0xFFFFFFFF, ids >> 32], axis=1).astype(np.uint32)).astype(np.int64)
-    return halves[:, 0] | halves[:, 1] << 32
+@jax.jit
+def image_keys(seed: jax.Array, ids: jax.Array) -> jax.Array:
+    """One random key per image, key[B], a function of the seed and the image's id u32[B,2] (low, high) alone."""
+    key = jax.random.key(seed)
+    return jax.vmap(lambda halves: jax.random.fold_in(jax.random.fold_in(key, halves[0]), halves[1]))(ids)
 
 
 def decode_all(decode: Callable, variables, batches, mesh: jax.sharding.Mesh, *, seed: int) -> dict[str, np.ndarray]:
     """Everything `decode` gives, for every valid row of the batches, with `image_id i64[I]`; on every process."""
-    rows = sharding.batch_sharding(mesh)
-    parts = []
+    rows, parts = sharding.batch_sharding(mesh), []
     with feed.Feed(batches, rows) as pairs:
         for batch, host in pairs:
-            keys = jax.make_array_from_process_local_data(rows, jax.random.key_data(image_keys(seed, host["image_id"])))
-            decoded = decode(variables, batch, jax.random.wrap_key_data(keys))
-            part = to_host(decoded | {"valid": batch["valid"]}) | {"image_id": ids_to_host(host["image_id"])}
-            parts.append({name: value[part["valid"]] for name, value in part.items() if name != "valid"})
+            # 64-bit ids travel as two halves; through the devices, so that their order is that of the boxes.
+            halves = np.stack([host["image_id"] & 0xFFFFFFFF, host["image_id"] >> 32 & 0xFFFFFFFF], axis=1)
+            halves = feed.to_global(halves.astype(np.uint32), rows)
+            decoded = decode(variables, batch, image_keys(seed, halves))
+            part = to_host({**decoded, "valid": batch["valid"], "ids": halves})
+            low, high = part.pop("ids").astype(np.int64).T
+            part["image_id"] = low | high << 32
+            valid = part.pop("valid")
+            parts.append({name: value[valid] for name, value in part.items()})
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -135,8 +132,9 @@ class Evaluator:
         count = min(self._config.eval.pictures, len(found["image_id"]))
         folder.mkdir(parents=True, exist_ok=True)
         pictures = []
-        for row in range(count):  # evaluation keeps the order of the source
-            raw = self.source[row]
+        index = {image_id: number for number, image_id in enumerate(self.source.image_ids.tolist())}
+        for row in range(count):
+            raw = self.source[index[int(found["image_id"][row])]]
             image = decode_image(raw["image"], raw["file"], tuple(raw["orig_size"]))
             truth = {
                 "boxes": raw["boxes"] * np.tile(raw["orig_size"], 2),
@@ -184,7 +182,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> dict:
         if evaluator.source.describe():
             log.warning("data: %s", evaluator.source.describe())
         with phase("restore"):
-            step, variables = experiment.load_variables(workdir, config, model, mesh)
+            step, variables = experiment.load_variables(workdir, config, model, mesh, step=config.eval.step)
         writer = MetricWriter(workdir, active=jax.process_index() == 0)
         try:
             return evaluator.report(variables, step=step, workdir=workdir, writer=writer, limit=config.eval.images)

@@ -10,10 +10,12 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import jax
 import ml_collections
 
 from pix2seq_jax import checkpoint, tasks, train_step
 from pix2seq_jax.data import sources
+from pix2seq_jax.data.images import check_files
 from pix2seq_jax.models.pix2seq import Pix2Seq
 from pix2seq_jax.telemetry import log
 from pix2seq_jax.vocab import CLASS_SHIFT, Vocab
@@ -22,7 +24,8 @@ CONFIG_FILE = "config.json"
 CHECKPOINTS = "checkpoints"  # folder of a workdir; step 0 is an imported model, without an optimizer
 # What a workdir's checkpoints depend on; the rest of a config (steps, intervals, evaluation) may change on a resume.
 FIXED_BY_MODEL = ("model", "vocab")
-FIXED = (*FIXED_BY_MODEL, "seed", "tasks", "train.batch_size", "train.loss", "optim.name")
+FIXED = (*FIXED_BY_MODEL, "seed", "tasks", "train.batch_size", "train.repeats", "train.loss", "optim.name")
+FREE = ("sampler", "eos_bias", "grammar", "eval_ops")  # of a task: how it is evaluated
 
 
 def open_source(data: ml_collections.ConfigDict, split: str) -> sources.CocoDir:
@@ -33,7 +36,10 @@ def open_source(data: ml_collections.ConfigDict, split: str) -> sources.CocoDir:
     for path in (annotations, images):
         if not Path(path).exists():
             raise ValueError(f"the {split} data is missing: {path} does not exist; {data.hint}")
-    return sources.CocoDir(images, annotations, label_ids=data.label_ids)
+    source = sources.CocoDir(images, annotations, label_ids=data.label_ids)
+    if data.check_images:
+        check_files(source.files)
+    return source
 
 
 def resolve(config: ml_collections.ConfigDict, source: sources.CocoDir) -> ml_collections.ConfigDict:
@@ -123,7 +129,9 @@ def is_imported(workdir: str | Path) -> bool:
 
 
 def save_config(workdir: str | Path, config: ml_collections.ConfigDict) -> None:
-    """Writes config.json as a whole, so that a stop in between leaves the old one."""
+    """Process 0 writes config.json as a whole, so that a stop in between leaves the old one."""
+    if jax.process_index():
+        return
     path = Path(workdir) / CONFIG_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
@@ -140,13 +148,14 @@ def claim_workdir(workdir: str | Path, config: ml_collections.ConfigDict) -> Non
     """
     path = Path(workdir) / CONFIG_FILE
     new = dict(_flat(json.loads(config.to_json())))
-    if path.is_file():
+    if path.is_file() and checkpoint.steps(Path(workdir) / CHECKPOINTS):  # a run that saved nothing binds nobody
         saved, fixed_names = load_config(workdir), FIXED_BY_MODEL if is_imported(workdir) else FIXED
         old = dict(_flat(json.loads(saved.to_json())))
         for name in sorted(old.keys() | new.keys()):
             if old.get(name) == new.get(name):
                 continue
-            if any(name == fixed or name.startswith(fixed + ".") for fixed in fixed_names):
+            fixed = any(name == part or name.startswith(part + ".") for part in fixed_names)
+            if fixed and not (name.startswith("tasks.") and name.endswith(FREE)):
                 raise ValueError(
                     f"workdir {workdir} holds another run: config.{name} is {old.get(name)!r} there and "
                     f"{new.get(name)!r} here; use another --workdir, or the config that it was started with"
@@ -181,14 +190,18 @@ def adopt(saved: ml_collections.ConfigDict, given: ml_collections.ConfigDict) ->
     return config.lock()
 
 
-def load_variables(workdir: str | Path, config: ml_collections.ConfigDict, model: Pix2Seq, mesh) -> tuple[int, dict]:
-    """(step, variables) of the newest whole checkpoint of a workdir, placed on the mesh.
+def load_variables(
+    workdir: str | Path, config: ml_collections.ConfigDict, model: Pix2Seq, mesh, *, step: int = 0
+) -> tuple[int, dict]:
+    """(step, variables) of a checkpoint of a workdir, the newest whole one for step 0, placed on the mesh.
 
     Raises:
         ValueError: there is none, or it is of another model or of other classes.
     """
     folder = Path(workdir) / CHECKPOINTS
-    step, loaded, meta = checkpoint.load_variables(folder, train_step.abstract_variables(model, mesh=mesh))
+    step, loaded, meta = checkpoint.load_variables(
+        folder, train_step.abstract_variables(model, mesh=mesh), step=step or None
+    )
     check_classes(meta["category_names"], config, where=f"checkpoint {folder / str(step)}")
     return step, loaded
 

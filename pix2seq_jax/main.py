@@ -18,6 +18,19 @@ _DISTRIBUTED = flags.DEFINE_bool(
 _TRACEBACK = flags.DEFINE_bool("traceback", False, "Show the whole trace of an error.")
 
 
+def join_other_hosts() -> None:
+    """Connects the processes of a job; ValueError where there is no job to be recognised."""
+    import jax
+
+    try:
+        jax.distributed.initialize()
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"--distributed: {error}; start one process per host under SLURM, Kubernetes or on a TPU pod, or leave "
+            "--distributed out"
+        ) from error
+
+
 def main(argv: list[str]) -> None:
     """Flags to config, config to train.run or evaluate.run; an error of the user's input is one line, not a trace."""
     if len(argv) > 1:
@@ -25,18 +38,16 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)  # of jax and orbax; telemetry has a logger of its own
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    if _DISTRIBUTED.value:
-        import jax
-
-        jax.distributed.initialize()
-    from pix2seq_jax import evaluate, train
-
     try:
+        if _DISTRIBUTED.value:
+            join_other_hosts()
+        from pix2seq_jax import evaluate, train
+
         if _MODE.value == "eval":
             evaluate.run(_CONFIG.value, _WORKDIR.value)
         else:
             train.run(_CONFIG.value, _WORKDIR.value, evaluate_too=_MODE.value == "train_and_eval")
-    except (ValueError, FloatingPointError) as error:
+    except (ValueError, FloatingPointError, OSError) as error:
         if _TRACEBACK.value:
             raise
         print(f"error: {error}\n(--traceback shows where it was raised)", file=sys.stderr)

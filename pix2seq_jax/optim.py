@@ -19,7 +19,7 @@ DECAY = {"kernels": r"kernel$", "weights": r"^(?!.*(bias|scale)$)", "all": ""}
 
 def _scaled(base: float, batch_size: int, scaling: str) -> float:
     if scaling not in SCALINGS:
-        raise ValueError(f"optim.scaling={scaling!r}: use one of {SCALINGS}")
+        raise ValueError(f"schedule.scaling={scaling!r}: use one of {SCALINGS}")
     # The published sqrt rule has no reference batch: sqrt(batch), not sqrt(batch / 256).
     return base * {"none": 1.0, "linear": batch_size / 256, "sqrt": math.sqrt(batch_size)}[scaling]
 
@@ -28,7 +28,7 @@ def _rate(name: str, given: str) -> float:
     try:
         return float(given)
     except ValueError:
-        raise ValueError(f"optim.schedule={name!r}: use one of {SCHEDULES}, RATE a number as in 'exp@0.1'") from None
+        raise ValueError(f"schedule.name={name!r}: use one of {SCHEDULES}, RATE a number as in 'exp@0.1'") from None
 
 
 def schedule(
@@ -63,7 +63,7 @@ def schedule(
     peak = _scaled(base, batch_size, scaling)
     kind, _, given = name.partition("@")
     if name not in ("linear", "cosine", "none") and not (given and kind in ("cosine", "exp")):
-        raise ValueError(f"optim.schedule={name!r}: use one of {SCHEDULES}")
+        raise ValueError(f"schedule.name={name!r}: use one of {SCHEDULES}")
     rate = _rate(name, given) if given else 1.0
     steps = total - warmup - tail
     if steps <= 0:
@@ -155,5 +155,6 @@ def make(
         chain = [optax.trace(momentum, nesterov=True)]
     else:
         raise ValueError(f"optim.name={name!r}: use one of {OPTIMIZERS}")
-    clipping = [optax.clip_by_global_norm(clip)] if clip > 0 else []
-    return optax.chain(*clipping, *chain, optax.scale_by_learning_rate(learning_rate))
+    # Always one link of the chain, so that a run may change its mind about clipping and still resume.
+    clipping = optax.clip_by_global_norm(clip) if clip > 0 else optax.identity()
+    return optax.chain(clipping, *chain, optax.scale_by_learning_rate(learning_rate))

@@ -67,6 +67,16 @@ def names_for(paths: Sequence[str]) -> list[str]:
     return [os.path.relpath(os.path.abspath(path), root).replace(os.sep, "_") + ".png" for path in paths]
 
 
+def check_names(paths: Sequence[str], names: Sequence[str], folder: Path) -> None:
+    """Raises ValueError where a picture would overwrite one of the images, or two would have one name."""
+    taken = {Path(path).resolve() for path in paths}
+    for path, name in zip(paths, names, strict=True):
+        target = (folder / name).resolve()
+        if target in taken:
+            raise ValueError(f"--out={folder}: the picture of {path} would overwrite {target}; choose another folder")
+        taken.add(target)
+
+
 def predictions(found: dict[str, np.ndarray], paths: Sequence[str], names: Sequence[str], threshold: float) -> list:
     """Rows of predictions.json: `file`, and `objects` with `box` [ymin, xmin, ymax, xmax] in pixels, best first."""
     rows = []
@@ -84,7 +94,16 @@ def predictions(found: dict[str, np.ndarray], paths: Sequence[str], names: Seque
     return rows
 
 
-def run(workdir: str, images: str, out: str, *, batch_size: int = 16, limit: int = 0, threshold: float = 0.3) -> list:
+def run(
+    workdir: str,
+    images: str,
+    out: str,
+    *,
+    batch_size: int = 16,
+    limit: int = 0,
+    threshold: float = 0.3,
+    step: int = 0,
+) -> list:
     """Predicts for the files that the glob `images` matches, and returns the rows of predictions.json.
 
     Args:
@@ -93,19 +112,23 @@ def run(workdir: str, images: str, out: str, *, batch_size: int = 16, limit: int
         out: folder to write to.
         limit: only the first so many files; 0: all.
         threshold: boxes with lower scores are left out of pictures and JSON.
+        step: of the checkpoint; 0: the newest.
 
     Raises:
-        ValueError: no trained run, no file matches, or none of them is an image.
+        ValueError: no trained run, no file matches, none of them is an image, or `out` would overwrite one.
     """
     setup_logging()
     config = experiment.load_config(workdir)
     matched = sorted(path for path in glob.glob(images, recursive=True) if os.path.isfile(path))
-    paths, errors = readable(matched[: limit or None])
+    with phase(f"read {len(matched)} files"):
+        paths, errors = readable(matched[: max(limit, 0) or None])
     for error in errors:
         log.warning(error)
     if not paths:
         raise ValueError(f"--images={images!r}: {len(matched)} files match and none is an image; give a glob of images")
-    mesh = sharding.make_mesh(config.mesh.to_dict())
+    folder, pictures = Path(out), names_for(paths)
+    check_names(paths, pictures, folder)
+    mesh = sharding.make_mesh()
     task, section = experiment.make_tasks(config)["detection"], config.tasks.detection
     model = experiment.make_model(config)
     decode = evaluate.make_decoder(
@@ -117,16 +140,15 @@ def run(workdir: str, images: str, out: str, *, batch_size: int = 16, limit: int
     batch_size = sharding.round_batch(mesh, min(batch_size, len(paths)))
     with jax.set_mesh(mesh):
         with phase("restore"):
-            step, variables = experiment.load_variables(workdir, config, model, mesh)
+            step, variables = experiment.load_variables(workdir, config, model, mesh, step=step)
         with phase(f"predict {len(paths)} images with the weights of step {step}"):
             batches = pipeline.eval_dataset(Files(tuple(paths)), section.eval_ops, batch_size=batch_size)
             found = evaluate.decode_all(decode, variables, batches, mesh, seed=config.seed)
     names = config.data.category_names
     rows = predictions(found, paths, names, threshold)
-    folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     columns = ("boxes", "labels", "scores")
-    for index, (path, name) in enumerate(zip(paths, names_for(paths), strict=True)):
+    for index, (path, name) in enumerate(zip(paths, pictures, strict=True)):
         image = decode_image(Path(path).read_bytes(), path)
         boxes, labels, scores = (found[column][index] for column in columns)
         draw.draw_boxes(image, boxes, labels, names, scores, threshold=threshold).save(folder / name)
@@ -144,10 +166,10 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--limit", type=int, default=0, help="only the first so many files (0: all)")
     parser.add_argument("--threshold", type=float, default=0.3, help="lowest score that is shown")
-    args = parser.parse_args()
+    parser.add_argument("--step", type=int, default=0, help="of the checkpoint to use (0: the newest)")
     try:
-        run(args.workdir, args.images, args.out, **{k: getattr(args, k) for k in ("batch_size", "limit", "threshold")})
-    except ValueError as error:
+        run(**vars(parser.parse_args()))
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
 

@@ -62,14 +62,26 @@ def duration(seconds: float) -> str:
 class MetricWriter:
     """Scalars and pictures of a run, to TensorBoard (clu) and to `metrics.jsonl`; silent on processes other than 0."""
 
-    def __init__(self, workdir: str | Path, *, active: bool = True) -> None:
-        self._writer = self._file = None
+    def __init__(self, workdir: str | Path, *, active: bool = True, after: int | None = None) -> None:
+        """Opens the files for appending.
+
+        Args:
+            workdir: folder of the run.
+            active: whether this process writes.
+            after: drop the rows of later steps first; an interrupted run does them again.
+        """
+        self._writer, self._workdir = None, Path(workdir)
         if active:
             from clu import metric_writers
 
-            Path(workdir).mkdir(parents=True, exist_ok=True)
+            self._workdir.mkdir(parents=True, exist_ok=True)
             self._writer = metric_writers.SummaryWriter(str(workdir))
-            self._file = open(Path(workdir) / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115 closed in close()
+            path = self._workdir / "metrics.jsonl"
+            if after is not None and path.exists():
+                rows = path.read_text(encoding="utf-8").splitlines(keepends=True)
+                kept = [row for row in rows if row.endswith("\n") and json.loads(row)["step"] <= after]
+                path.write_text("".join(kept), encoding="utf-8")
+            self._file = path.open("a", encoding="utf-8")
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """One line `{"step": …, name: value, …}`; values that are not finite are written as null."""
@@ -80,6 +92,11 @@ class MetricWriter:
         row = {"step": step} | {k: v if math.isfinite(v) else None for k, v in plain.items()}
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
+
+    def text(self, name: str, content: str) -> None:
+        """A text file in the workdir."""
+        if self._writer is not None:
+            (self._workdir / name).write_text(content, encoding="utf-8")
 
     def images(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
         """Pictures u8[H,W,3] by name."""
@@ -93,6 +110,14 @@ class MetricWriter:
             self._file.close()
 
 
+def _speed(rates: Mapping[str, float]) -> str:
+    """The rates for a log line; empty where they are not known yet."""
+    if math.isnan(rates["steps_per_s"]):
+        return ""
+    images, tokens, wait = rates["images_per_s"], rates["tokens_per_s"], 100 * rates["data_wait"]
+    return f"  |  {images:.1f} images/s  {tokens:.0f} tokens/s  data wait {wait:.0f} %  ETA {duration(rates['eta_s'])}"
+
+
 class Progress:
     """A bar on a terminal; in a log one line every `log_steps` steps, each with rates and the time left.
 
@@ -100,7 +125,7 @@ class Progress:
     """
 
     def __init__(self, *, first: int, total: int, log_steps: int, images_per_step: int, tokens_per_step: int) -> None:
-        self._total, self._log_steps = total, log_steps
+        self._first, self._total, self._log_steps = first, total, log_steps
         self._images, self._tokens = images_per_step, tokens_per_step
         self._mark, self._mark_step, self._waited = time.monotonic(), first, 0.0
         self._bar = tqdm(total=total, initial=first, unit="step", disable=not sys.stderr.isatty(), dynamic_ncols=True)
@@ -118,12 +143,15 @@ class Progress:
     def paused(self) -> Iterator[None]:
         """Time spent inside (evaluation) does not count in the rates."""
         start = time.monotonic()
-        yield
-        self._mark += time.monotonic() - start
+        try:
+            yield
+        finally:
+            self._mark += time.monotonic() - start
 
     def due(self, step: int) -> bool:
-        """Whether `step` (1-based count of finished steps) ends an interval: the first steps, then every log_steps."""
-        return step % self._log_steps == 0 or step == self._total or step == self._mark_step + 1 == 1
+        """Moves the bar to `step` (finished steps); whether a line is due: after the first step and every log_steps."""
+        self._bar.update(step - self._bar.n)
+        return step % self._log_steps == 0 or step in (self._first + 1, self._total)
 
     def report(self, step: int, metrics: Mapping[str, float], *, waited: float) -> dict[str, float]:
         """Logs the line of `step` and returns the rates: steps/s, images/s, tokens/s, seconds left, share of waiting.
@@ -133,23 +161,18 @@ class Progress:
         now = time.monotonic()
         seconds, steps = max(now - self._mark, 1e-9), step - self._mark_step
         self._mark, self._mark_step = now, step
-        rate = steps / seconds
-        left = (self._total - step) / rate if rate else math.inf
+        rate = steps / seconds if step > self._first + 1 else math.nan  # the first step was compilation
+        left = (self._total - step) / rate
         rates = {
             "steps_per_s": rate,
             "images_per_s": rate * self._images,
             "tokens_per_s": rate * self._tokens,
             "eta_s": left,
-            "data_wait": (waited - self._waited) / seconds,
+            "data_wait": (waited - self._waited) / seconds if rate == rate else math.nan,
         }
         self._waited = waited
-        self._bar.update(step - self._bar.n)
         shown = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-        log.info(
-            "step %d/%d (%.0f %%)  %s  |  %.1f images/s  %.0f tokens/s  data wait %.0f %%  ETA %s",
-            *(step, self._total, 100 * step / self._total, shown),
-            *(rates["images_per_s"], rates["tokens_per_s"], 100 * rates["data_wait"], duration(left)),
-        )
+        log.info("step %d/%d (%.0f %%)  %s%s", step, self._total, 100 * step / self._total, shown, _speed(rates))
         return rates
 
 

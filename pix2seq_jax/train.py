@@ -25,14 +25,17 @@ SHOWN = ("loss", "token_accuracy", "grad_norm", "lr")  # in the log line; metric
 
 @contextlib.contextmanager
 def sigterm_flag() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets instead of ending the process, so that the loop can save first."""
+    """An event that SIGTERM sets instead of ending the process, so that the loop can save first.
+
+    With several processes JAX's own handler has to stay: it spreads the notice to all of them.
+    """
     event = threading.Event()
-    main_thread = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, lambda *_: event.set()) if main_thread else None
+    ours = threading.current_thread() is threading.main_thread() and jax.process_count() == 1
+    before = signal.signal(signal.SIGTERM, lambda *_: event.set()) if ours else None
     try:
         yield event
     finally:
-        if main_thread:
+        if ours:
             signal.signal(signal.SIGTERM, before)
 
 
@@ -53,6 +56,16 @@ def check_finite(step: int, metrics: dict, image_ids: dict[str, np.ndarray]) -> 
         "the update was not applied and earlier checkpoints are whole. Look at these images, lower "
         "config.schedule.base, lengthen config.schedule.warmup, or set config.optim.clip=1.0"
     )
+
+
+def check_intervals(train: ml_collections.ConfigDict) -> None:
+    """Raises ValueError for a number of steps or images that must be at least 1 and is not."""
+    for name in ("batch_size", "steps", "accumulate", "repeats", "log_steps", "eval_steps", "checkpoint_steps"):
+        if train[name] < 1:
+            raise ValueError(
+                f"config.train.{name}={train[name]}: must be at least 1; to never evaluate use --mode=train, to do "
+                "something never else give more than config.train.steps"
+            )
 
 
 def first_state(
@@ -87,6 +100,13 @@ def open_feeds(config: ml_collections.ConfigDict, source, mesh, *, start: int) -
     }
 
 
+@contextlib.contextmanager
+def warming_up(progress: Progress) -> Iterator[None]:
+    """The first step compiles: it gets a heartbeat and is left out of the rates."""
+    with phase("first batch and compilation"), progress.paused():
+        yield
+
+
 def run(config: ml_collections.ConfigDict, workdir: str | Path, *, evaluate_too: bool = True) -> dict:
     """Trains to config.train.steps and returns the metrics of the last evaluation ({} without one).
 
@@ -95,15 +115,15 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path, *, evaluate_too:
         FloatingPointError: loss or gradient that is not finite.
     """
     setup_logging()
+    check_intervals(config.train)
     mesh = sharding.make_mesh(config.mesh.to_dict())
     sharding.check_batch(mesh, config.train.batch_size, accum=config.train.accumulate)
     with phase("open the data"):
         config = experiment.keep_labels(config, workdir)
         source = experiment.open_source(config.data, "train")
         config = experiment.resolve(config, source)
-        experiment.claim_workdir(workdir, config)
         tasks, model = experiment.make_tasks(config), experiment.make_model(config)
-        source.count_over(min(task.max_instances for task in tasks.values()))
+        source.count_over(min(pipeline.slots(section.train_ops) for section in config.tasks.values()))
         evaluator = evaluate.Evaluator(config, model, tasks, mesh) if evaluate_too else None
         for line in filter(None, (source.describe(), evaluator and evaluator.source.describe())):
             log.warning("data: %s", line)
@@ -116,7 +136,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path, *, evaluate_too:
         accum=config.train.accumulate,
         weights={name: section.weight for name, section in config.tasks.items()},
     )
-    writer = MetricWriter(workdir, active=jax.process_index() == 0)
+    experiment.claim_workdir(workdir, config)
     saver = checkpoint.Checkpointer(
         Path(workdir) / experiment.CHECKPOINTS,
         keep_latest=config.train.keep_latest,
@@ -126,7 +146,6 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path, *, evaluate_too:
     with contextlib.ExitStack() as stack:
         stack.enter_context(jax.set_mesh(mesh))
         terminated = stack.enter_context(sigterm_flag())
-        stack.callback(writer.close)
         stack.callback(saver.close)
         abstract = train_step.abstract_state(model, tx, mesh=mesh)
         with phase("restore"):
@@ -139,8 +158,10 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path, *, evaluate_too:
             state, origin = first_state(config, workdir, model, tx, mesh)
         start = int(state.step)
         log.info("weights: %s", origin)
+        writer = MetricWriter(workdir, active=jax.process_index() == 0, after=start)
+        stack.callback(writer.close)
         log.info("%s parameters (see parameters.txt), devices %s", f"{trees.count(state.params):,}", dict(mesh.shape))
-        (Path(workdir) / "parameters.txt").write_text(parameter_table(state.params))
+        writer.text("parameters.txt", parameter_table(state.params))
 
         jitted = train_step.jit_step(step_fn, abstract, mesh=mesh)
         rng = jax.random.fold_in(jax.random.key(config.seed), 1)
@@ -153,9 +174,9 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path, *, evaluate_too:
                 tokens_per_step=config.train.batch_size * sum(task.max_len for task in tasks.values()),
             )
         )
-        evaluation, pending, first = {}, None, True
+        evaluation, pending, first, leave = {}, None, True, False
         for step in range(start + 1, total + 1):
-            with phase("first batch and compilation") if first else contextlib.nullcontext():
+            with warming_up(progress) if first else contextlib.nullcontext():
                 given = {name: next(f) for name, f in feeds.items()}
                 ids = {name: host["image_id"] for name, (_, host) in given.items()}
                 state, metrics = jitted(state, {name: batch for name, (batch, _) in given.items()}, rng)
@@ -173,8 +194,8 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path, *, evaluate_too:
                 rates = progress.report(step, shown, waited=sum(f.wait_seconds for f in feeds.values()))
                 writer.scalars(step, {f"train/{name}": value for name, value in (values | rates).items()})
             leave = stop_requested(terminated, step)
-            scored = evaluator is not None and (step % config.train.eval_steps == 0 or step == total)
-            if scored and not leave:
+            scored = evaluator is not None and not leave and (step % config.train.eval_steps == 0 or step == total)
+            if scored:
                 check_finite(*pending)
                 with progress.paused():
                     evaluation = evaluator.report(
@@ -190,4 +211,12 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path, *, evaluate_too:
                 break
         with phase("finish checkpoints"):
             saver.wait()
+        if start >= total:
+            log.info("nothing to train: %s stands at step %d of %d", workdir, start, total)
+            if evaluator is not None:
+                evaluation = evaluator.report(
+                    train_step.variables(state),
+                    **{"step": start, "workdir": workdir, "writer": writer},
+                    limit=config.eval.images,
+                )
     return evaluation

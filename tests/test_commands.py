@@ -21,7 +21,6 @@ MAIN = [sys.executable, "-m", "pix2seq_jax.main"]
 ENVIRONMENT = os.environ | {
     "JAX_COMPILATION_CACHE_DIR": str(small.ROOT / ".pytest_cache" / "jax"),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
     "TF_CPP_MIN_LOG_LEVEL": "2",
 }
 # Long enough to be interrupted, saved every ten steps, nothing thrown away.
@@ -147,6 +146,14 @@ def test_predict_reads_any_image_and_skips_broken_ones(trained, tmp_path):
             ymin, xmin, ymax, xmax = found["box"]
             assert 0 <= ymin <= ymax <= height and 0 <= xmin <= xmax <= width
             assert found["category"] in names and 0 <= found["score"] <= 1
+
+
+def test_predict_does_not_overwrite_the_images(trained, tmp_path):
+    Image.new("RGB", (40, 40)).save(tmp_path / "photo.png")
+    command = [sys.executable, "-m", "pix2seq_jax.predict", f"--workdir={trained}", f"--out={tmp_path}"]
+    errors = finish(*command, f"--images={tmp_path}/*.png", code=2)
+    assert "would overwrite" in errors and "photo.png" in errors
+    assert Image.open(tmp_path / "photo.png").size == (40, 40)
 
 
 def test_errors_of_the_commands_are_one_line(trained, tmp_path):

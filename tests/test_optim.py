@@ -71,11 +71,11 @@ def test_clip_bounds_the_norm_of_the_whole_gradient():
 
 
 @pytest.mark.parametrize("change,message", [
-    ({"name": "step"}, "optim.schedule='step'"),
-    ({"name": "linear@0.5"}, "optim.schedule='linear@0.5'"),
-    ({"name": "exp"}, "optim.schedule='exp'"),
+    ({"name": "step"}, "schedule.name='step'"),
+    ({"name": "linear@0.5"}, "schedule.name='linear@0.5'"),
+    ({"name": "exp"}, "schedule.name='exp'"),
     ({"name": "cosine@half"}, "RATE a number"),
-    ({"scaling": "log"}, "optim.scaling='log'"),
+    ({"scaling": "log"}, "schedule.scaling='log'"),
     ({"warmup": 10}, "leave no step of 10"),
 ])  # fmt: skip
 def test_bad_schedule_is_refused(change, message):

@@ -10,6 +10,7 @@ import pytest
 from pix2seq_jax import evaluate, experiment, train
 from tests import small
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 VARIANTS = ("detection.py:shapes", "detection.py:arch=resnet50,size=64", "multitask.py:shapes", "multitask.py:size=64")
 
 
@@ -34,7 +35,8 @@ def broken(folder, tmp_path):
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_shipped_configs_train(name, folder, tmp_path):
-    train.run(small.config(name, folder), tmp_path, evaluate_too=False)
+    # The c3 variant has the fewest blocks to compile.
+    train.run(small.config(name, folder, model__resnet_variant="c3"), tmp_path, evaluate_too=False)
     steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert steps == [1, 2]
     assert (tmp_path / "checkpoints" / "2" / "SHA256SUMS").is_file()
@@ -112,6 +114,30 @@ def test_settings_that_do_not_fit_are_named(folder, tmp_path):
     raises(config(tasks__detection__train_ops="decode|melt"), tmp_path / "f", "melt", "flip_lr")
 
 
+def test_a_config_that_failed_can_be_mended_in_its_workdir(folder, tmp_path):
+    with pytest.raises(ValueError, match=r"optim.name='sgd'"):
+        train.run(small.config("detection.py:shapes", folder, optim__name="sgd"), tmp_path, evaluate_too=False)
+    for name in ("log_steps", "eval_steps", "checkpoint_steps", "accumulate"):
+        raises(small.config("detection.py:shapes", folder, **{f"train__{name}": 0}), tmp_path, f"config.train.{name}=0")
+    train.run(small.config("detection.py:shapes", folder), tmp_path, evaluate_too=False)
+
+
+def test_clipping_and_evaluation_may_change_on_a_resume(folder, tmp_path):
+    train.run(small.config("detection.py:shapes", folder, optim__clip=0.0), tmp_path, evaluate_too=False)
+    changed = small.config("detection.py:shapes", folder, optim__clip=1.0, tasks__detection__sampler="greedy")
+    changed.train.steps = 3
+    train.run(changed, tmp_path, evaluate_too=False)
+    assert (tmp_path / "checkpoints" / "3").is_dir()
+
+
+def test_a_trained_run_is_evaluated_when_that_is_asked_for(folder, tmp_path):
+    config = small.config("detection.py:shapes", folder)
+    train.run(config, tmp_path, evaluate_too=False)
+    metrics = train.run(config, tmp_path)
+    assert metrics["images"] == small.VAL_IMAGES
+    assert json.loads((tmp_path / "metrics.json").read_text())["step"] == 2
+
+
 def test_workdir_of_another_run_is_refused(folder, tmp_path, broken):
     train.run(small.config("detection.py:shapes", folder), tmp_path, evaluate_too=False)
     before = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
@@ -119,12 +145,12 @@ def test_workdir_of_another_run_is_refused(folder, tmp_path, broken):
         train.run(small.config("detection.py:shapes", folder, model__enc_dim=32), tmp_path)
 
     def fewer(content):
-        content["categories"].pop()
+        content["categories"].pop(0)
         known = {category["id"] for category in content["categories"]}
         content["annotations"] = [a for a in content["annotations"] if a["category_id"] in known]
 
     with pytest.raises(ValueError, match=r"holds another run"):
-        train.run(broken(fewer), tmp_path)
+        train.run(broken(fewer), tmp_path, evaluate_too=False)
     with pytest.raises(ValueError, match=r"trained with config.model.enc_dim=16, not 32"):
         evaluate.run(small.config("detection.py:shapes", folder, model__enc_dim=32), tmp_path)
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == before
@@ -145,9 +171,8 @@ def test_a_truncated_image_is_named(folder, tmp_path):
     images = shutil.copytree(folder / "train", tmp_path / "images")
     damaged = sorted(images.iterdir())[5]
     damaged.write_bytes(damaged.read_bytes()[:700])
-    config = small.config("detection.py:shapes", folder, data__train_images=str(images), train__steps=4)
-    with pytest.raises(ValueError, match=damaged.name):
-        train.run(config, tmp_path / "run", evaluate_too=False)
+    config = small.config("detection.py:shapes", folder, data__train_images=str(images))
+    raises(config, tmp_path / "run", "1 of 24 images are broken", damaged.name)
 
 
 def test_repairs_are_counted_and_reported(folder, tmp_path, broken, caplog):
@@ -161,7 +186,7 @@ def test_repairs_are_counted_and_reported(folder, tmp_path, broken, caplog):
 
     log.addHandler(caplog.handler)
     config = broken(edit, tasks__detection__max_instances=3)
-    config.tasks.detection.train_ops = config.tasks.detection.train_ops.replace("(6)", "(3)")
+    config.tasks.detection.train_ops = config.tasks.detection.train_ops.replace("(4)", "(3)")
     train.run(config, tmp_path, evaluate_too=False)
     log.removeHandler(caplog.handler)
     assert "1 boxes outside their image, clipped" in caplog.text
@@ -172,7 +197,5 @@ def test_repairs_are_counted_and_reported(folder, tmp_path, broken, caplog):
 def test_a_loss_that_is_not_finite_stops_the_run(folder, tmp_path):
     config = small.config("detection.py:shapes", folder, train__steps=20, schedule__base=1e30, schedule__warmup=0)
     config.optim.clip = 0.0
-    with pytest.raises(
-        FloatingPointError, match=r"step \d+: loss .*gradient norm .*image ids .*learning_rate|schedule"
-    ):
+    with pytest.raises(FloatingPointError, match=r"step \d+: loss .*gradient norm .*image ids .*config.schedule.base"):
         train.run(config, tmp_path, evaluate_too=False)

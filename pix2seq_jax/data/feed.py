@@ -49,6 +49,13 @@ def _end(thread: threading.Thread, ready: queue.Queue, stop: threading.Event) ->
         ready.get_nowait()
 
 
+def to_global(rows: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:
+    """This process' rows of a batch -> the global array; ValueError where the devices do not hold different rows."""
+    return jax.make_array_from_process_local_data(
+        sharding, rows, (rows.shape[0] * jax.process_count(), *rows.shape[1:])
+    )
+
+
 class Feed:
     """Iterator of (device batch, host batch) pairs, prepared by a background thread.
 

@@ -1,6 +1,8 @@
 """The only reader of image files: bytes -> u8[h,w,3], by Pillow, for training, evaluation and prediction alike."""
 
 import io
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -61,3 +63,38 @@ def decode_image(data: bytes, name: str, size: tuple[int, int] | None = None) ->
             return np.asarray(_eight_bits(image).convert("RGB"))
     except Exception as error:  # Pillow raises many kinds on damaged files
         raise _damaged(name, error) from error
+
+
+_ENDS = {b"\xff\xd8": b"\xff\xd9", b"\x89PNG": b"IEND"}  # how a JPEG and a PNG begin and end
+_TAIL = 4096  # bytes; some cameras write after the end
+
+
+def _looks_whole(file: str) -> bool:
+    """Whether a JPEG or PNG has its end; other formats are decoded. Reads a few kilobytes."""
+    with open(file, "rb") as stream:
+        head = stream.read(4)
+        end = next((end for start, end in _ENDS.items() if head.startswith(start)), None)
+        if end is None:
+            return False
+        stream.seek(max(stream.seek(0, io.SEEK_END) - _TAIL, 0))
+        return end in stream.read()
+
+
+def _check_file(file: str) -> str:
+    """What is wrong with an image file, or "". Only a file without its end is decoded to find out."""
+    try:
+        header_size(file)
+        if not _looks_whole(file):
+            with open(file, "rb") as stream:
+                decode_image(stream.read(), file)
+    except (ValueError, OSError) as error:
+        return str(error)
+    return ""
+
+
+def check_files(files: Sequence[str]) -> None:
+    """Looks at the beginning and the end of every file; ValueError counts the broken ones and names the first."""
+    with ThreadPoolExecutor() as pool:
+        errors = [error for error in pool.map(_check_file, files, chunksize=64) if error]
+    if errors:
+        raise ValueError(f"{len(errors)} of {len(files)} images are broken, first: {errors[0]}")

@@ -136,6 +136,11 @@ def _batched(rows: tf.data.Dataset, make: Callable, size: int, workers: int, spe
     return dataset.batch(size, drop_remainder=True).prefetch(2).with_options(options)
 
 
+def slots(ops: str) -> int:
+    """Objects per image that a preprocessing string lets through: the smallest `n` of its ops."""
+    return min(op.n for op in parse(ops, OPS) if hasattr(op, "n"))
+
+
 def _rows(batch_size: int, process_index: int, process_count: int) -> int:
     """Rows of one process."""
     if batch_size < 1 or batch_size % process_count:
