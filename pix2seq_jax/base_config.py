@@ -125,7 +125,7 @@ def detection(*, size: int, slots: int) -> dict:
 def shapes(config: ml_collections.ConfigDict, size: int) -> None:
     """Changes a config to the demo: the embedded data, fifteen minutes on two cores.
 
-    What the paper's settings would learn in days has to be learned in 250,000 images here: objects in the order of
+    What the paper's settings would learn in days has to be learned in 256,000 images here: objects in the order of
     their place instead of a random one, no noise boxes, coarse bins, the largest learning rate that still helps.
     """
     slots = 4  # shapes draws no more
@@ -133,7 +133,7 @@ def shapes(config: ml_collections.ConfigDict, size: int) -> None:
     config.tasks.detection.train_ops = presets.SHAPES_TRAIN.format(size=size, slots=slots)
     config.vocab.update({"size": 0, "coord_shift": 0, "num_bins": 48})
     config.model.max_seq_len = 0
-    config.train.update({"batch_size": 32, "steps": 7_000, "log_steps": 100, "eval_steps": 3_500})
+    config.train.update({"batch_size": 32, "steps": 8_000, "log_steps": 100, "eval_steps": 4_000})
     config.schedule.update({"name": "cosine", "base": 1e-3, "warmup": 300})
     config.optim.clip = 1.0
     config.eval.update({"batch_size": 100, "images_in_training": 100})
