@@ -155,7 +155,8 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path, *, evaluate_too:
             experiment.check_classes(found["category_names"], config, where=f"{workdir}/checkpoints")
             origin = f"resumed at step {int(state.step)}"
         else:
-            state, origin = first_state(config, workdir, model, tx, mesh)
+            with phase("initialise"):
+                state, origin = first_state(config, workdir, model, tx, mesh)
         start = int(state.step)
         log.info("weights: %s", origin)
         writer = MetricWriter(workdir, active=jax.process_index() == 0, after=start)
