@@ -21,7 +21,7 @@ CORE = [
     "contourpy>=1.3",
     "tqdm>=4.67",
 ]
-TEST = ["pytest>=9.0", "ruff==0.17.5"]
+TEST = ["pytest>=9.0", "ruff==0.17.5", "matplotlib>=3.10"]  # matplotlib: polygons of another hand
 
 setup(
     name="pix2seq_jax",
