@@ -17,11 +17,14 @@ CORE = [
     "tensorflow-datasets>=4.9.10",
     "tensorboard>=2.21.0",
     "pycocotools>=2.0.11",
+    "sentencepiece>=0.2.1",
     "pillow>=12.0",
     "contourpy>=1.3",
+    "shapely>=2.0",
     "tqdm>=4.67",
 ]
 TEST = ["pytest>=9.0", "ruff==0.17.5", "matplotlib>=3.10"]  # matplotlib: polygons of another hand
+ORACLE = ["pycocoevalcap>=1.2"]  # a test compares the caption metrics with it; 100 MB
 
 setup(
     name="pix2seq_jax",
@@ -33,5 +36,5 @@ setup(
     packages=find_packages(include=["pix2seq_jax", "pix2seq_jax.*"]),
     python_requires=">=3.11",
     install_requires=CORE,
-    extras_require={"test": TEST},
+    extras_require={"test": TEST, "oracle": ORACLE},
 )

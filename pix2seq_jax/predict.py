@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from pix2seq_jax import evaluate, experiment, sharding
-from pix2seq_jax.data import pipeline
+from pix2seq_jax.data import pipeline, sources
 from pix2seq_jax.data.images import decode_image
 from pix2seq_jax.decoding import sampling
 from pix2seq_jax.evaluators import draw
@@ -28,6 +28,7 @@ class Files:
     """A source of image files without annotations; the size 0 leaves it to the file."""
 
     paths: tuple[str, ...]
+    fields = sources.FIELDS
 
     def __len__(self) -> int:
         return len(self.paths)

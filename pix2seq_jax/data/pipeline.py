@@ -19,19 +19,7 @@ from pix2seq_jax.data import ops_image, ops_objects
 from pix2seq_jax.data.parse import parse
 
 OPS = {**ops_image.OPS, **ops_objects.OPS}
-
-# What the ops after `decode` start from: name -> type and shape. A source gives the same with the bytes of the file as
-# `image`, and `file`, its name.
-RAW = {
-    "image": (tf.uint8, [None, None, 3]),
-    "image_id": (tf.int64, []),
-    "orig_size": (tf.int32, [2]),
-    "boxes": (tf.float32, [None, 4]),
-    "labels": (tf.int32, [None]),
-    "area": (tf.float32, [None]),
-    "is_crowd": (tf.bool, [None]),
-    "scores": (tf.float32, [None]),
-}
+INNER = ("keypoint_swap",)  # fields for the ops alone
 
 
 def _leave_accelerators_to_jax() -> None:
@@ -103,17 +91,18 @@ def _row_maker(source, ops: str | tuple, seed: int) -> Callable[[tf.Tensor, tf.T
 
     def read(index: np.ndarray) -> tuple:
         features = chain[0].read(source[int(index)])
-        return tuple(features[name] for name in RAW)
+        return tuple(features[name] for name in source.fields)
 
     def make(index: tf.Tensor, draw: tf.Tensor) -> dict[str, tf.Tensor]:
-        values = tf.numpy_function(read, [index], [dtype for dtype, _ in RAW.values()], stateful=False)
+        types = [tf.as_dtype(dtype) for dtype, _ in source.fields.values()]
+        values = tf.numpy_function(read, [index], types, stateful=False)
         example = {"crop_offset": tf.zeros([2], tf.int32)}
-        for (name, (_, shape)), value in zip(RAW.items(), values, strict=True):
+        for (name, (_, shape)), value in zip(source.fields.items(), values, strict=True):
             value.set_shape(shape)
             example[name] = value
         for number, op in enumerate(chain[1:]):
             example = op(example, tf.stack([tf.constant(seed * 2**20 + 16 * number, tf.int64), draw]))
-        return example
+        return {name: value for name, value in example.items() if name not in INNER}
 
     return make
 
@@ -167,7 +156,7 @@ def train_dataset(
     """Endless batches for training; the first one is that of `start_step`.
 
     Args:
-        source: `len` and `[i]` -> raw features.
+        source: `len`, `[i]` -> raw features, `fields` (data.sources).
         ops: preprocessing string (or op instances) that ends in fixed shapes.
         batch_size: rows of a global batch, repeats included.
         seed: of the order and of all augmentation, 0 to 2³¹ - 1.
@@ -233,8 +222,10 @@ def eval_dataset(
         place = row // local * batch_size + process_index * local + row % local
         valid = place < images
         example = row_of(tf.minimum(place, images - 1), place)
-        image_id = tf.where(valid, example["image_id"], -1)
-        return {**example, "image_id": image_id, "labels": tf.where(valid, example["labels"], 0), "valid": valid}
+        example["image_id"] = tf.where(valid, example["image_id"], -1)
+        if "labels" in example:
+            example["labels"] = tf.where(valid, example["labels"], 0)
+        return {**example, "valid": valid}
 
     rows = tf.data.Dataset.range(batches * local)
     return Batches(_batched(rows, make, local, workers or cpu_count(), str(ops)), str(ops), batches)

@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from pix2seq_jax.data import pipeline
+from pix2seq_jax.data import pipeline, sources
 
 ALL_OPS = (
     "decode|scale_jitter(24,0.5,1.5)|fixed_crop(24)|flip_lr|color_jitter(0.5)|filter_objects|order(random)"
@@ -36,6 +36,8 @@ TYPES = {
 
 class Source:
     """Images of several shapes; image i has i % 3 objects. `broken` names the ones that do not decode."""
+
+    fields = sources.FIELDS
 
     def __init__(self, count: int, broken: tuple = ()) -> None:
         self.count, self.broken = count, broken
@@ -227,7 +229,7 @@ def test_python_ends_while_batches_are_being_made():
         import sys
         sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(pipeline.__file__).parents[2])!r}]
         import test_pipeline
-        from pix2seq_jax.data import pipeline
+        from pix2seq_jax.data import pipeline, sources
         batches = iter(pipeline.train_dataset(test_pipeline.Source(50), {ALL_OPS!r}, batch_size=8, seed=0, workers=2))
         next(batches)
     """
