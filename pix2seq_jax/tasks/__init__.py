@@ -1,5 +1,6 @@
 """The tasks by name."""
 
+from pix2seq_jax.tasks.captioning import Captioning
 from pix2seq_jax.tasks.detection import Detection
 
-TASKS = {Detection.name: Detection}
+TASKS = {Detection.name: Detection, Captioning.name: Captioning}

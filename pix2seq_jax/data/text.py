@@ -1,0 +1,157 @@
+"""Captions as SentencePiece ids (Kudo and Richardson, arXiv:1808.06226): 0 padding, 1 end of a caption, 2 unknown."""
+
+import io
+import logging
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import sentencepiece
+
+log = logging.getLogger("pix2seq_jax")
+
+PAD_PIECE, END_PIECE, UNKNOWN_PIECE = 0, 1, 2
+_TOO_SMALL = re.compile(r"Vocabulary size is smaller than required_chars\. \d+ vs (\d+)")
+
+
+@dataclass(frozen=True)
+class Text:
+    """A SentencePiece model; equal to another that has the same bytes. Raises ValueError for bytes that are none.
+
+    Attributes:
+        model: the serialised model, what a `.model` file holds.
+        source: where it came from, for messages.
+    """
+
+    model: bytes
+    source: str = "text model"
+
+    def __post_init__(self) -> None:
+        found = self._pieces.pad_id(), self._pieces.eos_id()
+        if found != (PAD_PIECE, END_PIECE):
+            raise ValueError(
+                f"{self.source}: padding is piece {found[0]} and the end of a caption piece {found[1]} (-1: none), but "
+                f"padding must be {PAD_PIECE} and the end {END_PIECE}, as in the published models (the 32,000 pieces "
+                "learned from C4); train another with Text.train, or with --pad_id=0 --eos_id=1 --unk_id=2 --bos_id=-1"
+            )
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Text) and self.model == other.model
+
+    def __hash__(self) -> int:
+        return hash(self.model)
+
+    def __repr__(self) -> str:
+        return f"Text({self.source}, {self.size} pieces)"
+
+    def __reduce__(self):
+        return Text, (self.model, self.source)  # the loaded processor stays behind
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Text":
+        """The model of a file; ValueError if it is missing, cannot be read, or is no SentencePiece model."""
+        try:
+            model = Path(path).read_bytes()
+        except OSError as error:
+            raise ValueError(
+                f"text model {path} cannot be read: {error.strerror}; give the path of a SentencePiece .model file"
+            ) from error
+        return cls(model, f"text model {path}")
+
+    @classmethod
+    def from_bytes(cls, model: bytes) -> "Text":
+        """The model of `to_bytes`."""
+        return cls(bytes(model))
+
+    @classmethod
+    def train(cls, sentences: Iterable[str], size: int) -> "Text":
+        """Learns a unigram model (Kudo, arXiv:1804.10959). A pure function of the sentences and the size.
+
+        Sentences are stripped, runs of white space in them become one space, empty ones are left out, and they are
+        sorted: their order makes no difference, how often each occurs does. One thread; sums do not depend on timing.
+
+        Args:
+            sentences: text, one caption each.
+            size: number of pieces wanted. Too many for the data: as many as the data gives, see `.size` of the result,
+                and a line in the log. Few data give few pieces.
+
+        Raises:
+            ValueError: no text at all, or fewer pieces than special ones and characters need.
+        """
+        lines = sorted(line for line in (" ".join(sentence.split()) for sentence in sentences) if line)
+        if not lines:
+            raise ValueError("no sentences to learn a text model from; give captions with words")
+        model = io.BytesIO()
+        try:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=iter(lines),
+                model_writer=model,
+                vocab_size=size,
+                pad_id=PAD_PIECE,
+                eos_id=END_PIECE,
+                unk_id=UNKNOWN_PIECE,
+                bos_id=-1,
+                hard_vocab_limit=False,
+                num_threads=1,
+                max_sentence_length=max(len(line.encode()) for line in lines),  # beyond it, lines are left out
+                minloglevel=3,
+            )
+        except RuntimeError as error:
+            needed = _TOO_SMALL.search(str(error))
+            if needed:
+                raise ValueError(
+                    f"a text model of {size} pieces has no room for the special pieces and every character of the "
+                    f"sentences; ask for at least {needed[1]}"
+                ) from error
+            raise ValueError(f"no text model of {size} pieces could be learned: {error}") from error
+        text = cls(model.getvalue(), "trained text model")
+        if text.size < size:
+            log.info("the text model has %d pieces, not %d: %d sentences give no more", text.size, size, len(lines))
+        return text
+
+    @property
+    def size(self) -> int:
+        """Number of pieces, the special ones among them; what `Vocab.text_size` must be at least."""
+        return self._pieces.get_piece_size()
+
+    def to_bytes(self) -> bytes:
+        """The serialised model."""
+        return self.model
+
+    def encode(self, sentences: Sequence[str]) -> list[list[int]]:
+        """Piece ids of each sentence, without an end piece; characters that are in no piece become UNKNOWN_PIECE.
+
+        Raises:
+            ValueError: one string in place of a list of them.
+        """
+        if isinstance(sentences, str):
+            raise ValueError(f"encode({sentences!r}) takes a list of sentences; write encode([sentence])")
+        return self._pieces.encode(list(sentences), out_type=int)  # one call: a call for each would be 90 times slower
+
+    def decode(self, pieces: Iterable[int]) -> str:
+        """Text of piece ids up to the first padding or end piece; unknown pieces become " ⁇ ".
+
+        Raises:
+            ValueError: a piece that the model does not have.
+        """
+        kept = []
+        for piece in map(int, pieces):
+            if piece in (PAD_PIECE, END_PIECE):
+                break
+            if not 0 <= piece < self.size:
+                raise ValueError(f"piece {piece} is none of the {self.size} pieces of {self.source}; wrong model?")
+            kept.append(piece)
+        return self._pieces.decode(kept)
+
+    @cached_property
+    def _pieces(self) -> sentencepiece.SentencePieceProcessor:
+        processor = sentencepiece.SentencePieceProcessor()
+        try:
+            processor.LoadFromSerializedProto(self.model)
+        except RuntimeError as error:
+            raise ValueError(
+                f"{self.source}: {len(self.model)} bytes that are no SentencePiece model; copy the .model file again"
+            ) from error
+        return processor
