@@ -1,20 +1,15 @@
-"""Object detection (Pix2Seq). `configs/detection.py:shapes` is the demo."""
+"""Object detection (Pix2Seq). `configs/detection.py:shapes` is the smallest thing that learns."""
 
 from pix2seq_jax import base_config
 
 
 def get_config(arg: str = ""):
-    """`shapes`, or key=value pairs: data (coco, shapes, or a folder), arch (presets.ARCHITECTURES), size in pixels,
-    slots (objects per image, 100).
+    """`shapes`, or key=value pairs:
 
-    A folder holds train/, val/ and annotations/instances_{train,val}.json in COCO's format.
+    recipe: finetune (default; COCO), pretrain (Objects365) or scratch (COCO), as published.
+    data: coco, objects365, shapes, or a folder that holds train/, val/ and annotations/instances_{train,val}.json.
+    arch: one of presets.ARCHITECTURES.
+    size: longer side of the images in pixels.
+    slots: objects per image, 100.
     """
-    small = "shapes" in arg.replace("=", ",").split(",")
-    variant = base_config.parse(
-        arg, data="coco", arch="tiny" if small else "vit-b", size=48 if small else 640, slots=100
-    )
-    config = base_config.base(data_name=variant.data, arch=variant.arch, size=variant.size)
-    config.tasks.detection = base_config.detection(size=variant.size, slots=variant.slots)
-    if small:
-        base_config.shapes(config, variant.size)
-    return config
+    return base_config.build(arg, recipe="finetune", tasks=("detection",))

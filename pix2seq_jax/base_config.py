@@ -4,20 +4,33 @@ The text after the colon of `--config=configs/detection.py:data=coco,arch=vit-b,
 values are changed by flags such as `--config.train.steps=1000`.
 """
 
+from collections.abc import Sequence
+
 import ml_collections
 
 from pix2seq_jax import presets
 
 
-def parse(arg: str, **defaults) -> ml_collections.ConfigDict:
-    """Reads "key=value,key=value" over the defaults, each value in its default's type; "shapes" means "data=shapes".
+def parse(arg: str, *, recipe: str) -> ml_collections.ConfigDict:
+    """Reads "key=value,key=value" over the defaults of a recipe; "shapes" means "data=shapes".
+
+    Args:
+        arg: keys are recipe, data, arch, size (pixels) and slots (objects per image).
+        recipe: of presets.RECIPES, unless `arg` names one.
 
     Raises:
-        ValueError: unknown key, or a value of another type.
+        ValueError: unknown key, recipe or architecture, or a number that is none.
     """
+    pairs = dict(part.split("=", 1) if "=" in part else ("data", part) for part in filter(None, arg.split(",")))
+    recipe = pairs.get("recipe", recipe)
+    if recipe not in presets.RECIPES:
+        raise ValueError(f"config variant {arg!r}: recipe={recipe!r}; use one of {sorted(presets.RECIPES)}")
+    defaults = {name: presets.RECIPES[recipe][name] for name in ("data", "arch", "size")}
+    defaults |= {"recipe": recipe, "slots": 100}
+    if pairs.get("data") == "shapes":
+        defaults |= {"arch": "tiny", "size": 48}
     chosen = ml_collections.ConfigDict(defaults)
-    for part in filter(None, arg.split(",")):
-        key, _, value = part.partition("=") if "=" in part else ("data", "", part)
+    for key, value in pairs.items():
         if key not in chosen:
             raise ValueError(f"config variant {arg!r}: unknown key {key!r}; write key=value with {sorted(defaults)}")
         try:
@@ -26,7 +39,24 @@ def parse(arg: str, **defaults) -> ml_collections.ConfigDict:
             raise ValueError(f"config variant {arg!r}: {key}={value!r} is not of the form {defaults[key]!r}") from error
     if chosen.arch not in presets.ARCHITECTURES:
         raise ValueError(f"config variant {arg!r}: arch={chosen.arch!r}; use one of {sorted(presets.ARCHITECTURES)}")
+    for key in ("size", "slots"):
+        if chosen[key] < 1:
+            raise ValueError(f"config variant {arg!r}: {key}={chosen[key]}; it must be at least 1")
     return chosen
+
+
+def about(variant: ml_collections.ConfigDict) -> str:
+    """What a recipe aims at, for the log."""
+    aim = presets.PUBLISHED.get((variant.recipe, variant.arch, variant.size))
+    if aim is None or variant.data != presets.RECIPES[variant.recipe]["data"]:
+        return f"settings of the recipe {variant.recipe!r}; nothing is published for this combination"
+    start = (
+        "" if variant.recipe in ("scratch", "pretrain") else ", starting from the Objects365 model (config.init_from)"
+    )
+    return (
+        f"recipe {variant.recipe!r} of {variant.arch} at {variant.size} pixels: the paper reports {aim}{start}; "
+        "the authors of this library have not run it at full size"
+    )
 
 
 def data(name: str) -> ml_collections.ConfigDict:
@@ -44,18 +74,28 @@ def data(name: str) -> ml_collections.ConfigDict:
     return config
 
 
-def base(*, data_name: str, arch: str, size: int) -> ml_collections.ConfigDict:
-    """A config without tasks: data, model, vocabulary, optimizer and intervals of the published fine-tuning."""
+def padded(arch: str, size: int) -> int:
+    """Side in pixels of the padded images: whole patches of a ViT."""
     model = presets.MODEL | presets.ARCHITECTURES[arch]
+    return -(-size // model["patch_size"]) * model["patch_size"] if model["encoder"] == "vit" else size
+
+
+def base(variant: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """A config without tasks: data, model, vocabulary, optimizer and intervals of a recipe."""
+    recipe = presets.RECIPES[variant.recipe]
+    model = presets.MODEL | presets.ARCHITECTURES[variant.arch]
+    side = padded(variant.arch, variant.size)
     return ml_collections.ConfigDict(
         {
+            "about": about(variant),
             "seed": 0,
-            "data": data(data_name),
+            "init_from": "",  # workdir or official checkpoint to take weights from where they fit
+            "data": data(variant.data),
             # vocab_size and max_seq_len grow with what the data and the tasks need.
-            "model": model | {"image_size": (size, size), "vocab_size": 0, "max_seq_len": 512},
+            "model": model | {"image_size": (side, side), "vocab_size": 0, "max_seq_len": 512},
             "vocab": {
                 "size": 3000,
-                "num_bins": 1000,
+                "num_bins": recipe["num_bins"],
                 "num_classes": 0,  # grows with the classes of the data
                 "coord_shift": 1000,
                 "text_shift": 3000,
@@ -64,9 +104,9 @@ def base(*, data_name: str, arch: str, size: int) -> ml_collections.ConfigDict:
             "tasks": {},
             "schedule": {
                 "name": "linear",
-                "base": 1e-4,
+                "base": recipe["base"],
                 "scaling": "none",
-                "warmup": 1000,
+                "warmup": recipe["warmup"],
                 "tail": 0,
                 "end_factor": 0.01,
             },
@@ -81,10 +121,10 @@ def base(*, data_name: str, arch: str, size: int) -> ml_collections.ConfigDict:
                 "clip": 0.0,
             },
             "train": {
-                "batch_size": 128,
-                "steps": 40_000,
+                "batch_size": recipe["batch_size"],
+                "steps": recipe["steps"],
                 "accumulate": 1,
-                "repeats": 1,
+                "repeats": recipe["repeats"],
                 "loss": "xent",
                 "log_steps": 100,
                 "eval_steps": 5_000,
@@ -106,16 +146,23 @@ def base(*, data_name: str, arch: str, size: int) -> ml_collections.ConfigDict:
     )
 
 
-def detection(*, size: int, slots: int) -> dict:
-    """The section of the detection task, as published."""
+def detection(*, size: int, side: int, slots: int) -> dict:
+    """The section of the detection task, as published.
+
+    Args:
+        size: longer side of the resized images in pixels.
+        side: of the padded images.
+        slots: objects per image.
+    """
+    sizes = {"size": size, "side": side, "slots": slots}
     return {
         "weight": 1.0,
         "max_instances": slots,
         "class_corruption": "rand_n_fake_cls",
         "noise_weight": 1.0,
         "eos_weight": 0.1,
-        "train_ops": presets.DETECTION_TRAIN.format(size=size, slots=slots),
-        "eval_ops": presets.DETECTION_EVAL.format(size=size, slots=slots),
+        "train_ops": presets.DETECTION_TRAIN.format(**sizes),
+        "eval_ops": presets.DETECTION_EVAL.format(**sizes),
         "sampler": "nucleus(0.4)",
         "eos_bias": 0.0,
         "grammar": False,
@@ -129,11 +176,31 @@ def shapes(config: ml_collections.ConfigDict, size: int) -> None:
     their place instead of a random one, no noise boxes, coarse bins, the largest learning rate that still helps.
     """
     slots = 4  # shapes draws no more
-    config.tasks.detection = detection(size=size, slots=slots)
-    config.tasks.detection.train_ops = presets.SHAPES_TRAIN.format(size=size, slots=slots)
+    side = config.model.image_size[0]
+    config.tasks.detection = detection(size=size, side=side, slots=slots)
+    config.tasks.detection.train_ops = presets.SHAPES_TRAIN.format(size=size, side=side, slots=slots)
     config.vocab.update({"size": 0, "coord_shift": 0, "num_bins": 48})
     config.model.max_seq_len = 0
     config.train.update({"batch_size": 32, "steps": 8_000, "log_steps": 100, "eval_steps": 4_000})
     config.schedule.update({"name": "cosine", "base": 1e-3, "warmup": 300})
     config.optim.clip = 1.0
     config.eval.update({"batch_size": 100, "images_in_training": 100})
+
+
+SECTIONS = {"detection": detection}
+
+
+def build(arg: str, *, recipe: str, tasks: Sequence[str]) -> ml_collections.ConfigDict:
+    """The config of a variant for these tasks; `configs/` say which.
+
+    Raises:
+        ValueError: see `parse`.
+    """
+    variant = parse(arg, recipe=recipe)
+    config = base(variant)
+    side = padded(variant.arch, variant.size)
+    for name in tasks:
+        config.tasks[name] = SECTIONS[name](size=variant.size, side=side, slots=variant.slots)
+    if variant.data == "shapes":
+        shapes(config, variant.size)
+    return config

@@ -171,7 +171,8 @@ def make_config(given: Mapping[str, Any]) -> ml_collections.ConfigDict:
     model, task = official.model_section(given), official.detection_section(given)
     height, width = official.image_size(model)
     size = height if height == width else (height, width)
-    config = base_config.base(data_name="coco", arch="vit-b", size=size)
+    config = base_config.base(base_config.parse("", recipe="finetune"))
+    config.about = "imported; trains on by the published settings of fine-tuning"
     config.model = official.model_fields(model)
     names, ids = classes(given, model["coord_vocab_shift"] - CLASS_SHIFT - 1)
     config.data.update({"category_names": names, "category_ids": ids, "label_ids": ids})
@@ -184,7 +185,7 @@ def make_config(given: Mapping[str, Any]) -> ml_collections.ConfigDict:
         "text_size": max(model["vocab_size"] - model["text_vocab_shift"], 0),
     }
     slots = min(task["max_instances_per_image"], (model["max_seq_len"] - 1) // TOKENS_PER_BOX)
-    config.tasks.detection = base_config.detection(size=size, slots=slots) | {
+    config.tasks.detection = base_config.detection(size=size, side=size, slots=slots) | {
         "class_corruption": task["class_label_corruption"],
         "noise_weight": float(task["noise_bbox_weight"]),
         "eos_weight": float(task["eos_token_weight"]),

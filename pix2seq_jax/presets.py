@@ -107,6 +107,14 @@ LAYOUTS = {
             f"`{_DRAW}`, then the same config with :shapes"
         ),
     },
+    "objects365": {
+        "root": "data/objects365",
+        "splits": ("train", "val"),
+        "hint": (
+            "put Objects365 (objects365.org) there: images in data/objects365/{train,val}, COCO-format annotations as "
+            "data/objects365/annotations/instances_{train,val}.json"
+        ),
+    },
     "shapes": {"root": "data/shapes", "splits": ("train", "val"), "hint": f"draw it first: `{_DRAW}`"},
     "folder": {
         "splits": ("train", "val"),
@@ -129,19 +137,90 @@ COCO_CATEGORIES = {
     85: "clock", 86: "vase", 87: "scissors", 88: "teddy bear", 89: "hair drier", 90: "toothbrush",
 }
 # fmt: on
+
+# How the published models were trained. `steps` count batches of `batch_size` rows of the COCO 2017 training images.
+_COCO_IMAGES = 118_287
+RECIPES = {
+    # Pix2Seq, section 4.1 and appendix: 300 epochs, every image twice in a batch, 2000 bins. The learning rate is quoted
+    # as 3e-3; those who reproduced it needed 1e-3 or less.
+    "scratch": {
+        **{"data": "coco", "arch": "resnet50", "size": 1333, "num_bins": 2000},
+        **{"batch_size": 128, "repeats": 2, "base": 1e-3},
+        **{"steps": 300 * _COCO_IMAGES // 128, "warmup": 10 * _COCO_IMAGES // 128},
+    },
+    # 400k steps of 256 images; the warm-up is not published.
+    "pretrain": {
+        **{"data": "objects365", "arch": "vit-b", "size": 640, "num_bins": 1000},
+        **{"batch_size": 256, "repeats": 1, "base": 1e-3, "steps": 400_000, "warmup": 20_000},
+    },
+    # 20 to 60 epochs at 3e-5 to 1e-4; the release's config has 40, the first two of them warm-up.
+    "finetune": {
+        **{"data": "coco", "arch": "vit-b", "size": 640, "num_bins": 1000},
+        **{"batch_size": 128, "repeats": 1, "base": 1e-4},
+        **{"steps": 40 * _COCO_IMAGES // 128, "warmup": 2 * _COCO_IMAGES // 128},
+    },
+    # Pix2Seq v2, section 4.1: 100 epochs, the first 10 of them warm-up.
+    "multitask": {
+        **{"data": "coco", "arch": "vit-b", "size": 640, "num_bins": 1000},
+        **{"batch_size": 128, "repeats": 1, "base": 1e-4},
+        **{"steps": 100 * _COCO_IMAGES // 128, "warmup": 10 * _COCO_IMAGES // 128},
+    },
+}
+# What the papers report on COCO's validation images, by recipe, architecture and image size.
+_BOX_AP = {
+    ("scratch", "resnet50"): {1333: 43.0},
+    ("scratch", "resnet101"): {1333: 44.5},
+    ("scratch", "resnet50-dc5"): {1333: 43.2},
+    ("scratch", "resnet101-dc5"): {1333: 45.0},
+    ("finetune", "resnet50"): {640: 39.1, 1024: 41.7, 1333: 42.6},
+    ("finetune", "resnet50-c4"): {640: 44.7, 1024: 46.9, 1333: 47.3},
+    ("finetune", "vit-b"): {640: 44.2, 1024: 46.5, 1333: 47.1},
+    ("finetune", "vit-l"): {640: 47.6, 1024: 49.0, 1333: 50.0},
+}
+PUBLISHED = {
+    **{(*key, size): f"box AP {ap}" for key, row in _BOX_AP.items() for size, ap in row.items()},
+    **{
+        ("pretrain", arch, 640): f"box AP {_BOX_AP['finetune', arch][640]} on COCO after fine-tuning"
+        for arch in ("resnet50", "resnet50-c4", "vit-b", "vit-l")
+    },
+    ("multitask", "vit-b", 640): "box AP 44.2, mask AP 36.9, keypoint AP 65.0, BLEU-4 34.3",
+    ("multitask", "vit-b", 1024): "box AP 46.5, mask AP 38.2, keypoint AP 64.8, BLEU-4 34.9",
+}
+
 IMAGES = "{root}/{split}"
 INSTANCES = "{root}/annotations/instances_{split}.json"
 
+# `size` is the longer side of the resized image in pixels, `side` that of the padded one, whole patches.
 # Pix2Seq, appendix B: scale jitter from 0.3 to 2, random crop and flip; noise boxes fill up the instances.
 DETECTION_TRAIN = (
     "decode|scale_jitter({size}, 0.3, 2.0)|fixed_crop({size})|flip_lr|filter_objects|order(random)|"
-    "truncate({slots})|noise_boxes({slots})|pad_image({size})|pad_objects({slots})"
+    "truncate({slots})|noise_boxes({slots})|pad_image({side})|pad_objects({slots})"
 )
-DETECTION_EVAL = "decode|resize({size}, antialias=True)|pad_image({size})|pad_objects({slots})"
+DETECTION_EVAL = "decode|resize({size}, antialias=True)|pad_image({side})|pad_objects({slots})"
 SHAPES_TRAIN = (
-    "decode|resize({size}, antialias=True)|flip_lr|filter_objects|order(dist2ori)|pad_image({size})|"
+    "decode|resize({size}, antialias=True)|flip_lr|filter_objects|order(dist2ori)|pad_image({side})|"
     "pad_objects({slots})"
 )
 
 # Share of each task in the loss (Pix2Seq v2, section 4.1).
 TASK_MIX = {"detection": 0.1782, "segmentation": 0.7128, "captioning": 0.099, "keypoints": 0.01}
+
+# The 17 joints of a person in COCO's order. OKS allows each joint an error of 2 sigma x the root of the object's area
+# (cocodataset.org/#keypoints-eval); limbs are pairs of joints counted from 0, where COCO's files count from 1.
+# fmt: off
+COCO_KEYPOINTS = {
+    "names": (
+        "nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder", "left_elbow",
+        "right_elbow", "left_wrist", "right_wrist", "left_hip", "right_hip", "left_knee", "right_knee", "left_ankle",
+        "right_ankle",
+    ),
+    "sigmas": (
+        0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072, 0.062, 0.062, 0.107, 0.107, 0.087, 0.087, 0.089,
+        0.089,
+    ),
+    "skeleton": (
+        (15, 13), (13, 11), (16, 14), (14, 12), (11, 12), (5, 11), (6, 12), (5, 6), (5, 7), (6, 8), (7, 9), (8, 10),
+        (1, 2), (0, 1), (0, 2), (1, 3), (2, 4), (3, 5), (4, 6),
+    ),
+}
+# fmt: on

@@ -7,16 +7,27 @@ from pix2seq_jax.models.pix2seq import Pix2Seq
 from tests import small
 
 
-def test_variants_are_read_over_the_defaults():
-    chosen = base_config.parse("arch=tiny,size=128", data="coco", arch="vit-b", size=640)
-    assert chosen.to_dict() == {"data": "coco", "arch": "tiny", "size": 128}
-    assert base_config.parse("shapes", data="coco", arch="vit-b", size=640).data == "shapes"
+def test_variants_are_read_over_the_defaults_of_a_recipe():
+    chosen = base_config.parse("arch=tiny,size=128", recipe="scratch")
+    assert chosen.to_dict() == {"recipe": "scratch", "data": "coco", "arch": "tiny", "size": 128, "slots": 100}
+    assert base_config.parse("recipe=pretrain", recipe="finetune").data == "objects365"
+    shapes = base_config.parse("shapes,slots=6", recipe="finetune")
+    assert (shapes.data, shapes.arch, shapes.size, shapes.slots) == ("shapes", "tiny", 48, 6)
 
 
-@pytest.mark.parametrize("arg,part", [("sizes=3", "'sizes'"), ("size=big", "'big'"), ("arch=vgg", "resnet50")])
+@pytest.mark.parametrize(
+    "arg,part", [("sizes=3", "'sizes'"), ("size=big", "'big'"), ("arch=vgg", "resnet50"), ("slots=0", "at least 1")]
+)
 def test_variants_that_do_not_fit_are_named(arg, part):
     with pytest.raises(ValueError, match=part):
-        base_config.parse(arg, data="coco", arch="vit-b", size=640)
+        base_config.parse(arg, recipe="finetune")
+
+
+def test_images_are_padded_to_whole_patches():
+    config = small.load("detection.py:arch=vit-b,size=1333")
+    assert config.model.image_size == (1344, 1344)
+    assert "pad_image(1344)" in config.tasks.detection.eval_ops and "resize(1333" in config.tasks.detection.eval_ops
+    assert small.load("detection.py:arch=resnet50,size=1333").model.image_size == (1333, 1333)
 
 
 @pytest.mark.parametrize("arch", presets.ARCHITECTURES)

@@ -1,0 +1,63 @@
+"""Every published recipe: its full-size model by eval_shape, and two steps of training when shrunk."""
+
+import jax
+import pytest
+
+from pix2seq_jax import base_config, experiment, presets, train, train_step, trees
+from pix2seq_jax.sharding import make_mesh
+from tests import small
+
+FILES = {"multitask": "multitask.py"}  # the others are detection.py
+PARAMETERS = {"resnet50": 36.6e6, "resnet50-c4": 84.7e6, "vit-b": 115.2e6, "vit-l": 341.2e6}  # as the release says
+SHRUNK_SIZE = 64
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+def name_of(recipe, arch, size):
+    return f"{FILES.get(recipe, 'detection.py')}:recipe={recipe},arch={arch},size={size}"
+
+
+@pytest.mark.parametrize("recipe,arch,size", presets.PUBLISHED)
+def test_recipes_say_what_they_aim_at_and_build_their_model(recipe, arch, size):
+    config = small.load(name_of(recipe, arch, size))
+    assert presets.PUBLISHED[recipe, arch, size] in config.about
+    assert "not run" in config.about
+    assert config.vocab.num_bins == (2000 if recipe == "scratch" else 1000)
+    config.model.vocab_size = config.vocab.size
+    model = experiment.make_model(config)
+    assert min(model.image_size) >= size
+    abstract = train_step.abstract_variables(model, mesh=make_mesh({"data": -1}))
+    if recipe != "multitask" and arch in PARAMETERS:
+        assert trees.count(abstract["params"]) == pytest.approx(PARAMETERS[arch], abs=0.1e6)
+    images = jax.ShapeDtypeStruct((1, *model.image_size, 3), "float32")
+    tokens = jax.ShapeDtypeStruct((1, 501), "int32")
+    assert jax.eval_shape(model.apply, abstract, images, tokens).shape == (1, 501, config.vocab.size)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return small.make_shapes(tmp_path_factory.mktemp("data") / "shapes")
+
+
+@pytest.mark.parametrize("recipe,arch,size", presets.PUBLISHED)
+def test_recipes_train_when_shrunk(recipe, arch, size, folder, tmp_path):
+    config = small.load(name_of(recipe, arch, size))
+    side = config.model.image_size[0]
+    for section in config.tasks.values():
+        for ops in ("train_ops", "eval_ops"):
+            section[ops] = section[ops].replace(f"({side}", f"({SHRUNK_SIZE}").replace(f"({size}", f"({SHRUNK_SIZE}")
+    config.model.image_size = (SHRUNK_SIZE, SHRUNK_SIZE)
+    config.update_from_flattened_dict(small.SHRUNK | small.on_folder(folder))
+    train.run(config, tmp_path, evaluate_too=False)
+    assert experiment.checkpoint.steps(tmp_path / experiment.CHECKPOINTS) == [2]
+
+
+def test_recipes_that_do_not_exist_are_named():
+    with pytest.raises(ValueError, match=r"recipe='best'.*finetune"):
+        base_config.parse("recipe=best", recipe="finetune")
+
+
+def test_combinations_without_a_published_figure_say_so():
+    assert "nothing is published" in small.load("detection.py:arch=tiny,size=128").about
+    assert "nothing is published" in small.load("detection.py:data=mine").about
