@@ -5,11 +5,14 @@ Raw features are NumPy arrays as in the table `source.fields`, name -> (type, sh
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from pix2seq_jax.data.coco_json import Report, column, integers, read_file, read_images, read_json, rows_of_images
+from pix2seq_jax.data.points import Outlines
+from pix2seq_jax.vocab import POINT_PADDING
 
 _CLIP_TOLERANCE = 1e-3  # pixels; JSON files round box + size to two decimals
 UNNAMED = "class {}"  # stands for the name of a label that nobody named
@@ -52,9 +55,12 @@ class CocoDir:
     `source[i]` gives the raw features of image i:
         image: bytes of the file; file: its path; image_id: i64; orig_size: i32[2], height and width by the JSON;
         boxes: f32[n,4] yxyx normalised to the image and clipped to it; labels: i32[n], 1..C in the order of the
-        JSON's categories; area: f32[n] pixels² of the annotation; is_crowd: bool[n]; scores: f32[n], 1.
+        JSON's categories; area: f32[n] pixels² of the annotation; is_crowd: bool[n]; scores: f32[n], 1;
+        polygons: f32[n,2*max_points] where asked for, outlines as point lists (data.points.point_list), simplified to
+        at most max_points points with separators; all padding for crowd regions.
 
     Attributes:
+        fields: what `source[i]` gives, see the module.
         annotations_path: the JSON.
         category_names, category_ids: label l is `category_names[l-1]`, `category_ids[l-1]`; a category of `label_ids`
             that the JSON lacks is UNNAMED.
@@ -63,7 +69,15 @@ class CocoDir:
         report: what was repaired or dropped, kind -> count; `describe()` names the first ones.
     """
 
-    def __init__(self, images: str | Path, annotations: str | Path, *, keep_empty: bool = True, label_ids=()) -> None:
+    def __init__(
+        self,
+        images: str | Path,
+        annotations: str | Path,
+        *,
+        keep_empty: bool = True,
+        label_ids=(),
+        max_points: int = 0,
+    ) -> None:
         """Opens the JSON, checks it and the existence of every image.
 
         Args:
@@ -72,10 +86,11 @@ class CocoDir:
             keep_empty: keep images that have no object but crowd regions; the published runs train without them.
             label_ids: category id of label 1, 2, …; () for the order of the JSON. Published models take the category
                 ids for labels, gaps included.
+            max_points: length of the point lists of `polygons`, 128 in the paper; 0: no polygons are read.
 
         Raises:
             ValueError: the folder, the JSON or an image is missing, the JSON is broken or not COCO, a box is not
-                finite, a category id is unknown, ids are not unique.
+                finite, a category id is unknown, ids are not unique, a segmentation that is wanted is malformed.
         """
         self.annotations_path, self.folder = Path(annotations), Path(images)
         self.fields = dict(FIELDS)
@@ -85,7 +100,8 @@ class CocoDir:
         self.image_ids, self.files, self.sizes = read_images(
             self.annotations_path, self.folder, content["images"], self.report
         )
-        self._read_objects(content["annotations"])
+        self._outlines: Outlines | None = None
+        self._read_objects(content["annotations"], max_points)
         self._clip()
         if not keep_empty:
             self._drop_empty()
@@ -106,7 +122,7 @@ class CocoDir:
             for label, category_id in enumerate(self.category_ids, 1)
         )
 
-    def _read_objects(self, records: list) -> None:
+    def _read_objects(self, records: list, max_points: int) -> None:
         """Columns of all annotations of known images, sorted by image; boxes as in the file."""
         path = self.annotations_path
         rows, self._image = rows_of_images(path, self.image_ids, records, self.report)
@@ -120,6 +136,10 @@ class CocoDir:
         areas = (record.get("area") for record in records)
         area = np.array([a if isinstance(a, int | float) else np.nan for a in areas], np.float64)
         self._area = np.where(np.isfinite(area), area, self._xywh[:, 2] * self._xywh[:, 3])
+        if max_points:
+            self._outlines = Outlines(path, records, self._ids, self.sizes[self._image], max_points)
+            self._outlines.count(self._crowd, self.report)
+            self.fields["polygons"] = (np.float32, (None, 2 * max_points))
 
     def _to_labels(self, categories: np.ndarray) -> np.ndarray:
         """Category ids -> labels i32[n]."""
@@ -172,9 +192,14 @@ class CocoDir:
 
     def __getitem__(self, index: int) -> dict:
         """Raw features of one image, see the class. Raises ValueError where the file cannot be read."""
-        part = slice(self._starts[index], self._stops[index])
+        return self.take(index)
+
+    def take(self, index: int, numbers: Sequence[int] | None = None) -> dict:
+        """Raw features of one image with only the objects of these numbers, by default all."""
+        part = np.arange(self._starts[index], self._stops[index])
+        part = part if numbers is None else part[list(numbers)]
         rows = self._rows[part]
-        return {
+        features = {
             "image": read_file(self.files[index]),
             "file": self.files[index],
             "image_id": self.image_ids[index],
@@ -185,6 +210,16 @@ class CocoDir:
             "is_crowd": self._crowd[rows],
             "scores": np.ones(len(rows), np.float32),
         }
+        if self._outlines is not None:
+            features["polygons"] = self._polygons(rows)
+        return features
+
+    def _polygons(self, rows: np.ndarray) -> np.ndarray:
+        """f32[n,2*max_points]; crowd regions have none."""
+        polygons = np.full((len(rows), 2 * self._outlines.max_points), POINT_PADDING, np.float32)
+        for place in np.flatnonzero(~self._crowd[rows]).tolist():
+            polygons[place] = self._outlines.points(int(rows[place]), self.report)
+        return polygons
 
     def count_over(self, slots: int) -> int:
         """Counts and reports the images with more objects than `slots`; a batch leaves out the rest. Crowds aside."""
@@ -198,14 +233,16 @@ class CocoDir:
         return self.report.describe(self.annotations_path.name)
 
     def coco_dict(self) -> dict:
-        """The images, annotations (boxes as in the file, no polygons) and categories for pycocotools.
+        """The images, annotations (boxes as in the file) and categories for pycocotools.
 
-        Fills in `area`, `iscrowd`, `id`, `width` and `height` where the file had none.
+        Fills in `area`, `iscrowd`, `id`, `width` and `height` where the file had none. `segmentation` is there when
+        polygons are: as in the file, not simplified.
         """
         images = [
             {"id": int(i), "file_name": file, "height": int(h), "width": int(w)}
             for i, file, (h, w) in zip(self.image_ids, self.files, self.sizes, strict=True)
         ]
+        rows = np.flatnonzero(np.isin(self._image_id, self.image_ids)).tolist()
         annotations = [
             {
                 "id": row + 1,  # pycocotools matches by id and takes 0 for "no match"
@@ -215,7 +252,10 @@ class CocoDir:
                 "area": float(self._area[row]),
                 "iscrowd": int(self._crowd[row]),
             }
-            for row in np.flatnonzero(np.isin(self._image_id, self.image_ids)).tolist()
+            for row in rows
         ]
+        if self._outlines is not None:
+            for row, annotation in zip(rows, annotations, strict=True):
+                annotation["segmentation"] = self._outlines.segmentation(row)
         categories = [{"id": i, "name": name} for i, name in self._listed.items()]
         return {"images": images, "annotations": annotations, "categories": categories}
