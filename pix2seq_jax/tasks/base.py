@@ -17,6 +17,16 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
+from pix2seq_jax.vocab import (
+    INVISIBLE,
+    PADDING,
+    POINT_INVISIBLE,
+    POINT_PADDING,
+    POINT_SEPARATOR,
+    SEPARATOR,
+    Vocab,
+)
+
 
 class Sequences(NamedTuple):
     """Tokens of a batch, a pytree.
@@ -37,19 +47,104 @@ class Sequences(NamedTuple):
 def to_original(points: jnp.ndarray, example: Mapping[str, jnp.ndarray]) -> jnp.ndarray:
     """Points of the padded image -> pixels of the original image, clipped to it.
 
-    For images that were resized and padded only, as for evaluation and prediction; crops and flips are not undone.
+    For images that were resized and padded only, as for evaluation and prediction, after a cut to the window that
+    `crop_offset` and `orig_size` give; other crops and flips are not undone.
 
     Args:
         points: f32[B,...,2], yx, normalised to [0, 1] of the padded image.
         example: `image f32[B,H,W,3]` (only its shape is read), `unpadded_size i32[B,2]` the height and width in pixels
-            that the resized image fills from the top left corner, `orig_size i32[B,2]` those of the original.
+            that the resized image fills from the top left corner, `orig_size i32[B,2]` those of the original, or of
+            the window cut from it; perhaps `crop_offset i32[B,2]`, the window's corner (y, x) in pixels of the
+            original, 0 for whole images.
 
     Returns:
-        f32[B,...,2], yx in pixels of the original image.
+        f32[B,...,2], yx in pixels of the original image, inside the window.
     """
     per_row = (points.shape[0],) + (1,) * (points.ndim - 2) + (2,)
     padded = jnp.asarray(example["image"].shape[1:3], jnp.float32)
     unpadded = example["unpadded_size"].astype(jnp.float32).reshape(per_row)
     original = example["orig_size"].astype(jnp.float32).reshape(per_row)
     scale = padded.reshape((1,) * len(per_row[:-1]) + (2,)) / unpadded * original
-    return jnp.clip(points * scale, 0.0, original)
+    pixels = jnp.clip(points * scale, 0.0, original)
+    if "crop_offset" not in example:
+        return pixels
+    return pixels + example["crop_offset"].astype(jnp.float32).reshape(per_row)
+
+
+def boxes_to_original(example: Mapping[str, jnp.ndarray]) -> jnp.ndarray:
+    """`boxes f32[B,N,4]` of an example -> f32[B,N,4], yxyx in pixels of the original image; see `to_original`."""
+    boxes = example["boxes"]
+    return to_original(boxes.reshape(*boxes.shape[:2], 2, 2), example).reshape(boxes.shape)
+
+
+def pad_objects(
+    example: Mapping[str, jnp.ndarray], fields: tuple[str, ...], count: int, task: str
+) -> tuple[jnp.ndarray, ...]:
+    """The fields of an example, each [B,N,...], with zeros appended until there are `count` objects per image.
+
+    Raises:
+        ValueError: more objects per image than `count`, which is `max_instances` of the task named `task`.
+    """
+    given = example["labels"].shape[1]
+    if given > count:
+        raise ValueError(
+            f"{given} objects per image but {task}.max_instances={count}; "
+            "raise it, or give the preprocessing a smaller pad_objects(...)"
+        )
+    arrays = (example[field] for field in fields)
+    return tuple(jnp.pad(a, ((0, 0), (0, count - given)) + ((0, 0),) * (a.ndim - 2)) for a in arrays)
+
+
+def object_prompt(vocab: Vocab, task_token: int, boxes: jnp.ndarray, labels: jnp.ndarray) -> jnp.ndarray:
+    """`task ymin xmin ymax xmax class` of each object: f32[B,N,4] yxyx normalised, i32[B,N] -> i32[B,N,6].
+
+    All PADDING where the label is not above 0 (padding, noise boxes).
+    """
+    labels = labels.astype(jnp.int32)[..., None]  # [B,N,1]
+    task = jnp.full_like(labels, task_token)
+    prompt = jnp.concatenate([task, vocab.coord_tokens(boxes), vocab.class_tokens(labels)], axis=-1)
+    return jnp.where(labels > 0, prompt, PADDING)
+
+
+def point_tokens(vocab: Vocab, points: jnp.ndarray) -> jnp.ndarray:
+    """Coordinates in [0, 1] and the floats reserved in point lists, f32[...] -> tokens i32[...]."""
+    tokens = vocab.coord_tokens(points)
+    for reserved, token in ((POINT_PADDING, PADDING), (POINT_SEPARATOR, SEPARATOR), (POINT_INVISIBLE, INVISIBLE)):
+        tokens = jnp.where(points == reserved, token, tokens)
+    return tokens
+
+
+def read_points(vocab: Vocab, tokens: jnp.ndarray) -> jnp.ndarray:
+    """Sampled tokens -> points; the inverse of `point_tokens` on what that writes, and defined for any tokens.
+
+    Tokens are read in pairs (y, x); a last token without a partner is dropped. The first pair that holds PADDING ends
+    the list: it and all that follows are POINT_PADDING. A pair that holds SEPARATOR is a separator. Of the others a
+    pair that is not two coordinates is POINT_INVISIBLE: a point of which nothing is known.
+
+    Args:
+        vocab: token ranges.
+        tokens: i32[...,T].
+
+    Returns:
+        f32[...,T // 2 * 2] y, x, y, x, ... normalised to the padded image; in a pair both or neither are reserved.
+    """
+    count = tokens.shape[-1] // 2
+    pairs = tokens[..., : 2 * count].reshape(*tokens.shape[:-1], count, 2)
+    start, stop = vocab.coord_range
+
+    def holds(condition):  # bool[...,count,2] -> bool[...,count,1]
+        return jnp.any(condition, axis=-1, keepdims=True)
+
+    points = jnp.where(holds((pairs < start) | (pairs >= stop)), POINT_INVISIBLE, vocab.coords(pairs))
+    points = jnp.where(holds(pairs == SEPARATOR), POINT_SEPARATOR, points)
+    ended = jnp.cumsum(holds(pairs == PADDING), axis=-2) > 0
+    return jnp.where(ended, POINT_PADDING, points).reshape(*tokens.shape[:-1], 2 * count)
+
+
+def check_samples(tokens: jnp.ndarray, scores: jnp.ndarray, labels: jnp.ndarray) -> None:
+    """Raises ValueError unless tokens and their likelihoods are [B,N,K,T] for labels [B,N], with K and T at least 1."""
+    if tokens.ndim != 4 or tokens.shape[:2] != labels.shape or 0 in tokens.shape[2:] or scores.shape != tokens.shape:
+        raise ValueError(
+            f"tokens{list(tokens.shape)} and scores{list(scores.shape)} for labels{list(labels.shape)}: "
+            "give the tokens and likelihoods [B,N,K,T] that were decoded from prompt(example)"
+        )
