@@ -58,8 +58,11 @@ def crop(field: str, points: tf.Tensor, offset: tf.Tensor, factor: tf.Tensor) ->
     return tf.where(_reserved(points), points, seen)
 
 
-def flip_lr(field: str, points: tf.Tensor) -> tf.Tensor:
-    """Mirrors x. In "keypoints" the 17 COCO joints change sides too: after the nose come (left, right) pairs."""
+def flip_lr(field: str, points: tf.Tensor, swap: tf.Tensor | None = None) -> tf.Tensor:
+    """Mirrors x. In "keypoints" joint j becomes joint `swap[j]`, i32[k]: left and right change sides.
+
+    A polygon keeps its order of points, and so runs the other way round; see `reverse_rings`.
+    """
     if field == "boxes":
         ymin, xmin, ymax, xmax = tf.unstack(points, axis=1)
         return tf.stack([ymin, 1.0 - xmax, ymax, 1.0 - xmin], axis=1)
@@ -67,7 +70,20 @@ def flip_lr(field: str, points: tf.Tensor) -> tf.Tensor:
     mirrored = tf.stack([pairs[..., 0], 1.0 - pairs[..., 1]], axis=-1)
     mirrored = tf.where(_reserved(pairs), pairs, mirrored)
     if field == "keypoints":
-        joints = pairs.shape[1]
-        swapped = [0, *(j + 1 if j % 2 else j - 1 for j in range(1, joints))]
-        mirrored = tf.gather(mirrored, swapped, axis=1)
+        mirrored = tf.gather(mirrored, swap, axis=1)
     return tf.reshape(mirrored, tf.shape(points))
+
+
+def reverse_rings(polygons: tf.Tensor) -> tf.Tensor:
+    """Every polygon of f32[n,2k] the other way round from the same first point; separators and padding stay."""
+    pairs = tf.reshape(polygons, [-1, polygons.shape[-1] // 2, 2])
+    count, length = tf.shape(pairs)[0], pairs.shape[1]
+    place = tf.range(length)
+    word = _reserved(pairs[..., 0])  # [n,k]
+    # A ring has the number of words before it; the numbers of one object follow those of the one before.
+    ring = tf.cumsum(tf.cast(word, tf.int32), axis=1) + tf.range(count)[:, None] * (length + 1)
+    rings = count * (length + 1)
+    first = tf.gather(tf.math.unsorted_segment_min(tf.where(word, length, place), ring, rings), ring)
+    last = tf.gather(tf.math.unsorted_segment_max(tf.where(word, -1, place), ring, rings), ring)
+    source = tf.where(word | (place == first), place, first + last + 1 - place)
+    return tf.reshape(tf.gather(pairs, source, batch_dims=1), tf.shape(polygons))

@@ -124,14 +124,21 @@ class FixedCrop:
 
 @dataclass(frozen=True)
 class FlipLr:
-    """Mirrors image and points with probability ½."""
+    """Mirrors image and points with probability ½; left joints become right ones, polygons run clockwise as before.
+
+    Images whose keypoints have no left and right (`keypoint_swap` -1) are never mirrored.
+    """
 
     def __call__(self, example: Example, seed: tf.Tensor) -> Example:
         coin = tf.random.stateless_uniform([], seed) < 0.5
-        fields = [k for k in geometry.POINT_FIELDS if k in example]
+        swap = example.get("keypoint_swap")
+        if swap is not None:
+            coin, swap = coin & tf.reduce_all(swap >= 0), tf.maximum(swap, 0)
         image = tf.cond(coin, lambda: tf.reverse(example["image"], [1]), lambda: example["image"])
-        points = {k: tf.where(coin, geometry.flip_lr(k, example[k]), example[k]) for k in fields}
-        return {**example, **points, "image": image}
+        points = {k: geometry.flip_lr(k, example[k], swap) for k in geometry.POINT_FIELDS if k in example}
+        if "polygons" in points:
+            points["polygons"] = geometry.reverse_rings(points["polygons"])
+        return {**example, **{k: tf.where(coin, v, example[k]) for k, v in points.items()}, "image": image}
 
 
 @dataclass(frozen=True)

@@ -21,15 +21,25 @@ def _gather(example: Example, rows: tf.Tensor) -> Example:
 
 @dataclass(frozen=True)
 class FilterObjects:
-    """Drops objects whose box has no area (left by a crop) and, by default, crowd regions."""
+    """Drops objects whose box has no area (left by a crop), by default crowd regions, and those with fewer than
+    `min_keypoints` labelled keypoints in the image."""
 
     drop_crowd: bool = True
+    min_keypoints: int = 0
 
     def __call__(self, example: Example, seed: tf.Tensor) -> Example:
         boxes = example["boxes"]
         keep = tf.reduce_all(boxes[:, 2:] > boxes[:, :2], axis=1)
         if self.drop_crowd:
             keep &= ~example["is_crowd"]
+        if self.min_keypoints:
+            if "keypoints" not in example:
+                raise ValueError(
+                    f"filter_objects(min_keypoints={self.min_keypoints}): these data have no keypoints; "
+                    "open them with keypoints, or leave min_keypoints out"
+                )
+            seen = tf.cast(example["keypoints"][:, ::2] >= 0.0, tf.int32)
+            keep &= tf.reduce_sum(seen, axis=1) >= self.min_keypoints
         return _gather(example, tf.where(keep)[:, 0])
 
 

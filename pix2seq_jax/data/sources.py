@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from pix2seq_jax.data.coco_json import Report, column, integers, read_file, read_images, read_json, rows_of_images
+from pix2seq_jax.data.joints import Joints
 from pix2seq_jax.data.points import Outlines
 from pix2seq_jax.vocab import POINT_PADDING
 
@@ -57,7 +58,9 @@ class CocoDir:
         boxes: f32[n,4] yxyx normalised to the image and clipped to it; labels: i32[n], 1..C in the order of the
         JSON's categories; area: f32[n] pixels² of the annotation; is_crowd: bool[n]; scores: f32[n], 1;
         polygons: f32[n,2*max_points] where asked for, outlines as point lists (data.points.point_list), simplified to
-        at most max_points points with separators; all padding for crowd regions.
+        at most max_points points with separators; all padding for crowd regions;
+        keypoints: f32[n,2J] and keypoint_swap: i32[J] where asked for: y, x of each joint, -3, -3 where it is not
+        labelled; the joint that each becomes in a mirror image, or -1 (data.joints.mirrored).
 
     Attributes:
         fields: what `source[i]` gives, see the module.
@@ -66,6 +69,7 @@ class CocoDir:
             that the JSON lacks is UNNAMED.
         image_ids: i64[len].
         files: paths.
+        keypoint_names, skeleton, keypoint_swap: of the joints (data.joints.Joints); empty without keypoints.
         report: what was repaired or dropped, kind -> count; `describe()` names the first ones.
     """
 
@@ -77,6 +81,7 @@ class CocoDir:
         keep_empty: bool = True,
         label_ids=(),
         max_points: int = 0,
+        keypoints: bool = False,
     ) -> None:
         """Opens the JSON, checks it and the existence of every image.
 
@@ -87,10 +92,12 @@ class CocoDir:
             label_ids: category id of label 1, 2, …; () for the order of the JSON. Published models take the category
                 ids for labels, gaps included.
             max_points: length of the point lists of `polygons`, 128 in the paper; 0: no polygons are read.
+            keypoints: whether to read them; the JSON must be of the kind person_keypoints.
 
         Raises:
             ValueError: the folder, the JSON or an image is missing, the JSON is broken or not COCO, a box is not
-                finite, a category id is unknown, ids are not unique, a segmentation that is wanted is malformed.
+                finite, a category id is unknown, ids are not unique, polygons or keypoints that are wanted are
+                malformed.
         """
         self.annotations_path, self.folder = Path(annotations), Path(images)
         self.fields = dict(FIELDS)
@@ -101,6 +108,10 @@ class CocoDir:
             self.annotations_path, self.folder, content["images"], self.report
         )
         self._outlines: Outlines | None = None
+        self._joints = Joints(self.annotations_path, content["categories"]) if keypoints else None
+        self.keypoint_names = self._joints.names if self._joints else ()
+        self.skeleton = self._joints.skeleton if self._joints else ()
+        self.keypoint_swap = self._joints.swap if self._joints else np.zeros(0, np.int32)
         self._read_objects(content["annotations"], max_points)
         self._clip()
         if not keep_empty:
@@ -140,6 +151,10 @@ class CocoDir:
             self._outlines = Outlines(path, records, self._ids, self.sizes[self._image], max_points)
             self._outlines.count(self._crowd, self.report)
             self.fields["polygons"] = (np.float32, (None, 2 * max_points))
+        if self._joints:
+            self._joints.read(records, self._ids, self.sizes[self._image], self.report)
+            number = len(self.keypoint_names)
+            self.fields |= {"keypoints": (np.float32, (None, 2 * number)), "keypoint_swap": (np.int32, (number,))}
 
     def _to_labels(self, categories: np.ndarray) -> np.ndarray:
         """Category ids -> labels i32[n]."""
@@ -210,8 +225,10 @@ class CocoDir:
             "is_crowd": self._crowd[rows],
             "scores": np.ones(len(rows), np.float32),
         }
-        if self._outlines is not None:
+        if self._outlines:
             features["polygons"] = self._polygons(rows)
+        if self._joints:
+            features |= {"keypoints": self._joints.points(rows), "keypoint_swap": self.keypoint_swap}
         return features
 
     def _polygons(self, rows: np.ndarray) -> np.ndarray:
@@ -220,6 +237,19 @@ class CocoDir:
         for place in np.flatnonzero(~self._crowd[rows]).tolist():
             polygons[place] = self._outlines.points(int(rows[place]), self.report)
         return polygons
+
+    def objects(self) -> dict[str, np.ndarray]:
+        """All objects, image by image, without reading the images: `image` i64[n], `number` i64[n] in that image,
+        `is_crowd` bool[n], `num_keypoints` i64[n] (0 without keypoints)."""
+        counts = self._stops - self._starts
+        part = np.concatenate([np.arange(a, b) for a, b in zip(self._starts, self._stops, strict=True)])
+        rows = self._rows[part]
+        return {
+            "image": np.repeat(np.arange(len(self)), counts),
+            "number": part - np.repeat(self._starts, counts),
+            "is_crowd": self._crowd[rows],
+            "num_keypoints": self._joints.counts(rows) if self._joints else np.zeros(len(rows), np.int64),
+        }
 
     def count_over(self, slots: int) -> int:
         """Counts and reports the images with more objects than `slots`; a batch leaves out the rest. Crowds aside."""
@@ -235,8 +265,8 @@ class CocoDir:
     def coco_dict(self) -> dict:
         """The images, annotations (boxes as in the file) and categories for pycocotools.
 
-        Fills in `area`, `iscrowd`, `id`, `width` and `height` where the file had none. `segmentation` is there when
-        polygons are: as in the file, not simplified.
+        Fills in `area`, `iscrowd`, `id`, `width` and `height` where the file had none. `segmentation` and `keypoints`
+        are there when the source gives polygons and keypoints: as in the file, not simplified.
         """
         images = [
             {"id": int(i), "file_name": file, "height": int(h), "width": int(w)}
@@ -254,8 +284,12 @@ class CocoDir:
             }
             for row in rows
         ]
-        if self._outlines is not None:
+        categories = [{"id": i, "name": name} for i, name in self._listed.items()]
+        if self._outlines:
             for row, annotation in zip(rows, annotations, strict=True):
                 annotation["segmentation"] = self._outlines.segmentation(row)
-        categories = [{"id": i, "name": name} for i, name in self._listed.items()]
+        if self._joints:
+            for row, annotation in zip(rows, annotations, strict=True):
+                annotation |= self._joints.of(row)
+            categories = [category | self._joints.category(category["id"]) for category in categories]
         return {"images": images, "annotations": annotations, "categories": categories}

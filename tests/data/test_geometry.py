@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from pix2seq_jax.data import geometry
 
+SWAP = [0, *(j + 1 if j % 2 else j - 1 for j in range(1, 17))]  # COCO: after the nose come (left, right) pairs
 # name in the recorded arrays -> (field, name of the input)
 RECORDED = {
     "bbox": ("boxes", "tok/bbox"),
@@ -32,7 +33,7 @@ def test_crop_equals_the_release(ops_golden, name):
 @pytest.mark.parametrize("name", RECORDED)
 def test_flip_equals_the_release(ops_golden, name):
     points = recorded_input(ops_golden, name)
-    flipped = geometry.flip_lr(RECORDED[name][0], tf.constant(points)).numpy()
+    flipped = geometry.flip_lr(RECORDED[name][0], tf.constant(points), SWAP).numpy()
     reserved = points < 0  # the release mirrors these too and restores them in another op
     np.testing.assert_allclose(flipped[~reserved], ops_golden[f"flip/{name}"][~reserved], atol=1e-5)
     np.testing.assert_array_equal(flipped[reserved], points[reserved])
@@ -41,7 +42,7 @@ def test_flip_equals_the_release(ops_golden, name):
 @pytest.mark.parametrize("field", geometry.POINT_FIELDS)
 def test_flipping_twice_gives_back_the_points(ops_golden, field):
     points = tf.constant(ops_golden["crop/keypoints_in"])[:, : 4 if field == "boxes" else 34]
-    np.testing.assert_allclose(geometry.flip_lr(field, geometry.flip_lr(field, points)), points, atol=1e-6)
+    np.testing.assert_allclose(geometry.flip_lr(field, geometry.flip_lr(field, points, SWAP), SWAP), points, atol=1e-6)
 
 
 def test_reserved_points_pass_through_every_change():
@@ -58,7 +59,25 @@ def test_no_objects(field):
     points, pair = tf.zeros([0, 4 if field == "boxes" else 34]), tf.constant([0.5, 0.5])
     for changed in (geometry.scale(field, points, pair), geometry.crop(field, points, pair, pair)):
         assert changed.shape == points.shape
-    assert geometry.flip_lr(field, points).shape == points.shape
+    assert geometry.flip_lr(field, points, SWAP).shape == points.shape
+
+
+def test_joints_change_places_as_told():
+    points = tf.constant([[0.1, 0.2, 0.3, 0.4, -3.0, -3.0]])
+    np.testing.assert_allclose(geometry.flip_lr("keypoints", points, [2, 1, 0]), [[-3, -3, 0.3, 0.6, 0.1, 0.8]])
+
+
+def test_polygons_are_reversed_ring_by_ring():
+    def listed(numbers):
+        """A word below zero, else a point of its own."""
+        return [x for n in numbers for x in ([n, n] if n < 0 else [n / 10, n / 20])]
+
+    points = [[1, 2, 3, 4, -2, 5, 6, 7, -1, -1], [-1] * 10, list(range(10)), [1, 2, 3, -2, 4, 5, 6, -2, 7, 8]]
+    turned = [[1, 4, 3, 2, -2, 5, 7, 6, -1, -1], [-1] * 10, [0, *range(9, 0, -1)], [1, 3, 2, -2, 4, 6, 5, -2, 7, 8]]
+    points, turned = (np.array([listed(row) for row in rows], np.float32) for rows in (points, turned))
+    np.testing.assert_array_equal(geometry.reverse_rings(tf.constant(points)), turned)
+    np.testing.assert_array_equal(geometry.reverse_rings(tf.constant(turned)), points)
+    assert geometry.reverse_rings(tf.zeros([0, 20])).shape == (0, 20)
 
 
 def test_sizes():

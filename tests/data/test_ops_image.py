@@ -107,6 +107,28 @@ def test_flip_mirrors_half_of_the_images():
     assert 35 <= flipped <= 65
 
 
+def flips(more: dict) -> list[dict]:
+    """20 times the example with these fields, those that were mirrored."""
+    rows = [ops_image.FlipLr()(example(GRADIENT) | more, seed(i)) for i in range(20)]
+    return [row for row in rows if (row["image"].numpy() != GRADIENT).any()]
+
+
+def test_flip_exchanges_joints_and_keeps_polygons_clockwise():
+    more = {
+        "keypoints": tf.constant([[0.1, 0.2, 0.3, 0.4]]),
+        "keypoint_swap": tf.constant([1, 0]),
+        "polygons": tf.constant([[0.1, 0.1, 0.1, 0.4, 0.3, 0.4, 0.3, 0.1, -1, -1]]),
+    }
+    rows = flips(more)
+    assert len(rows) > 3
+    np.testing.assert_allclose(rows[0]["keypoints"], [[0.3, 0.6, 0.1, 0.8]])
+    np.testing.assert_allclose(rows[0]["polygons"], [[0.1, 0.9, 0.3, 0.9, 0.3, 0.6, 0.1, 0.6, -1, -1]])
+
+
+def test_images_whose_joints_have_no_sides_are_not_mirrored():
+    assert not flips({"keypoints": tf.zeros([1, 4]), "keypoint_swap": tf.constant([-1, -1])})
+
+
 def test_colour_jitter_changes_most_images_and_keeps_the_range():
     op = ops_image.ColorJitter(0.5)
     images = [op(example(GRADIENT), seed(i))["image"].numpy() for i in range(60)]

@@ -35,6 +35,15 @@ def test_filter_drops_boxes_without_area_and_crowds():
     assert areas(FilterObjects(drop_crowd=False)(example(), seed(0))) == [10, 20, 30]
 
 
+def test_filter_counts_the_keypoints_that_are_left():
+    points = tf.constant([[0.1, 0.1, -3, -3], [0.1, 0.1, 0, 0], [-3, -3, -3, -3], [0.0, 1, 1, 0]])
+    done = FilterObjects(drop_crowd=False, min_keypoints=2)(example() | {"keypoints": points}, seed(0))
+    assert areas(done) == [20]  # the last has no area
+    assert areas(FilterObjects(min_keypoints=1)(example() | {"keypoints": points}, seed(0))) == [10]
+    with pytest.raises(ValueError, match=r"min_keypoints=1\): these data have no keypoints"):
+        FilterObjects(min_keypoints=1)(example(), seed(0))
+
+
 @pytest.mark.parametrize(
     ("by", "expected"),
     [
