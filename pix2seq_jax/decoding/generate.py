@@ -12,7 +12,7 @@ from flax import linen as nn
 from flax import struct
 from jax import lax
 
-from pix2seq_jax.decoding.sampling import Greedy
+from pix2seq_jax.decoding.sampling import Beam, Greedy
 from pix2seq_jax.models.attention import Cache
 from pix2seq_jax.models.pix2seq import Pix2Seq
 from pix2seq_jax.vocab import PADDING
@@ -60,7 +60,7 @@ class State:
     Attributes:
         count: i32[], response tokens drawn so far; the next one is written at this index.
         last: i32[B,R], the token drawn last, which the model has not read yet.
-        ended: bool[B,R], sequences that drew PADDING; only with stop_at_eos, else always False.
+        ended: bool[B,R], sequences that drew the end token; only with stop_at_eos, else always False.
         cache: keys and values of prompt and response, up to but without `last`.
         tokens, scores, class_probs, logits: results as in Generated, with R in place of (N,)K; zeros where not written.
     """
@@ -80,7 +80,7 @@ class State:
         return self.tokens, self.scores, self.class_probs, self.logits
 
 
-def _grammar(allowed: tuple[Ranges, ...] | None, vocab_size: int) -> jnp.ndarray | None:
+def grammar_table(allowed: tuple[Ranges, ...] | None, vocab_size: int) -> jnp.ndarray | None:
     """bool[period, V], True for the tokens that may be drawn at response position t % period; None for all tokens."""
     if allowed is None:
         return None
@@ -131,6 +131,7 @@ class _Writer:
     grammar: jnp.ndarray | None
     slots: Slots | None
     stop_at_eos: bool
+    eos_token: int
 
     def start(self, last: jnp.ndarray, length: int, vocab_size: int, cache: Cache, return_logits: bool) -> State:
         """The state after the prompts, whose last tokens are i32[B,R], before a response of `length` tokens."""
@@ -151,7 +152,7 @@ class _Writer:
     def emit(self, state: State, logits: jnp.ndarray) -> State:
         """Draws the next token of each sequence from its logits f32[B,R,V]."""
         t, live = state.count, ~state.ended
-        choice = logits.at[..., PADDING].add(self.eos_bias)
+        choice = logits.at[..., self.eos_token].add(self.eos_bias)
         if self.grammar is not None:
             choice = jnp.where(self.grammar[t % len(self.grammar)][None, None], choice, FORBIDDEN)
         token = _draw(self.sampler, choice, jax.vmap(jax.random.fold_in, (0, None))(self.keys, t))
@@ -167,7 +168,7 @@ class _Writer:
         return State(
             count=t + 1,
             last=token,
-            ended=state.ended | (token == PADDING) if self.stop_at_eos else state.ended,
+            ended=state.ended | (token == self.eos_token) if self.stop_at_eos else state.ended,
             cache=state.cache,
             tokens=state.tokens.at[:, :, t].set(token),
             scores=state.scores.at[:, :, t].set(score),
@@ -176,10 +177,8 @@ class _Writer:
         )
 
 
-def _check(
-    model: Pix2Seq, memory: jnp.ndarray, prompt: jnp.ndarray, max_len: int, num_samples: int, slots: Slots | None
-) -> None:
-    """Refuses shapes and lengths that do not fit."""
+def check_lengths(model: Pix2Seq, memory: jnp.ndarray, prompt: jnp.ndarray, max_len: int, eos_token: int) -> None:
+    """Refuses shapes, lengths and an end token that do not fit, with a ValueError."""
     if prompt.ndim not in (2, 3) or prompt.shape[0] != memory.shape[0]:
         raise ValueError(f"prompt{list(prompt.shape)} for memory{list(memory.shape)}: give i32[B,P] or i32[B,N,P]")
     if not prompt.shape[-1] < max_len <= model.max_seq_len:
@@ -187,6 +186,13 @@ def _check(
             f"max_len={max_len} counts prompt and response: it must be above the {prompt.shape[-1]} prompt tokens and "
             f"at most model.max_seq_len={model.max_seq_len}; decode fewer tokens or train a longer model"
         )
+    if not 0 <= eos_token < model.vocab_size:
+        raise ValueError(f"eos_token={eos_token} is not within the vocabulary 0..{model.vocab_size}")
+
+
+def _check_options(model: Pix2Seq, sampler: Any, num_samples: int, slots: Slots | None) -> None:
+    if isinstance(sampler, Beam):
+        raise ValueError(f"{sampler} draws no tokens: call decoding.beam.beam_search, or give another sampler")
     if num_samples < 1:
         raise ValueError(f"num_samples={num_samples}; at least one sample is needed")
     if slots and not (0 <= slots.start < slots.stop <= model.vocab_size and slots.first >= 0 < slots.every):
@@ -208,6 +214,7 @@ def generate(
     return_logits: bool = False,
     slots: Slots | tuple[int, int, int, int] | None = None,
     stop_at_eos: bool = False,
+    eos_token: int = PADDING,
 ) -> Generated:
     """Continues the prompts. Pure; under jit all but variables, memory, prompt, rng and eos_bias are static.
 
@@ -221,20 +228,22 @@ def generate(
         num_samples: K, sequences drawn per prompt.
         rng: a jax.random.key; or one key per image, which makes an image's tokens independent of its batch.
             Greedy decoding needs none.
-        eos_bias: added to the logit of PADDING, the end of a sequence; below zero sequences get longer.
+        eos_bias: added to the logit of eos_token, the end of a sequence; below zero sequences get longer.
         allowed: tokens of response position t are in the half-open ranges allowed[t % len(allowed)]; None for all.
         return_logits: keep all logits: 4·V bytes for every token.
         slots: where class probabilities are kept.
-        stop_at_eos: a sequence that drew PADDING emits PADDING with score 0 from there on, and decoding stops when all
-            have. Off, PADDING is a token like any other (detection fills all its slots).
+        stop_at_eos: a sequence that drew eos_token emits PADDING with score 0 from there on, and decoding stops when
+            all have. Off, eos_token is a token like any other (detection fills all its slots).
+        eos_token: ends a sequence: PADDING that of boxes and points, a text piece that of captions.
 
     Raises:
         ValueError: shapes, lengths, ranges or keys that do not fit.
     """
     slots = slots and Slots(*slots)
-    _check(model, memory, prompt, max_len, num_samples, slots)
+    check_lengths(model, memory, prompt, max_len, eos_token)
+    _check_options(model, sampler, num_samples, slots)
     keys = _keys(rng, sampler, memory.shape[0])
-    writer = _Writer(sampler, keys, eos_bias, _grammar(allowed, model.vocab_size), slots, stop_at_eos)
+    writer = _Writer(sampler, keys, eos_bias, grammar_table(allowed, model.vocab_size), slots, stop_at_eos, eos_token)
     rows = jnp.repeat(prompt.reshape(prompt.shape[0], -1, prompt.shape[-1]), num_samples, axis=1)  # [B, N·K, P]
     batch, count, prompt_len = rows.shape
     length = max_len - prompt_len

@@ -112,12 +112,32 @@ class Nucleus:
         return jax.random.categorical(rng, self.filter(logits)).astype(jnp.int32)
 
 
+@dataclass(frozen=True)
+class Beam:
+    """No sampler but the settings of `decoding.beam.beam_search`, which has no randomness.
+
+    Attributes:
+        size: sequences kept, at least 1; 1 gives what Greedy gives.
+        length_penalty: exponent alpha of Wu et al. (arXiv:1609.08144), section 7, at least 0: 0 compares sequences by
+            their probability, which favours short ones; they recommend 0.6 to 0.7.
+    """
+
+    size: int = 4
+    length_penalty: float = 0.6
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.size, int) or self.size < 1:
+            raise ValueError(f"beam(size={self.size}): size must be a whole number of at least 1")
+        if not 0 <= self.length_penalty < float("inf"):
+            raise ValueError(f"beam(length_penalty={self.length_penalty}): must be 0 or more")
+
+
 Sampler = Greedy | TopK | Nucleus
-SAMPLERS = {"greedy": Greedy, "topk": TopK, "nucleus": Nucleus}
+SAMPLERS = {"greedy": Greedy, "topk": TopK, "nucleus": Nucleus, "beam": Beam}
 
 
-def from_string(text: str) -> Sampler:
-    """Sampler of a text such as "greedy", "topk(5, temperature=0.7)" or "nucleus(0.4)".
+def from_string(text: str) -> Sampler | Beam:
+    """Sampler of a text such as "greedy", "topk(5, temperature=0.7)", "nucleus(0.4)", or "beam(4, 0.6)".
 
     Raises:
         ValueError: unknown sampler, unknown or repeated argument, or an argument out of range.

@@ -10,11 +10,11 @@ from flax import linen as nn
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from pix2seq_jax.decoding.generate import Slots, generate
-from pix2seq_jax.decoding.sampling import Greedy, Nucleus, TopK
+from pix2seq_jax.decoding.sampling import Beam, Greedy, Nucleus, TopK
 from pix2seq_jax.models.pix2seq import Pix2Seq
 from tests import golden_import
 
-STATIC = ("model", "max_len", "sampler", "num_samples", "allowed", "return_logits", "slots", "stop_at_eos")
+STATIC = ("model", "max_len", "sampler", "num_samples", "allowed", "return_logits", "slots", "stop_at_eos", "eos_token")
 VOCAB = 40
 
 run = jax.jit(generate, static_argnames=STATIC)
@@ -220,6 +220,21 @@ def test_end_of_sequence_bias(tiny, sampled):
     np.testing.assert_allclose(biased.scores, nn.softmax(biased.logits)[..., 0], atol=1e-6)  # of the raw logits
 
 
+def test_another_token_may_end_a_sequence(tiny, sampled):
+    model, variables, memory, prompt = tiny
+    tokens = np.asarray(sampled.tokens)
+    eos = int(np.bincount(tokens[tokens > 0]).argmax())
+    options = {"max_len": 20, "sampler": Nucleus(1.0), "num_samples": 2, "rng": jax.random.key(3)}
+    out = run(model, variables, memory, prompt, stop_at_eos=True, eos_token=eos, **options)
+    after = np.cumsum(tokens == eos, axis=-1) - (tokens == eos) > 0
+    assert after.any() and not after.all() and (tokens[~after] == 0).any()  # padding no longer ends anything
+    np.testing.assert_array_equal(out.tokens, np.where(after, 0, tokens))
+    np.testing.assert_allclose(out.scores, np.where(after, 0, sampled.scores), atol=1e-6)
+    never = run(model, variables, memory, prompt, eos_bias=-1e3, eos_token=eos, **options)
+    assert (never.tokens != eos).all() and (never.tokens == 0).any()
+    assert (run(model, variables, memory, prompt, eos_bias=1e3, eos_token=eos, **options).tokens == eos).all()
+
+
 def test_bfloat16(tiny):
     model, variables, memory, prompt = tiny
     half = model.clone(dtype="bfloat16")
@@ -240,6 +255,8 @@ def test_bfloat16(tiny):
         ({"sampler": Nucleus(0.5)}, "give rng"),
         ({"rng": jnp.zeros(2, jnp.uint32)}, "rng is uint32"),
         ({"slots": Slots(0, VOCAB + 1, 0, 1)}, "slots"),
+        ({"eos_token": VOCAB}, "eos_token=40"),
+        ({"sampler": Beam(4)}, "beam_search"),
         ({"prompt": jnp.ones((2, 3), jnp.int32)}, "prompt"),
     ],
 )

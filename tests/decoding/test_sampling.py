@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pix2seq_jax.decoding import sampling
-from pix2seq_jax.decoding.sampling import MASKED, Greedy, Nucleus, TopK, from_string
+from pix2seq_jax.decoding.sampling import MASKED, Beam, Greedy, Nucleus, TopK, from_string
 
 SAMPLERS = [Greedy(), TopK(3), TopK(4, 0.5), Nucleus(0.5), Nucleus(0.5, rule="standard"), Nucleus(1.0, 2.0)]
 
@@ -123,6 +123,9 @@ def test_a_k_beyond_the_vocabulary_keeps_all():
         ("topk(5,temperature=0.7)", TopK(5, 0.7)),
         ("nucleus(0.4)", Nucleus(0.4)),
         ("nucleus(p=0.8,temperature=2,rule='standard')", Nucleus(0.8, 2, "standard")),
+        ("beam", Beam(4, 0.6)),
+        ("beam(4, 0.6)", Beam(4, 0.6)),
+        ("beam(2, length_penalty=0)", Beam(2, 0)),
     ],
 )
 def test_from_string(text, sampler):
@@ -132,7 +135,7 @@ def test_from_string(text, sampler):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("beam(4)", "there is no 'beam'; choose one of greedy"),
+        ("beams(4)", "there is no 'beams'; choose one of greedy"),
         ("topk", "missing 1 required positional argument: 'k'"),
         ("topk(5, t=1)", "unexpected keyword argument 't'"),
         ("nucleus(0.4, p=0.5)", "multiple values for argument 'p'"),
@@ -145,9 +148,12 @@ def test_from_string(text, sampler):
         ("topk(2.5)", "k=2.5"),
         ("nucleus(1.5)", "p=1.5"),
         ("nucleus(0)", "p=0"),
-        ("nucleus('0.4')", "write one of greedy(), topk(k, temperature), nucleus(p, temperature, rule)"),
+        ("nucleus('0.4')", "write one of greedy(), topk(k, temperature), nucleus(p, temperature, rule), beam("),
         ("topk(1, temperature=0)", "temperature=0"),
         ("nucleus(0.5, rule='other')", "choose 'official' or 'standard'"),
+        ("beam(0)", "size=0"),
+        ("beam(1.5)", "size=1.5"),
+        ("beam(4, -0.1)", "length_penalty=-0.1"),
     ],
 )
 def test_from_string_refuses(text, words):
