@@ -86,8 +86,8 @@ def test_what_is_written_for_real_hidden_and_padding():
 @pytest.mark.parametrize("seed", range(3))
 def test_decode_gives_joints_back_within_half_a_bin(seed):
     task, example = make_task(), make_example([[1, 80, 7]] * 5, seed=seed)
-    tokens = task.encode(example, jax.random.key(0)).targets[:, :, None]
-    out = task.decode(tokens, jnp.full(tokens.shape, 0.25), example)
+    tokens = jax.jit(task.encode)(example, jax.random.key(0)).targets[:, :, None]
+    out = jax.jit(task.decode)(tokens, jnp.full(tokens.shape, 0.25), example)
     given = np.asarray(example["keypoints"], np.float64).reshape(5, 3, JOINTS, 2)
     boxes = np.asarray(example["boxes"], np.float64).reshape(5, 3, 1, 2, 2)
     expected = np.where(given < 0, boxes.mean(axis=-2), given)  # hidden ones lie in the centre of the box
@@ -106,7 +106,7 @@ def test_samples_are_averaged_over_those_that_know_the_joint():
     samples = [[1100, 1200, 1300, 1400], [1300, 1600, 1300, INVISIBLE], [1200, 1100, 0, 120]]
     tokens = jnp.array([[samples, samples]])
     likelihoods = jnp.array([0.2, 0.4, 0.6])[None, None, :, None] * jnp.ones(tokens.shape)
-    out = task.decode(tokens, likelihoods, example)
+    out = jax.jit(task.decode)(tokens, likelihoods, example)
     bins = np.array([[200, 300], [300, 400]])
     np.testing.assert_allclose(out["keypoints"][0, 0], bins / 999 * PIXELS, rtol=1e-5)
     np.testing.assert_allclose(out["scores"][0, 0], 0.5 * 0.4 + 0.5 * example["scores"][0, 0], rtol=1e-5)
@@ -115,9 +115,10 @@ def test_samples_are_averaged_over_those_that_know_the_joint():
 
 def test_decoding_garbage_stays_inside_the_window_and_is_finite():
     task, example = make_task(), make_example([[4, 0, 1]])
-    for low, high in ((0, VOCAB.size), (0, 1)):
-        tokens = jax.random.randint(jax.random.key(0), (1, 3, 8, 2 * JOINTS), low, high)
-        out = task.decode(tokens, jnp.ones(tokens.shape), example)
+    decode = jax.jit(task.decode)
+    for top in (VOCAB.size, 1):
+        tokens = jax.random.randint(jax.random.key(0), (1, 3, 8, 2 * JOINTS), 0, top)
+        out = decode(tokens, jnp.ones(tokens.shape), example)
         points = np.asarray(out["keypoints"])
         corner = np.array(SIZES["crop_offset"])
         assert (points >= corner).all() and (points <= corner + SIZES["orig_size"]).all()
@@ -169,10 +170,13 @@ def test_flips_and_crops_commute_with_tokens_within_half_a_bin(move, scale):
     task, example = make_task(), make_example([[1, 2, 3]] * 8)
     points = np.asarray(example["keypoints"], np.float64).reshape(8, 3, JOINTS, 2)
 
+    @jax.jit
+    def read(keypoints):
+        return read_points(VOCAB, task.encode(example | {"keypoints": keypoints}, jax.random.key(0)).targets)
+
     def through_tokens(pairs):
         flat = jnp.asarray(pairs.reshape(8, 3, -1), jnp.float32)
-        tokens = task.encode(example | {"keypoints": flat}, jax.random.key(0)).targets
-        return np.asarray(read_points(VOCAB, tokens), np.float64).reshape(pairs.shape)
+        return np.asarray(read(flat), np.float64).reshape(pairs.shape)
 
     assert np.abs(through_tokens(move(points)) - move(points)).max() <= HALF_BIN
     np.testing.assert_array_equal(move(through_tokens(points)) < 0, move(points) < 0)
