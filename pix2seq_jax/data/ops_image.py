@@ -16,6 +16,7 @@ from pix2seq_jax.data.images import decode_image
 
 Example = dict[str, tf.Tensor]
 Size = int | tuple[int, int]
+MIN_WINDOW = 8.0  # pixels; a predicted box may have no area, or lie outside the image
 
 
 def derive(seed: tf.Tensor, number: int) -> tf.Tensor:
@@ -123,6 +124,30 @@ class FixedCrop:
 
 
 @dataclass(frozen=True)
+class CropToBox:
+    """Window of `scale` times the box of the first object, about its centre, cut at the image, for tasks on one object:
+    Pix2Seq v2, section 3.1, looks at keypoints in twice the box. An image without objects stays whole.
+
+    At least MIN_WINDOW pixels remain of each side, however small or misplaced the box. The window takes the place of
+    the original: `orig_size` becomes its size, `crop_offset` its corner, both in pixels of the original image.
+    """
+
+    scale: float = 2.0
+
+    def __call__(self, example: Example, seed: tf.Tensor) -> Example:
+        now = tf.cast(_size(example["image"]), tf.float32)
+        low, high = tf.split(tf.concat([example["boxes"], [[0.0, 0.0, 1.0, 1.0]]], 0)[0], 2)
+        least = tf.minimum(MIN_WINDOW, now)
+        centre, half = (low + high) / 2 * now, tf.maximum((high - low) * now * self.scale, least) / 2
+        corner = tf.clip_by_value(tf.round(centre - half), 0.0, now - least)
+        size = tf.clip_by_value(tf.round(centre + half), corner + least, now) - corner
+        ratio = tf.cast(example["orig_size"], tf.float32) / now  # 1, but for annotations of another size than the file
+        offset, window = (tf.cast(tf.round(value * ratio), tf.int32) for value in (corner, size))
+        cropped = crop(example, tf.cast(corner, tf.int32), tf.cast(size, tf.int32))
+        return {**cropped, "orig_size": window, "crop_offset": example["crop_offset"] + offset}
+
+
+@dataclass(frozen=True)
 class FlipLr:
     """Mirrors image and points with probability ½; left joints become right ones, polygons run clockwise as before.
 
@@ -196,6 +221,7 @@ OPS = {
     "scale_jitter": ScaleJitter,
     "resize": Resize,
     "fixed_crop": FixedCrop,
+    "crop_to_box": CropToBox,
     "flip_lr": FlipLr,
     "color_jitter": ColorJitter,
     "pad_image": PadImage,
