@@ -4,6 +4,7 @@ Raw features are NumPy arrays as in the table `source.fields`, name -> (type, sh
 `image`: a source gives the bytes of the file, and `file`, its name; the table says what the decoded image is.
 """
 
+import copy
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -250,6 +251,12 @@ class CocoDir:
             "is_crowd": self._crowd[rows],
             "num_keypoints": self._joints.counts(rows) if self._joints else np.zeros(len(rows), np.int64),
         }
+
+    def without_polygons(self) -> "CocoDir":
+        """The same data for tasks that do not look at outlines; the columns are shared."""
+        plain = copy.copy(self)
+        plain._outlines, plain.fields = None, {k: v for k, v in self.fields.items() if k != "polygons"}
+        return plain
 
     def count_over(self, slots: int) -> int:
         """Counts and reports the images with more objects than `slots`; a batch leaves out the rest. Crowds aside."""
