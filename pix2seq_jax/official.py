@@ -86,11 +86,19 @@ STACKS = {
 }
 CROSS = "decoder/cross/"  # keys and values of the cross-attention of all decoder layers, key_kernel and so on
 # The lists count layers without variables too: dropout, padding, identity.
-RESNET_BLOCK = {
-    "shortcut/conv": "projection_layers/0/conv2d",
-    "shortcut/norm": "projection_layers/1/bn",
-    **{f"conv{i + 1}/conv": f"conv_relu_dropblock_layers/{3 * i}/conv2d" for i in range(3)},
-    **{f"conv{i + 1}/norm": f"conv_relu_dropblock_layers/{3 * i + 1}/bn" for i in range(3)},
+RESNET_BLOCKS = {
+    "block": {
+        "shortcut/conv": "projection_layers/0/conv2d",
+        "shortcut/norm": "projection_layers/1/bn",
+        **{f"conv{i + 1}/conv": f"conv_relu_dropblock_layers/{3 * i}/conv2d" for i in range(3)},
+        **{f"conv{i + 1}/norm": f"conv_relu_dropblock_layers/{3 * i + 1}/bn" for i in range(3)},
+    },
+    "basic": {
+        "shortcut/conv": "shortcut_layers/0/conv2d",
+        "shortcut/norm": "shortcut_layers/1/bn",
+        **{f"conv{i + 1}/conv": f"conv2d_bn_layers/{2 * i}/conv2d" for i in range(2)},
+        **{f"conv{i + 1}/norm": f"conv2d_bn_layers/{2 * i + 1}/bn" for i in range(2)},
+    },
 }
 RESNET_STEMS = {1: {"stem1": (0, 2)}, 3: {"stem1": (0, 1), "stem2": (2, 3), "stem3": (4, 6)}}  # convolution, its norm
 MODULES = {
@@ -153,9 +161,9 @@ def variables(name: str, *, layers: int, stem_convolutions: int = 1, shared_embe
     if name.startswith(CROSS):
         part, leaf = leaf.split("_")
         return [f"decoder/decoder/dec_layers/{i}/cross_mha/_{part}_dense/{leaf}" for i in range(layers)]
-    if match := re.fullmatch(r"stem/resnet/group(\d+)_block(\d+)/(.+)", module):
-        group, block = int(match[1]) - 1, int(match[2]) - 1
-        return [f"encoder/resnet/block_groups/{group}/layers/{block}/{RESNET_BLOCK[match[3]]}/{leaf}"]
+    if match := re.fullmatch(r"stem/resnet/group(\d+)_(block|basic)(\d+)/(.+)", module):
+        group, block, part = int(match[1]) - 1, int(match[3]) - 1, RESNET_BLOCKS[match[2]][match[4]]
+        return [f"encoder/resnet/block_groups/{group}/layers/{block}/{part}/{leaf}"]
     if match := re.fullmatch(r"stem/resnet/(stem\d)/(conv|norm)", module):
         conv, norm = RESNET_STEMS[stem_convolutions][match[1]]
         part = f"{conv}/conv2d" if match[2] == "conv" else f"{norm}/bn"
@@ -201,7 +209,8 @@ def model_fields(model: Mapping[str, Any]) -> dict[str, Any]:
         width = model[f"dim_att{suffix}"]
         fields[f"{part}_mlp"] = width * (model[f"dim_mlp{suffix}"] // width)
     if model["resnet_variant"] == "c1":
-        return fields | {"patch_size": model["patch_size"]}
+        whole = all(side % model["patch_size"] == 0 for side in fields["image_size"])
+        return fields | {"encoder": "vit" if whole else "vit_crop", "patch_size": model["patch_size"]}
     return fields | {
         "encoder": "resnet",
         "resnet_variant": model["resnet_variant"],

@@ -1,4 +1,4 @@
-"""Official checkpoints: the recorded ones, each option by a written one, every way to be broken, and the commands."""
+"""Official checkpoints: the recorded ones, changes of them, every way to be broken, and the commands."""
 
 import copy
 import json
@@ -155,41 +155,6 @@ def test_projections_without_mlp(mode, vit, changed):
         np.testing.assert_allclose(memory, plain + sin_cos_2d(4, 6, 48)[None], rtol=0, atol=1e-6)
 
 
-def norm_entries(place: str, width: int) -> dict[str, np.ndarray]:
-    leaves = ("gamma", "beta", "moving_mean", "moving_variance")
-    return {key(f"{place}/bn/{leaf}"): np.abs(random(width)) for leaf in leaves}
-
-
-@pytest.mark.parametrize(("variant", "depth"), [("standard", 101), ("dc5", 50), ("dc5", 101), ("c3", 50), ("c4", 50)])
-def test_resnet_variants(variant, depth, golden_dir, tmp_path):
-    config, entries = recorded(golden_dir / "resnet_tiny")
-    config["model"] |= {"resnet_variant": variant, "resnet_depth": depth}
-    groups, stem = "model/encoder/resnet/block_groups/", "encoder/resnet/initial_conv_relu_max_pool"
-    entries = {name: a for name, a in entries.items() if ".OPTIMIZER_SLOT" not in name}
-    if depth == 101:  # 23 instead of 6 blocks in the third group
-        for name in [name for name in entries if name.startswith(f"{groups}2/layers/5/")]:
-            entries |= {name.replace("layers/5/", f"layers/{i}/"): entries[name] + i for i in range(6, 23)}
-    gone = {"c3": (f"{groups}2/", f"{groups}3/", f"model/{stem}/"), "c4": (f"{groups}3/",)}.get(variant, ())
-    entries = {name: array for name, array in entries.items() if not name.startswith(gone)}
-    channels = {"c3": 32, "c4": 64}.get(variant, 128)
-    entries[key("encoder/stem_projection/kernel")] = random(channels, 32)
-    if variant == "c3":
-        for conv, norm, sizes in ((0, 1, (3, 2)), (2, 3, (2, 2)), (4, 6, (2, 4))):
-            entries[key(f"{stem}/{conv}/conv2d/kernel")] = random(3, 3, *sizes)
-            entries |= norm_entries(f"{stem}/{norm}", sizes[1])
-    model, variables, _ = import_tf.load(write(tmp_path, config, entries))
-    assert (model.encoder, model.resnet_variant, model.resnet_depth) == ("resnet", variant, depth)
-    resnet = variables["params"]["stem"]["resnet"]
-    if depth == 101:
-        last = entries[f"{groups}2/layers/22/conv_relu_dropblock_layers/3/conv2d/kernel{SUFFIX}"]
-        np.testing.assert_array_equal(resnet["group3_block23"]["conv2"]["conv"]["kernel"], last)
-    if variant == "c3":
-        third = {name: entries[key(f"{stem}/4/conv2d/kernel")] for name in ("stem3",)}
-        np.testing.assert_array_equal(resnet["stem3"]["conv"]["kernel"], third["stem3"])
-        mean = variables["batch_stats"]["stem"]["resnet"]["stem3"]["norm"]["mean"]
-        np.testing.assert_array_equal(mean, entries[key(f"{stem}/6/bn/moving_mean")])
-
-
 def test_old_configs_get_the_defaults_of_the_release(vit, golden_dir):
     config = {"model": {name: vit[0]["model"][name] for name in official.REQUIRED}}
     made = import_tf.make_config(config)
@@ -198,6 +163,9 @@ def test_old_configs_get_the_defaults_of_the_release(vit, golden_dir):
     assert made.tasks.detection.max_instances == 100 and made.tasks.detection.sampler == "nucleus(0.4)"
     wide = import_tf.make_config({"model": config["model"] | {"image_size": [1024, 640]}})
     assert tuple(wide.model.image_size) == (1024, 640) and "resize((1024, 640)" in wide.tasks.detection.eval_ops
+    odd = import_tf.make_config({"model": VIT_B | {"image_size": 1333}})  # published, though 1333 is not whole patches
+    assert odd.model.encoder == "vit_crop" and "pad_image(1333)" in odd.tasks.detection.eval_ops
+    assert experiment.make_model(odd).image_size == (1333, 1333)
 
 
 def test_published_models_equal_the_shipped_configs(vit):

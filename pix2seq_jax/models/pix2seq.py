@@ -17,7 +17,7 @@ from pix2seq_jax.models.resnet import BLOCKS, GROUPS, PIXELS_PER_TOKEN, ResNetSt
 from pix2seq_jax.models.vit import PatchEmbed
 
 ALLOWED = {
-    "encoder": ("vit", "resnet"),
+    "encoder": ("vit", "vit_crop", "resnet"),
     "resnet_depth": tuple(BLOCKS),
     "resnet_variant": tuple(GROUPS),
     "pos_encoding": KINDS,
@@ -33,9 +33,10 @@ class Pix2Seq(nn.Module):
 
     Attributes:
         image_size: (height, width) in pixels of the padded images.
-        encoder: 'vit' or 'resnet'.
+        encoder: 'vit', 'resnet', or 'vit_crop': a ViT for images of any size that does not look at what is left at the
+            bottom and at the right of the last whole patch, as the published models of 1333 x 1333 pixels.
         patch_size: side of a patch in pixels; of the ViT only.
-        resnet_depth: 50, 101, 152 or 200; this and the next three of the ResNet only.
+        resnet_depth: 18, 34, 50, 101, 152 or 200; this and the next three of the ResNet only.
         resnet_variant: 'standard' (a token for 32 x 32 pixels), 'dc5' or 'c4' (16 x 16), 'c3' (8 x 8).
         resnet_width: multiplies all channels.
         frozen_bn: whether training uses the stored batch statistics and leaves them alone.
@@ -102,6 +103,10 @@ class Pix2Seq(nn.Module):
                 f"model.image_size={self.image_size} is not divisible by model.patch_size={self.patch_size}; "
                 f"pad images to {near} or change the patch size"
             )
+        if min(self.image_size) < (self.patch_size if self.encoder == "vit_crop" else 1):
+            raise ValueError(f"model.image_size={self.image_size} holds no patch of model.patch_size={self.patch_size}")
+        if self.resnet_width < 1 / 32:
+            raise ValueError(f"model.resnet_width={self.resnet_width} leaves no channels; it is at least 1/32")
         for part, dim, mlp, heads in (
             ("enc", self.enc_dim, self.enc_mlp, self.enc_heads),
             ("dec", self.dec_dim, self.dec_mlp, self.dec_heads),
@@ -131,13 +136,12 @@ class Pix2Seq(nn.Module):
         dec = self._stack(self.dec_layers, self.dec_dim, self.dec_mlp, self.dec_heads)
         # The MLP of the projection widens by the encoder's ratio, as in the official release.
         proj = self._stack(1, self.dec_dim, self.dec_dim * (self.enc_mlp // self.enc_dim), self.dec_heads)
-        if self.encoder == "vit":
-            pixels = self.patch_size
-            self.stem = PatchEmbed(self.patch_size, self.enc_dim, self.dtype)
-        else:
-            pixels = PIXELS_PER_TOKEN[self.resnet_variant]
+        if self.encoder == "resnet":
+            grid = tuple(ceil(side / PIXELS_PER_TOKEN[self.resnet_variant]) for side in self.image_size)
             self.stem = ResNetStem(enc, self.resnet_depth, self.resnet_variant, self.resnet_width, self.frozen_bn)
-        grid = tuple(ceil(side / pixels) for side in self.image_size)
+        else:
+            grid = tuple(side // self.patch_size for side in self.image_size)
+            self.stem = PatchEmbed(self.patch_size, self.enc_dim, self.dtype)
         self.image_encoder = Encoder(enc, grid, self.pos_encoding, self.use_cls_token)
         self.projection = Projection(proj, grid, self.pos_encoding, self.use_cls_token, self.proj_mode)
         self.decoder = Decoder(

@@ -1,11 +1,15 @@
-"""Residual networks, the other stem: v1 bottlenecks, normalised after the convolution (He et al., arXiv:1512.03385)."""
+"""Residual networks, the other stem: blocks of version 1, normalised after the convolution (He et al., 1512.03385)."""
 
 from flax import linen as nn
 from jax import numpy as jnp
 
 from pix2seq_jax.models.layers import ZEROS, Dense, Stack
 
-BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3), 200: (3, 24, 36, 3)}  # per group, by depth
+BLOCKS = {  # per group, by depth
+    **{18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)},
+    **{101: (3, 4, 23, 3), 152: (3, 8, 36, 3), 200: (3, 24, 36, 3)},
+}
+BASIC_DEPTHS = (18, 34)  # the others are built of bottlenecks
 GROUPS = {"standard": 4, "dc5": 4, "c4": 3, "c3": 2}
 PIXELS_PER_TOKEN = {"standard": 32, "dc5": 16, "c4": 16, "c3": 8}  # side, by variant
 NORM_EPSILON, NORM_MOMENTUM = 1e-5, 0.9
@@ -52,10 +56,14 @@ class ConvNorm(nn.Module):
         )(x)
 
 
-class Bottleneck(nn.Module):
-    """1×1, 3×3 (with the stride), 1×1 convolutions to 4·features channels, added to the input or its projection."""
+class BasicBlock(nn.Module):
+    """Two 3×3 convolutions to `outputs` channels, the first with the stride, added to the input or its projection.
+
+    `dilation` counts from the stride that it stands for: where the block projects, its first 3×3 is not dilated.
+    """
 
     features: int
+    outputs: int
     train: bool
     dtype: str
     stride: int = 1
@@ -64,22 +72,48 @@ class Bottleneck(nn.Module):
 
     @nn.compact
     def __call__(self, x: jnp.ndarray) -> jnp.ndarray:
-        mode = {"train": self.train, "dtype": self.dtype}
+        mode, dilation = {"train": self.train, "dtype": self.dtype}, 1 if self.project else self.dilation
         shortcut = x
         if self.project:
-            shortcut = ConvNorm(4 * self.features, 1, stride=self.stride, name="shortcut", **mode)(x)
+            shortcut = ConvNorm(self.outputs, 1, stride=self.stride, name="shortcut", **mode)(x)
+        h = nn.relu(ConvNorm(self.features, 3, stride=self.stride, dilation=dilation, name="conv1", **mode)(x))
+        h = ConvNorm(self.outputs, 3, dilation=self.dilation, zero_scale=True, name="conv2", **mode)(h)
+        return nn.relu(shortcut + h)
+
+
+class Bottleneck(nn.Module):
+    """1×1, 3×3 (with the stride), 1×1 convolutions to `outputs` channels, added to the input or its projection.
+
+    `dilation` as in BasicBlock.
+    """
+
+    features: int
+    outputs: int
+    train: bool
+    dtype: str
+    stride: int = 1
+    dilation: int = 1
+    project: bool = False
+
+    @nn.compact
+    def __call__(self, x: jnp.ndarray) -> jnp.ndarray:
+        mode, dilation = {"train": self.train, "dtype": self.dtype}, 1 if self.project else self.dilation
+        shortcut = x
+        if self.project:
+            shortcut = ConvNorm(self.outputs, 1, stride=self.stride, name="shortcut", **mode)(x)
         h = nn.relu(ConvNorm(self.features, 1, name="conv1", **mode)(x))
-        h = nn.relu(ConvNorm(self.features, 3, stride=self.stride, dilation=self.dilation, name="conv2", **mode)(h))
+        h = nn.relu(ConvNorm(self.features, 3, stride=self.stride, dilation=dilation, name="conv2", **mode)(h))
         # Starting at zero, the last scale makes every block the identity at first.
-        return nn.relu(shortcut + ConvNorm(4 * self.features, 1, zero_scale=True, name="conv3", **mode)(h))
+        return nn.relu(shortcut + ConvNorm(self.outputs, 1, zero_scale=True, name="conv3", **mode)(h))
 
 
 class ResNet(nn.Module):
     """Images [B, H, W, 3] -> features [B, ⌈H/s⌉, ⌈W/s⌉, C], s = PIXELS_PER_TOKEN of the variant.
 
-    Variants: 'dc5' keeps the resolution in its last group and dilates it instead, from the second block on; 'c4' has no
-    last group; 'c3' has only two, of which the first halves the resolution too, behind a stem of three convolutions
-    that do not.
+    Variants: 'dc5' keeps the resolution in its last group and dilates what follows instead; 'c4' has no last group;
+    'c3' has only two, of which the first halves the resolution too, behind a stem of three convolutions that do not.
+    The official release has no 'dc5' of depths 18 and 34. As there, every group starts with a projection; in the paper
+    the first group of depths 18 and 34 has none, which is 4,224 parameters less.
     """
 
     depth: int
@@ -91,25 +125,28 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jnp.ndarray) -> jnp.ndarray:
-        base, mode = int(64 * self.width), {"train": self.train, "dtype": self.dtype}
+        mode = {"train": self.train, "dtype": self.dtype}
+        base = 64 * self.width  # channels are cut to whole numbers last, as in the official release
         x = x.astype(jnp.dtype(self.dtype))
         if self.variant == "c3":
             for i, features in enumerate((base // 2, base // 2, base), 1):
-                x = nn.relu(ConvNorm(features, 3, name=f"stem{i}", **mode)(x))
+                x = nn.relu(ConvNorm(int(features), 3, name=f"stem{i}", **mode)(x))
         else:
-            x = nn.relu(ConvNorm(base, 7, stride=2, name="stem1", **mode)(x))
+            x = nn.relu(ConvNorm(int(base), 7, stride=2, name="stem1", **mode)(x))
         x = nn.max_pool(x, (3, 3), strides=(2, 2), padding="SAME")
-        block = nn.remat(Bottleneck) if self.remat else Bottleneck
+        kind, block, expansion = ("basic", BasicBlock, 1) if self.depth in BASIC_DEPTHS else ("block", Bottleneck, 4)
+        block = nn.remat(block) if self.remat else block
         for group in range(GROUPS[self.variant]):
             stride = 2 if group > 0 or self.variant == "c3" else 1
             dilated = self.variant == "dc5" and group == 3
             for i in range(BLOCKS[self.depth][group]):
                 x = block(
-                    base * 2**group,
+                    int(base * 2**group),
+                    int(expansion * base * 2**group),
                     stride=stride if i == 0 and not dilated else 1,
-                    dilation=2 if i > 0 and dilated else 1,
+                    dilation=2 if dilated else 1,
                     project=i == 0,
-                    name=f"group{group + 1}_block{i + 1}",
+                    name=f"group{group + 1}_{kind}{i + 1}",
                     **mode,
                 )(x)
         return x

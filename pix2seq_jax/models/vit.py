@@ -7,7 +7,10 @@ from pix2seq_jax.models.layers import KERNEL_INIT, ZEROS, matmul
 
 
 class PatchEmbed(nn.Module):
-    """A convolution over patches that do not overlap: images [B, H, W, 3] -> tokens [B, H/p · W/p, D]."""
+    """A convolution over patches that do not overlap: images [B, H, W, 3] -> tokens [B, ⌊H/p⌋·⌊W/p⌋, D].
+
+    What is left at the bottom and at the right of the last whole patch is not looked at.
+    """
 
     patch: int
     dim: int
@@ -20,6 +23,8 @@ class PatchEmbed(nn.Module):
         init = nn.with_logical_partitioning(KERNEL_INIT, (None, None, None, "embed"))
         kernel = self.param("kernel", init, (p, p, channels, self.dim))
         bias = self.param("bias", nn.with_logical_partitioning(ZEROS, ("embed",)), (self.dim,))
-        patches = images.astype(dtype).reshape(batch, height // p, p, width // p, p, channels)
-        patches = patches.swapaxes(2, 3).reshape(batch, -1, p * p * channels)  # [B, H/p · W/p, p·p·3]
+        rows, columns = height // p, width // p
+        whole = images[:, : rows * p, : columns * p].astype(dtype)
+        patches = whole.reshape(batch, rows, p, columns, p, channels)
+        patches = patches.swapaxes(2, 3).reshape(batch, -1, p * p * channels)  # [B, ⌊H/p⌋·⌊W/p⌋, p·p·3]
         return matmul(patches, kernel.astype(dtype).reshape(-1, self.dim)) + bias.astype(dtype)[None, None]

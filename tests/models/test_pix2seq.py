@@ -93,6 +93,14 @@ def test_projection_adds_positions_unless_linear(mode, differ):
     assert (np.abs(memory - memory[:, :1]).max() > 1e-3) == differ
 
 
+def test_vit_crop_does_not_look_at_parts_of_patches():
+    model, variables = build()
+    wide = model.clone(encoder="vit_crop", image_size=(23, 25))
+    images = jnp.pad(IMAGES, ((0, 0), (0, 7), (0, 1), (0, 0)), constant_values=0.5)
+    cropped, whole = (apply(m, variables, x, TOKENS) for m, x in ((wide, images), (model, IMAGES)))
+    np.testing.assert_allclose(cropped, whole, atol=1e-5)
+
+
 def test_parameters_start_as_published():
     model = Pix2Seq.from_config(TINY | {"vocab_size": 3000, "dec_dim": 32, "dec_mlp": 64, "enc_layers": 2})
     params = nn.meta.unbox(jax.jit(model.init)(jax.random.key(0), IMAGES, TOKENS))["params"]
@@ -169,6 +177,8 @@ def test_bfloat16_keeps_float32_parameters_and_logits():
     ("changes", "message"),
     [
         ({"image_size": (16, 20)}, r"\(16, 20\) is not divisible by model.patch_size=8.*\(16, 24\)"),
+        ({"image_size": (16, 7), "encoder": "vit_crop"}, r"\(16, 7\) holds no patch of model.patch_size=8"),
+        ({"resnet_width": 0.01}, "model.resnet_width=0.01 leaves no channels"),
         ({"enc_heads": 3}, "enc_dim=16 is not divisible by model.enc_heads=3"),
         ({"dec_mlp": 20}, "dec_mlp=20 is not a multiple of model.dec_dim=8"),
         ({"encoder": "swin"}, "model.encoder='swin'; it may be one of"),

@@ -7,8 +7,9 @@ import pytest
 from flax import linen as nn
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from pix2seq_jax import trees
 from pix2seq_jax.models.pix2seq import Pix2Seq
-from pix2seq_jax.models.resnet import ConvNorm, ResNet
+from pix2seq_jax.models.resnet import BLOCKS, BasicBlock, Bottleneck, ConvNorm, ResNet
 
 SIZES = {"enc_layers": 1, "enc_dim": 8, "enc_mlp": 8, "enc_heads": 1, "dec_layers": 1, "dec_dim": 8, "dec_mlp": 8}
 SIZES |= {"dec_heads": 1, "vocab_size": 20, "max_seq_len": 8, "encoder": "resnet", "resnet_width": 0.0625}
@@ -26,23 +27,59 @@ def filled(shapes):
 @pytest.mark.parametrize(
     ("variant", "grid"), [("standard", (4, 7)), ("dc5", (7, 13)), ("c4", (7, 13)), ("c3", (13, 26))]
 )
-def test_grid_of_any_image_size(variant, grid):
-    model = Pix2Seq(image_size=(100, 201), resnet_variant=variant, **SIZES)
+@pytest.mark.parametrize("depth", [18, 50])
+def test_grid_of_any_image_size(variant, grid, depth):
+    model = Pix2Seq(image_size=(100, 201), resnet_variant=variant, resnet_depth=depth, **SIZES)
     images = jnp.zeros((2, 100, 201, 3))
     variables = jax.eval_shape(model.init, jax.random.key(0), images, jnp.ones((2, 3), jnp.int32))
     memory = jax.eval_shape(lambda v: model.apply(v, images, method="encode"), variables)
     assert memory.shape == (2, grid[0] * grid[1], 8)
 
 
-def test_dc5_dilates_from_the_second_block_on():
+@pytest.mark.parametrize(
+    ("depth", "count"),
+    # Of torchvision's models without their last layer. Their first group has no projection at depths 18 and 34.
+    [
+        *[(18, 11_176_512 + 4_224), (34, 21_284_672 + 4_224)],
+        *[(50, 23_508_032), (101, 42_500_160), (152, 58_143_808)],
+    ],
+)
+def test_well_known_sizes(depth, count):
+    net, images = ResNet(depth, "standard", 1.0, train=False, dtype="float32", remat=False), jnp.zeros((1, 32, 32, 3))
+    params = nn.meta.unbox(jax.eval_shape(net.init, jax.random.key(0), images))["params"]
+    assert trees.count(params) == count
+    last = f"group4_basic{BLOCKS[depth][3]}" if depth < 50 else f"group4_block{BLOCKS[depth][3]}"
+    assert params[last]["conv2"]["conv"]["kernel"].shape == (3, 3, 512, 512)
+
+
+@pytest.mark.parametrize(("depth", "widths"), [(18, (83, 166, 332, 665)), (50, (332, 665, 1331, 2662))])
+def test_channels_are_cut_to_whole_numbers_last(depth, widths):
+    """As in the official release: of 64 · 1.3 · 8 = 665.6 channels 665 are left, not 8 · 83."""
+    net, images = ResNet(depth, "standard", 1.3, train=False, dtype="float32", remat=False), jnp.zeros((1, 32, 32, 3))
+    params = nn.meta.unbox(jax.eval_shape(net.init, jax.random.key(0), images))["params"]
+    kind = "basic" if depth == 18 else "block"
+    found = [params[f"group{i}_{kind}1"]["shortcut"]["conv"]["kernel"].shape[-1] for i in range(1, 5)]
+    assert tuple(found) == widths
+
+
+@pytest.mark.parametrize("block", [BasicBlock, Bottleneck])
+def test_a_block_starts_as_the_identity(block):
+    x = jax.random.uniform(jax.random.key(0), (1, 4, 4, 8))
+    out, variables = block(features=2, outputs=8, train=False, dtype="float32").init_with_output(jax.random.key(1), x)
+    np.testing.assert_array_equal(out, x)
+    assert "shortcut" not in variables["params"]
+
+
+@pytest.mark.parametrize(("depth", "channels"), [(50, 128), (18, 32)])
+def test_dc5_dilates_what_follows_the_stride(depth, channels):
     """Same parameters and the same view of the image as 'standard', at twice the resolution."""
     images = jax.random.uniform(jax.random.key(0), (1, 64, 64, 3))
     outputs = {}
     for variant in ("standard", "dc5"):
-        net = ResNet(50, variant, 0.0625, train=False, dtype="float32", remat=False)
+        net = ResNet(depth, variant, 0.0625, train=False, dtype="float32", remat=False)
         variables = filled(jax.eval_shape(net.init, jax.random.key(1), images))
         outputs[variant] = jax.jit(net.apply)(variables, images)
-    assert outputs["dc5"].shape == (1, 4, 4, 128)
+    assert outputs["dc5"].shape == (1, 4, 4, channels)
     # A stride of 2 after which two 3×3 see each other equals a stride of 1 and a dilation of 2, at every other point,
     # as far as the padding of the strided 3×3, which is the same, is concerned.
     np.testing.assert_allclose(outputs["dc5"][:, ::2, ::2], outputs["standard"], rtol=1e-4, atol=1e-4)
