@@ -12,9 +12,10 @@ SCALINGS = ("none", "linear", "sqrt")
 SCHEDULES = ("linear", "cosine", "cosine@RATE", "exp@RATE", "none")
 OPTIMIZERS = ("adamw", "lamb", "momentum")
 
-# Which parameters decay. The papers' runs decayed kernels only, the later release everything; the published LAMB
-# leaves out biases and the scales of norms.
+# Which parameters decay. The papers' runs decayed kernels only, the later release everything. The release's LAMB leaves
+# out biases and the scales of norms ("weights"), a later one embeddings and positions too ("kernels").
 DECAY = {"kernels": r"kernel$", "weights": r"^(?!.*(bias|scale)$)", "all": ""}
+STACKED = r"(^|/)(layers|cross)/"  # parameters that hold those of all layers of a stack, along their first axis
 
 
 def _scaled(base: float, batch_size: int, scaling: str) -> float:
@@ -118,6 +119,20 @@ def _scale_by_adam(beta1: float, beta2: float, eps: float) -> optax.GradientTran
     return optax.GradientTransformation(init, update)
 
 
+def _scale_by_trust_ratio() -> optax.GradientTransformation:
+    """LAMB's ratio of norms, of parameter to update; as optax has it, but for every layer of a stack by itself."""
+
+    def scale(stacked, update, param):
+        axes = tuple(range(1, param.ndim)) if stacked else None
+        size, change = (jnp.sqrt(jnp.sum(x * x, axis=axes, keepdims=True)) for x in (param, update))
+        return update * jnp.where((size > 0) & (change > 0), size / jnp.where(change > 0, change, 1.0), 1.0)
+
+    def update(updates, state, params):
+        return jax.tree.map(scale, trees.mask_by_regex(params, STACKED), updates, params), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
 def make(
     name: str,
     learning_rate: optax.ScalarOrSchedule,
@@ -134,7 +149,8 @@ def make(
 
     Args:
         name: "adamw" (Loshchilov & Hutter 2019), "lamb" (You et al. 2020; parameters that do not decay are not scaled
-            by the trust ratio) or "momentum" (Nesterov, no decay).
+            by the trust ratio) or "momentum" (Nesterov, no decay; the learning rate of a step stays with its gradient).
+            The release's "adam" is "adamw" with a weight_decay of 0.
         learning_rate: number, or a `schedule`.
         decay: which parameters decay, one of DECAY.
         clip: largest global norm; 0 or less turns clipping off.
@@ -142,19 +158,20 @@ def make(
     Raises:
         ValueError: unknown name or decay.
     """
-    mask = _decay_mask(decay)
+    mask, rate = _decay_mask(decay), optax.scale_by_learning_rate(learning_rate)
     if name == "adamw":
-        chain = [_scale_by_adam(beta1, beta2, eps), optax.add_decayed_weights(weight_decay, mask)]
+        chain = [_scale_by_adam(beta1, beta2, eps), optax.add_decayed_weights(weight_decay, mask), rate]
     elif name == "lamb":
         chain = [
             optax.scale_by_adam(beta1, beta2, eps),
             optax.add_decayed_weights(weight_decay, mask),
-            optax.masked(optax.scale_by_trust_ratio(), mask),
+            optax.masked(_scale_by_trust_ratio(), mask),
+            rate,
         ]
     elif name == "momentum":
-        chain = [optax.trace(momentum, nesterov=True)]
+        chain = [rate, optax.trace(momentum, nesterov=True)]
     else:
         raise ValueError(f"optim.name={name!r}: use one of {OPTIMIZERS}")
     # Always one link of the chain, so that a run may change its mind about clipping and still resume.
     clipping = optax.clip_by_global_norm(clip) if clip > 0 else optax.identity()
-    return optax.chain(clipping, *chain, optax.scale_by_learning_rate(learning_rate))
+    return optax.chain(clipping, *chain)

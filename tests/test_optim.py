@@ -57,6 +57,41 @@ def test_lamb_step_has_the_norm_of_the_weights():
     np.testing.assert_allclose(updates["dense"]["bias"], -0.1, rtol=1e-5)  # plain Adam
 
 
+def test_lamb_takes_every_layer_of_a_stack_by_itself():
+    """As the official release, which has a variable for every layer."""
+    layers = [jnp.full((2, 3), 1.0 + i) for i in range(3)]
+    stacked = {"layers": {"kernel": jnp.stack(layers)}, "cross": {"key_kernel": 5 * jnp.stack(layers)}}
+    single = {f"{i}": {"kernel": layer, "key_kernel": 5 * layer} for i, layer in enumerate(layers)}
+    changes = []
+    for params in (stacked, single):
+        tx = optim.make("lamb", 0.1, weight_decay=0.05)
+        changes.append(tx.update(jax.tree.map(jnp.cos, params), tx.init(params), params)[0])
+    for i in range(3):
+        np.testing.assert_allclose(changes[0]["layers"]["kernel"][i], changes[1][f"{i}"]["kernel"], rtol=1e-5)
+        np.testing.assert_allclose(changes[0]["cross"]["key_kernel"][i], changes[1][f"{i}"]["key_kernel"], rtol=1e-5)
+
+
+def test_lamb_moves_what_is_zero():
+    tx, params = (
+        optim.make("lamb", 0.1, weight_decay=0.0),
+        {"kernel": jnp.zeros((2, 2)), "still": {"kernel": jnp.ones(2)}},
+    )
+    gradients = {"kernel": jnp.ones((2, 2)), "still": {"kernel": jnp.zeros(2)}}
+    updates, _ = tx.update(gradients, tx.init(params), params)
+    np.testing.assert_allclose(updates["kernel"], -0.1, rtol=1e-5)
+    assert bool(jnp.all(updates["still"]["kernel"] == 0))
+
+
+def test_momentum_keeps_the_rate_of_a_step_with_its_gradient():
+    """As Keras: v = 0.9 v - rate * gradient; parameter += 0.9 v - rate * gradient."""
+    tx = optim.make("momentum", lambda step: jnp.where(step == 0, 1.0, 0.1), momentum=0.9)
+    state, velocity = tx.init(PARAMS), 0.0
+    for rate in (1.0, 0.1):
+        updates, state = tx.update(jax.tree.map(jnp.ones_like, PARAMS), state, PARAMS)
+        velocity = 0.9 * velocity - rate
+        np.testing.assert_allclose(updates["dense"]["bias"], 0.9 * velocity - rate, rtol=1e-6)
+
+
 def test_momentum_is_nesterov_without_decay():
     tx = optim.make("momentum", 1.0, momentum=0.9)
     updates, _ = tx.update(jax.tree.map(jnp.ones_like, PARAMS), tx.init(PARAMS), PARAMS)
