@@ -2,7 +2,7 @@
 
 `tokenize` stands for the Penn Treebank tokenizer of that evaluation, which needs Java. On captions of plain words and
 the usual punctuation the outcome is the same. It differs for what captions hardly ever have: addresses of mail and web,
-smileys, tags <like this>, heights such as 5'10, numbers glued to a word or comma before them (no.1), abbreviations that
+smileys, tags <like this>, heights such as 5'10, numbers glued to a comma before them, abbreviations that
 are not in the list, and the contractions rock'n'roll, y'all, more'n and 'tis.
 """
 
@@ -19,11 +19,11 @@ _CHARACTERS = str.maketrans(
     {"‘": "'", "’": "'", "`": "'", "“": '"', "”": '"', "–": " - ", "—": " - ", "…": " ", "£": "#", "€": "$"}
 )
 _BRACKETS = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"}
-_ABBREVIATIONS = "mr|mrs|ms|dr|st|no|jr|sr|vs|etc|ave|inc|co|corp|mt|ft|prof|gen|sen|rev|lt|sgt|capt|dept|approx"
+_ABBREVIATIONS = "mr|mrs|ms|dr|st|jr|sr|vs|etc|ave|blvd|rd|inc|ltd|co|corp|mt|ft|prof|gen|sen|rev|lt|sgt|capt|dept"
 _TOKEN = re.compile(
     r"""
     (?:[^\W\d_]\.){2,}(?!\w)                    # u.s. and p.m. keep their last full stop
-    | (?:\b(?:ABBREVIATIONS)\.)(?=\s|$)         # and so do these
+    | \b(?:ABBREVIATIONS)\.(?!\w) | \bno\.(?=\s*\d)  # and so do these, and no. 5
     | \d+(?:[.,:/]\d+)+ | (?<!\w)\.\d+          # 10,000 and 10:30 and 1/2 and .5
     | '\d0s                                     # '80s
     | [^\W_]+(?:[-/.'&][^\W_]+)*                # words, with a hyphen or the like between their parts

@@ -58,6 +58,7 @@ CAPTIONS = {
     "two-year-old boy, 1/2 pizza\nand O'Brien": "two-year-old boy 1/2 pizza and o'brien",
     "I cannot, you can't, they won't: gonna": "i can not you ca n't they wo n't gon na",
     "Café with ‘naïve’ “señor” – dash… What?! Wow!!": "café with naïve señor dash what ?! wow !!",
+    "no. 5 bus on 5th St., the sign says no.": "no. 5 bus on 5th st. the sign says no",
     "a cat ,with spaces . And a dog": "a cat with spaces and a dog",
     "": "",
     " . , !": "",
