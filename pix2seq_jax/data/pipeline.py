@@ -1,25 +1,31 @@
-"""Batches of a source. Row k of global batch s is a pure function of (seed, s, k): no state, resuming is arithmetic.
+"""Batches of sources. Row k of global batch s is a pure function of (seed, s, k): no state, resuming is arithmetic.
 
-Row k of batch s is place q = s·B/r + k//r of an endless list of images (r repeats, B rows); its epoch e = q // N is a
-permutation of the N images by TensorFlow's index shuffle, seeded with (seed, e). Op number i of the row draws from the
-stateless seed (seed·2²⁰ + 16·i, s·B + k), which is unique. Process p of P computes rows [p·B/P, (p+1)·B/P) only.
+Row k of batch s is place q = s·B/r + k//r of an endless list of images (r repeats, B rows). Each cycle of CYCLE places
+is dealt out to the streams by one pattern, a permutation seeded with seed that gives every stream its exact share; so
+the number m of the image in its stream is a sum of counts. The epoch of the stream is e = m // N; it is a permutation
+of the N images by TensorFlow's index shuffle, seeded with (seed, e, number of the stream). Op number i of the row draws
+from the stateless seed (seed·2²⁰ + 16·i, s·B + k), which is unique. Process p of P computes rows [p·B/P, (p+1)·B/P)
+only.
 """
 
 import contextlib
 import os
 import re
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
 
-from pix2seq_jax.data import ops_image, ops_objects
+from pix2seq_jax.data import geometry, ops_image, ops_objects
 from pix2seq_jax.data.parse import parse
 
 OPS = {**ops_image.OPS, **ops_objects.OPS}
 INNER = ("keypoint_swap",)  # fields for the ops alone
+CYCLE = 1000  # places over which the shares of the streams are exact
+
+RowMaker = Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]  # index i64[], draw i64[] -> Example of one image
 
 
 def _leave_accelerators_to_jax() -> None:
@@ -83,8 +89,25 @@ class Batches:
         return BatchIterator(self.dataset, self.spec)
 
 
-def _row_maker(source, ops: str | tuple, seed: int) -> Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]:
-    """(index i64[], draw i64[]) -> one preprocessed row; `draw` numbers all rows that are ever drawn with this seed."""
+@dataclass(frozen=True)
+class Stream:
+    """One of several kinds of rows in a batch.
+
+    Attributes:
+        source: `len`, `[i]` -> raw features, `fields` (data.sources).
+        ops: preprocessing string (or op instances) that ends in fixed shapes.
+        weight: share of the rows, in proportion to the sum of all weights.
+        task: number to tell the rows by.
+    """
+
+    source: object
+    ops: str | tuple
+    weight: float = 1.0
+    task: int = 0
+
+
+def _row_maker(source, ops: str | tuple, seed: int) -> RowMaker:
+    """Reads and preprocesses one row; `draw` numbers all rows that are ever drawn with this seed."""
     chain = parse(ops, OPS) if isinstance(ops, str) else tuple(ops)
     if not chain or not isinstance(chain[0], ops_image.Decode):
         raise ValueError(f"preprocessing {ops!r} must begin with decode")
@@ -107,16 +130,20 @@ def _row_maker(source, ops: str | tuple, seed: int) -> Callable[[tf.Tensor, tf.T
     return make
 
 
-def _batched(rows: tf.data.Dataset, make: Callable, size: int, workers: int, spec: str) -> tf.data.Dataset:
-    """Maps rows in parallel (in order), batches, and keeps two batches ready."""
-    make = tf.autograph.experimental.do_not_convert(make)  # errors of our code stay as they are
-    dataset = rows.map(make, num_parallel_calls=workers, deterministic=True)
-    for name, value in dataset.element_spec.items():
+def _check_shapes(specs: dict[str, tf.TensorSpec], spec: str) -> None:
+    for name, value in specs.items():
         if not value.shape.is_fully_defined():
             raise ValueError(
                 f"preprocessing {spec!r}: {name!r} has no fixed shape ({value.shape}) and cannot be batched; "
                 "end with pad_image(size) and pad_objects(n)"
             )
+
+
+def _batched(rows: tf.data.Dataset, make: Callable, size: int, workers: int, spec: str) -> tf.data.Dataset:
+    """Maps rows in parallel (in order), batches, and keeps two batches ready."""
+    make = tf.autograph.experimental.do_not_convert(make)  # errors of our code stay as they are
+    dataset = rows.map(make, num_parallel_calls=workers, deterministic=True)
+    _check_shapes(dataset.element_spec, spec)
     options = tf.data.Options()
     options.deterministic = True
     options.threading.private_threadpool_size = workers
@@ -141,9 +168,118 @@ def _rows(batch_size: int, process_index: int, process_count: int) -> int:
     return batch_size // process_count
 
 
+def shares(weights: Sequence[float]) -> np.ndarray:
+    """Rows of each stream among CYCLE: i64[S], in proportion to the weights, at least one each.
+
+    The largest remainders are rounded up. Raises ValueError for weights that are not positive.
+    """
+    if not all(np.isfinite(weight) and weight > 0 for weight in weights) or not 0 < len(weights) <= CYCLE:
+        raise ValueError(f"stream weights {list(weights)}: give positive numbers; leave out a stream of weight 0")
+    exact = np.array(weights, np.float64) / sum(weights) * CYCLE
+    counts = np.maximum(np.floor(exact).astype(np.int64), 1)
+    while counts.sum() < CYCLE:
+        counts[np.argmax(exact - counts)] += 1
+    while counts.sum() > CYCLE:  # others were raised to one
+        counts[np.argmax(np.where(counts > 1, counts - exact, -np.inf))] -= 1
+    return counts
+
+
+def _pattern(counts: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Stream of each place of a cycle i64[CYCLE], and how many places before it have the same i64[CYCLE]."""
+    # RandomState, not default_rng: NumPy promises never to change what it draws.
+    streams = np.random.RandomState(seed).permutation(np.repeat(np.arange(len(counts)), counts))
+    before = np.zeros(CYCLE, np.int64)
+    for stream, count in enumerate(counts):
+        before[streams == stream] = np.arange(count)
+    return streams, before
+
+
+def _union(rows: Sequence[dict[str, tf.TensorSpec]]) -> dict[str, tf.TensorSpec]:
+    """Fields of all streams: as many objects as the stream with most has, and as many captions.
+
+    Raises ValueError where streams differ in other ways: one batch cannot hold them.
+    """
+    fields = [(name, value) for row in rows for name, value in row.items()]
+    objects = max((value.shape[0] for name, value in fields if name in geometry.OBJECT_FIELDS), default=0)
+    captions = max((value.shape[0] for name, value in fields if name == "captions"), default=0)
+    lengths = dict.fromkeys(geometry.OBJECT_FIELDS, objects) | {"captions": captions}
+    union: dict[str, tf.TensorSpec] = {}
+    for name, value in fields:
+        grown = [lengths[name], *value.shape[1:]] if name in lengths else value.shape
+        other = union.setdefault(name, tf.TensorSpec(grown, value.dtype))
+        if (other.shape, other.dtype) != (grown, value.dtype):
+            raise ValueError(
+                f"the streams give {name!r} as {value.dtype.name}{list(grown)} and as {other.dtype.name}"
+                f"{list(other.shape)}; they go into one batch, so their preprocessing must end in images of one size, "
+                "and their sources must have the same max_points, joints and max_tokens"
+            )
+    return union
+
+
+def _fill(example: dict[str, tf.Tensor], union: dict[str, tf.TensorSpec]) -> dict[str, tf.Tensor]:
+    """Appends zeros up to the shapes of the union; fields that are missing are zeros."""
+    filled = {}
+    for name, spec in union.items():
+        value = example.get(name)
+        if value is None:
+            filled[name] = tf.zeros(spec.shape, spec.dtype)
+        elif value.shape != spec.shape:
+            value = tf.pad(value, [[0, spec.shape[0] - value.shape[0]]] + [[0, 0]] * (len(spec.shape) - 1))
+            filled[name] = tf.ensure_shape(value, spec.shape)
+        else:
+            filled[name] = value
+    return filled
+
+
+def _mixed(streams: Sequence[Stream], seed: int) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]:
+    """(stream i64[], index i64[], draw i64[]) -> one row of the fields of all streams; only that stream runs."""
+    makers = [_row_maker(stream.source, stream.ops, seed) for stream in streams]
+    specs = []
+    for stream, maker in zip(streams, makers, strict=True):
+        traced = tf.autograph.experimental.do_not_convert(lambda i, maker=maker: maker(i, i))
+        specs.append(tf.data.Dataset.range(1).map(traced).element_spec)
+        _check_shapes(specs[-1], str(stream.ops))
+    union = _union(specs)
+
+    def make(number: tf.Tensor, index: tf.Tensor, draw: tf.Tensor) -> dict[str, tf.Tensor]:
+        branches = [lambda maker=maker: _fill(maker(index, draw), union) for maker in makers]
+        tasks = tf.constant([stream.task for stream in streams], tf.int32)
+        return {**tf.switch_case(tf.cast(number, tf.int32), branches), "task": tasks[number]}
+
+    return make
+
+
+def _placer(streams: Sequence[Stream], seed: int, repeats: int) -> Callable[[tf.Tensor], tuple[tf.Tensor, ...]]:
+    """draw i64[n] -> stream i64[n], index in its source i64[n], draw."""
+    counts = shares([stream.weight for stream in streams])
+    pattern, before = _pattern(counts, seed)
+    lengths = np.array([len(stream.source) for stream in streams], np.int64)
+
+    def place(draw: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        cycle, offset = draw // repeats // CYCLE, draw // repeats % CYCLE
+        stream = tf.gather(tf.constant(pattern, tf.int64), offset)
+        number = cycle * tf.gather(counts, stream) + tf.gather(before, offset)
+        images = tf.gather(lengths, stream)
+        seeds = tf.stack([tf.fill(tf.shape(draw), tf.constant(seed, tf.int64)), number // images, stream], axis=1)
+        shuffled = tf.raw_ops.RandomIndexShuffle(index=number % images, seed=seeds, max_index=images - 1, rounds=4)
+        return stream, shuffled, draw
+
+    return place
+
+
+def _as_streams(source, ops) -> tuple[list[Stream], bool]:
+    """The streams, and whether they were given as such."""
+    given = isinstance(source, Stream) or (
+        isinstance(source, list | tuple) and isinstance(next(iter(source), None), Stream)
+    )
+    if given == (ops is not None):
+        raise ValueError("give a source and its preprocessing, or streams, each of which brings its own")
+    return ([source] if isinstance(source, Stream) else list(source)) if given else [Stream(source, ops)], given
+
+
 def train_dataset(
     source,
-    ops: str | tuple,
+    ops: str | tuple | None = None,
     *,
     batch_size: int,
     seed: int,
@@ -156,8 +292,9 @@ def train_dataset(
     """Endless batches for training; the first one is that of `start_step`.
 
     Args:
-        source: `len`, `[i]` -> raw features, `fields` (data.sources).
-        ops: preprocessing string (or op instances) that ends in fixed shapes.
+        source: `len`, `[i]` -> raw features, `fields` (data.sources). Or Streams, mixed row by row in proportion to
+            their weights, exactly so over CYCLE images.
+        ops: preprocessing string (or op instances) that ends in fixed shapes; None with Streams.
         batch_size: rows of a global batch, repeats included.
         seed: of the order and of all augmentation, 0 to 2³¹ - 1.
         start_step: s of the first batch.
@@ -167,29 +304,31 @@ def train_dataset(
 
     Returns:
         Batches of this process' rows of global batches start_step, start_step + 1, ...: Example dicts, `valid` True.
+        With Streams also `task i32[B]`; fields that a row's stream does not give are zeros, as are further objects.
 
     Raises:
-        ValueError: ops, sizes or seed do not fit; while iterating: an image cannot be decoded (names the file).
+        ValueError: ops, sizes, seed, weights or shapes do not fit; while iterating: an image cannot be decoded (names
+            the file).
     """
     if repeats < 1 or batch_size % repeats:
         raise ValueError(f"batch_size={batch_size} must be a multiple of repeats={repeats}")
     if not 0 <= seed < 2**31:
         raise ValueError(f"seed={seed} must be in [0, 2**31)")
-    local, images = _rows(batch_size, process_index, process_count), len(source)
-    row_of = _row_maker(source, ops, seed)
+    streams, given = _as_streams(source, ops)
+    spec = " and ".join(str(stream.ops) for stream in streams)
+    local = _rows(batch_size, process_index, process_count)
+    place = _placer(streams, seed, repeats)
+    row_of = _mixed(streams, seed) if given else _row_maker(source, ops, seed)
 
-    def places(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        draw = step * batch_size + process_index * local + tf.range(local, dtype=tf.int64)
-        epoch, place = draw // repeats // images, draw // repeats % images
-        seeds = tf.stack([tf.fill([local], tf.constant(seed, tf.int64)), epoch, tf.zeros_like(epoch)], axis=1)
-        last = tf.constant(images - 1, tf.int64)
-        return tf.raw_ops.RandomIndexShuffle(index=place, seed=seeds, max_index=last, rounds=4), draw
+    def places(step: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        return place(step * batch_size + process_index * local + tf.range(local, dtype=tf.int64))
 
-    def make(index: tf.Tensor, draw: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {**row_of(index, draw), "valid": tf.constant(True)}
+    def make(number: tf.Tensor, index: tf.Tensor, draw: tf.Tensor) -> dict[str, tf.Tensor]:
+        row = row_of(number, index, draw) if given else row_of(index, draw)
+        return {**row, "valid": tf.constant(True)}
 
     rows = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max // batch_size).map(places).unbatch()
-    return Batches(_batched(rows, make, local, workers or cpu_count(), str(ops)), str(ops))
+    return Batches(_batched(rows, make, local, workers or cpu_count(), spec), spec)
 
 
 def eval_dataset(

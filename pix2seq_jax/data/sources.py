@@ -70,7 +70,8 @@ class CocoDir:
             that the JSON lacks is UNNAMED.
         image_ids: i64[len].
         files: paths.
-        keypoint_names, skeleton, keypoint_swap: of the joints (data.joints.Joints); empty without keypoints.
+        keypoint_names, keypoint_categories, skeleton, keypoint_swap: of the joints, and the ids of the categories that
+            have them (data.joints.Joints); empty without keypoints.
         report: what was repaired or dropped, kind -> count; `describe()` names the first ones.
     """
 
@@ -112,6 +113,7 @@ class CocoDir:
         self._joints = Joints(self.annotations_path, content["categories"]) if keypoints else None
         self.keypoint_names = self._joints.names if self._joints else ()
         self.skeleton = self._joints.skeleton if self._joints else ()
+        self.keypoint_categories = tuple(sorted(self._joints.category_ids)) if self._joints else ()
         self.keypoint_swap = self._joints.swap if self._joints else np.zeros(0, np.int32)
         self._read_objects(content["annotations"], max_points)
         self._clip()
