@@ -162,7 +162,8 @@ def load_variables(
 
     Args:
         directory: that a Checkpointer wrote.
-        abstract: {"params": …, "batch_stats": …} of ShapeDtypeStructs with shardings, `train_step.abstract_variables`.
+        abstract: {"params": …, "batch_stats": …} of ShapeDtypeStructs with shardings, `train_step.abstract_variables`;
+            those without a sharding become NumPy arrays.
         step: default the newest whole one.
 
     Raises:

@@ -89,9 +89,12 @@ def load_config(workdir: str | Path) -> ml_collections.ConfigDict:
     if not path.is_file():
         raise ValueError(f"{path} does not exist: {workdir} is not the workdir of a run; train first, or fix --workdir")
     try:
-        return ml_collections.ConfigDict(json.loads(path.read_text(encoding="utf-8"))).lock()
+        config = ml_collections.ConfigDict(json.loads(path.read_text(encoding="utf-8")))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not JSON ({error}); restore it from config.json of a copy, or retrain") from error
+    if "init_from" not in config:  # early runs did not record it
+        config.init_from = ""
+    return config.lock()
 
 
 def check_classes(names, config: ml_collections.ConfigDict, *, where: str) -> None:

@@ -1,7 +1,8 @@
 """Trains a config in a workdir, from wherever the workdir stands. Read `run` from top to bottom.
 
 The weights of a run come from, in this order: the newest whole checkpoint of the workdir (resume), the model that was
-imported into it (import_tf), scratch.
+imported into it (import_tf), another model as far as it fits (config.init_from, a warm start), scratch. The log says
+which ("weights: ...").
 """
 
 import contextlib
@@ -15,7 +16,7 @@ import ml_collections
 import numpy as np
 from jax.experimental import multihost_utils
 
-from pix2seq_jax import checkpoint, evaluate, experiment, optim, sharding, train_step, trees
+from pix2seq_jax import checkpoint, evaluate, experiment, optim, sharding, train_step, trees, warm_start
 from pix2seq_jax.data import feed, pipeline
 from pix2seq_jax.telemetry import MetricWriter, Progress, log, parameter_table, phase, profiler, setup_logging
 
@@ -68,15 +69,25 @@ def check_intervals(train: ml_collections.ConfigDict) -> None:
             )
 
 
+def passed_over(config: ml_collections.ConfigDict) -> str:
+    """For the log, where the workdir has weights of its own."""
+    if not config.init_from:
+        return ""
+    return f"; config.init_from={config.init_from!r} is ignored, it is for a new workdir"
+
+
 def first_state(
-    config: ml_collections.ConfigDict, workdir: str | Path, model, tx, mesh: jax.sharding.Mesh
+    config: ml_collections.ConfigDict, workdir: str | Path, meta: dict, model, tx, mesh: jax.sharding.Mesh
 ) -> tuple[train_step.TrainState, str]:
-    """(state of step 0, where its weights come from); the optimizer is fresh."""
+    """(state of step 0, where its weights come from); the optimizer is fresh. `meta` is what checkpoints will hold."""
     state = train_step.init_state(model, tx, jax.random.key(config.seed), mesh=mesh)
-    if not experiment.is_imported(workdir):
-        return state, "from scratch"
-    _, imported = experiment.load_variables(workdir, config, model, mesh)
-    return state.replace(params=imported["params"], batch_stats=imported.get("batch_stats", {})), "imported"
+    if experiment.is_imported(workdir):
+        _, imported = experiment.load_variables(workdir, config, model, mesh)
+        state = state.replace(params=imported["params"], batch_stats=imported.get("batch_stats", {}))
+        return state, "imported" + passed_over(config)
+    if config.init_from:
+        return warm_start.start(state, config, workdir, mesh, text=meta.get("text_model"))
+    return state, "from scratch"
 
 
 def open_feeds(config: ml_collections.ConfigDict, source, mesh, *, start: int) -> dict[str, feed.Feed]:
@@ -153,10 +164,10 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path, *, evaluate_too:
         if restored:
             state, found = restored
             experiment.check_classes(found["category_names"], config, where=f"{workdir}/checkpoints")
-            origin = f"resumed at step {int(state.step)}"
+            origin = f"resumed at step {int(state.step)}{passed_over(config)}"
         else:
             with phase("initialise"):
-                state, origin = first_state(config, workdir, model, tx, mesh)
+                state, origin = first_state(config, workdir, meta, model, tx, mesh)
         start = int(state.step)
         log.info("weights: %s", origin)
         writer = MetricWriter(workdir, active=jax.process_index() == 0, after=start)
