@@ -16,7 +16,8 @@ from pix2seq_jax.vocab import POINT_PADDING, POINT_SEPARATOR
 
 _MIN_AREA = 1e-6  # px²; a ring of less is a line
 _RLE_TOLERANCE = 0.25  # pixels; enough to take the steps of a pixel mask for a slanted edge
-_HALVINGS = 20  # of the tolerance: from 1000 pixels down to a thousandth
+_FIRST_TOLERANCE = 0.25  # pixels; doubled until the outline fits, then halved into
+_HALVINGS, _FULL = 12, 0.97  # steps back at most, and the share of the room that is enough
 
 
 def _areas(x: np.ndarray, y: np.ndarray, starts: np.ndarray) -> np.ndarray:
@@ -48,10 +49,14 @@ def _simplified(rings: list[np.ndarray], tolerance: float) -> list[np.ndarray]:
     return [ring[:-1] for ring in np.split(points, ends)]
 
 
+def _count(rings: list[np.ndarray]) -> int:
+    return sum(len(ring) for ring in rings)
+
+
 def _thinned(rings: list[np.ndarray], room: int) -> list[np.ndarray]:
     """Takes points away one by one, always the one whose triangle with its neighbours is smallest (Visvalingam)."""
     rings = list(rings)
-    while sum(len(ring) for ring in rings) > room:
+    while _count(rings) > room:
         best = (np.inf, 0, 0)
         for number, ring in enumerate(rings):
             if len(ring) > 3:
@@ -78,16 +83,19 @@ def fit(rings: list[np.ndarray], max_points: int) -> list[np.ndarray]:
         rings: at most `most_rings(max_points)`, of three points or more.
     """
     room = max_points - (len(rings) - 1)
-    if sum(len(ring) for ring in rings) <= room:
+    if _count(rings) <= room:
         return rings
-    low, high = 0.0, float(np.ptp(np.concatenate(rings), axis=0).max())
-    best = _simplified(rings, high)
-    if sum(len(ring) for ring in best) > room:
-        return _thinned(best, room)
+    low, high, extent = 0.0, _FIRST_TOLERANCE, np.ptp(np.concatenate(rings), axis=0).max()
+    while _count(best := _simplified(rings, high)) > room:
+        if high > extent:
+            return _thinned(best, room)
+        low, high = high, 2 * high
     for _ in range(_HALVINGS):
+        if _count(best) >= _FULL * room:
+            break
         middle = (low + high) / 2
         trial = _simplified(rings, middle)
-        if sum(len(ring) for ring in trial) <= room:
+        if _count(trial) <= room:
             best, high = trial, middle
         else:
             low = middle
