@@ -80,6 +80,13 @@ def _follow(cache: Cache, parent: jnp.ndarray) -> Cache:
     return jax.tree.map(gather, cache)
 
 
+def _start(last: jnp.ndarray, length: int, cache: Cache) -> State:
+    """The state after the prompts, whose last tokens are i32[B,K], before a response of `length` tokens."""
+    none = Hypotheses.none(*last.shape, length)
+    live = none.replace(rank=none.rank.at[:, 0].set(0.0))  # all K rows are the prompt: one of them is enough
+    return State(jnp.zeros((), jnp.int32), last, live, none, cache)
+
+
 def _extend(
     state: State, logits: jnp.ndarray, grammar: jnp.ndarray | None, length_penalty: float, eos_token: int
 ) -> State:
@@ -135,8 +142,7 @@ def beam_search(
     responses find the best for certain. Pure; under jit all but variables, memory and prompt are static.
 
     Args:
-        model: the model.
-        variables: its variables.
+        model, variables: the model and its variables.
         memory: f32[B,S,D] of `encode`; the beams of an image share it and its keys and values.
         prompt: i32[B,P].
         max_len: prompt and response tokens together.
@@ -160,22 +166,15 @@ def beam_search(
     check_lengths(model, memory, prompt, max_len, eos_token)
     grammar = grammar_table(allowed, model.vocab_size)
     batch, prompt_len = prompt.shape
-    length = max_len - prompt_len
     cross_kv = model.apply(variables, memory, method="cross_kv")
 
     def step(state: State, tokens: jnp.ndarray, index: jnp.ndarray | int) -> State:
         logits, cache = model.apply(variables, tokens, state.cache, cross_kv, index, method="step")
         return _extend(state.replace(cache=cache), logits, grammar, length_penalty, eos_token)
 
-    none, rows = Hypotheses.none(batch, beams, length), jnp.repeat(prompt[:, None], beams, axis=1)  # [B,K,P]
-    state = State(
-        count=jnp.zeros((), jnp.int32),
-        last=rows[..., -1],
-        live=none.replace(rank=none.rank.at[:, 0].set(0.0)),  # all rows are the prompt: one of them is enough
-        ended=none,
-        cache=model.empty_cache(batch * beams, max_len - 1),  # the last token is never read
-    )
-    state = step(state, rows, 0)
+    rows = jnp.repeat(prompt[:, None], beams, axis=1)  # [B,K,P]
+    cache = model.empty_cache(batch * beams, max_len - 1)  # the last token is never read
+    state = step(_start(rows[..., -1], max_len - prompt_len, cache), rows, 0)
     state = lax.while_loop(
         lambda s: jnp.any(s.live.rank > NOTHING),
         lambda s: step(s, s.last[..., None], prompt_len + s.count - 1),

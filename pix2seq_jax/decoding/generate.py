@@ -219,15 +219,13 @@ def generate(
     """Continues the prompts. Pure; under jit all but variables, memory, prompt, rng and eos_bias are static.
 
     Args:
-        model: the model.
-        variables: its variables.
+        model, variables: the model and its variables.
         memory: f32[B,S,D] of `encode`; the N·K sequences of an image share it and its keys and values.
         prompt: i32[B,P], or i32[B,N,P] for N sequences per image.
         max_len: prompt and response tokens together.
         sampler: of decoding.sampling, or any (logits f32[...,V], rng) -> i32[...]; sees logits after bias and grammar.
         num_samples: K, sequences drawn per prompt.
-        rng: a jax.random.key; or one key per image, which makes an image's tokens independent of its batch.
-            Greedy decoding needs none.
+        rng: a jax.random.key; or one per image, so that an image is decoded alike in any batch. Greedy needs none.
         eos_bias: added to the logit of eos_token, the end of a sequence; below zero sequences get longer.
         allowed: tokens of response position t are in the half-open ranges allowed[t % len(allowed)]; None for all.
         return_logits: keep all logits: 4·V bytes for every token.
@@ -242,23 +240,23 @@ def generate(
     slots = slots and Slots(*slots)
     check_lengths(model, memory, prompt, max_len, eos_token)
     _check_options(model, sampler, num_samples, slots)
-    keys = _keys(rng, sampler, memory.shape[0])
-    writer = _Writer(sampler, keys, eos_bias, grammar_table(allowed, model.vocab_size), slots, stop_at_eos, eos_token)
+    keys, grammar = _keys(rng, sampler, memory.shape[0]), grammar_table(allowed, model.vocab_size)
+    writer = _Writer(sampler, keys, eos_bias, grammar, slots, stop_at_eos, eos_token)
     rows = jnp.repeat(prompt.reshape(prompt.shape[0], -1, prompt.shape[-1]), num_samples, axis=1)  # [B, N·K, P]
     batch, count, prompt_len = rows.shape
-    length = max_len - prompt_len
-    cross_kv = model.apply(variables, memory, method="cross_kv")
+    length, cross_kv = max_len - prompt_len, model.apply(variables, memory, method="cross_kv")
 
     def step(state: State, tokens: jnp.ndarray, index: jnp.ndarray | int) -> State:
         logits, cache = model.apply(variables, tokens, state.cache, cross_kv, index, method="step")
         return writer.emit(state.replace(cache=cache), logits)
 
-    def unfinished(state: State) -> jnp.ndarray:
-        return (state.count < length) & ~jnp.all(state.ended)
-
     cache = model.empty_cache(batch * count, max_len - 1)  # the last token is never read
     state = writer.start(rows[:, :, -1], length, model.vocab_size, cache, return_logits)
     state = step(state, rows, 0)  # the prompt at once
-    state = lax.while_loop(unfinished, lambda s: step(s, s.last[..., None], prompt_len + s.count - 1), state)
+    state = lax.while_loop(
+        lambda s: (s.count < length) & ~jnp.all(s.ended),
+        lambda s: step(s, s.last[..., None], prompt_len + s.count - 1),
+        state,
+    )
     split = (*prompt.shape[:-1], num_samples)  # R -> (N,)K
     return Generated(*(None if x is None else x.reshape(*split, *x.shape[2:]) for x in state.results))
