@@ -180,6 +180,16 @@ def load_variables(
     return step, state, meta
 
 
+def load_meta(directory: epath.PathLike) -> dict:
+    """`meta` of the newest whole checkpoint; {} where there is none."""
+    step = newest_whole_step(directory)
+    if step is None:
+        return {}
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        folder = epath.Path(directory).resolve() / str(step)
+        return checkpointer.restore(folder, ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
+
+
 class Checkpointer:
     """Saves and restores the train state of one run in a directory of its own.
 

@@ -1,158 +1,246 @@
-"""Decodes a dataset once, every image exactly once on any number of hosts, and scores it.
+"""Decodes a dataset once, every image exactly once on any number of hosts, and scores it, task by task.
 
-`--mode=eval` and the training loop use the same Evaluator. It writes `metrics.json`, `results/<task>.json` in COCO's
-results format and `pictures/`, prediction beside ground truth.
+`--mode=eval` and the training loop use the same Evaluator. It writes `metrics.json`, `results/<task>.json` as the COCO
+servers take them, and `pictures/`, prediction beside ground truth. Detection goes first: its boxes prompt masks and
+keypoints. Where `config.eval.boxes` asks for the boxes of the annotations instead, the names of the metrics say so.
 """
 
+import functools
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import ml_collections
 import numpy as np
-from jax.experimental import multihost_utils
 from PIL import Image
 
-from pix2seq_jax import experiment, sharding
-from pix2seq_jax.data import feed, pipeline
+from pix2seq_jax import experiment, inference, inputs, sharding
 from pix2seq_jax.data.images import decode_image
-from pix2seq_jax.decoding import sampling
-from pix2seq_jax.decoding.generate import Slots, generate
-from pix2seq_jax.evaluators import coco, draw
+from pix2seq_jax.data.text import Text
+from pix2seq_jax.evaluators import captions, coco, draw
+from pix2seq_jax.inference import Boxes
+from pix2seq_jax.pictures import drawable
 from pix2seq_jax.telemetry import MetricWriter, log, phase, setup_logging
 
+GROUND_TRUTH = "ground_truth"  # value of config.eval.boxes, and part of the names of what was measured with it
+PROMPTED = ("segmentation", "keypoints")  # tasks that need boxes
+MAIN_METRICS = {  # by which the best checkpoint is chosen, by the first task
+    "detection": "detection/AP",
+    "segmentation": "segmentation_ground_truth_boxes/AP",
+    "keypoints": "keypoints_ground_truth_boxes/AP",
+    "captioning": "captioning/CIDEr-D",
+}
 
-def make_decoder(model, task, *, sampler: sampling.Sampler, eos_bias: float, grammar: bool) -> Callable:
-    """Jitted `decode(variables, batch, keys) -> dict`: task.decode of freshly generated tokens.
 
-    `batch` is the Example dict, `keys` key[B] one per image, so that what is drawn for an image does not depend on its
-    neighbours in the batch.
+def boxes_of_annotations(annotations: dict, image_ids, category_ids, *, with_keypoints: bool = False) -> Boxes:
+    """The boxes of a COCO dictionary for these images, crowds aside, all with score 1.
+
+    Args:
+        annotations: COCO dictionary.
+        image_ids: images, in this order.
+        category_ids: category id of label l at l - 1.
+        with_keypoints: only objects with a keypoint that is labelled.
     """
-
-    @jax.jit
-    def decode(variables, batch, keys):
-        memory = model.apply(variables, batch["image"], method="encode")
-        generated = generate(
-            *(model, variables, memory, task.prompt(batch)),
-            max_len=task.max_len,
-            sampler=sampler,
-            rng=keys,
-            eos_bias=eos_bias,
-            allowed=task.allowed if grammar else None,
-            slots=Slots(*task.slots),
-        )
-        return task.decode(generated.tokens[:, 0], generated.class_probs[:, 0], batch)
-
-    return decode
+    rows = {image_id: [] for image_id in image_ids}
+    for one in annotations["annotations"]:
+        if one["image_id"] in rows and not one["iscrowd"] and (one.get("num_keypoints") or not with_keypoints):
+            rows[one["image_id"]].append((one["bbox"], category_ids.index(one["category_id"]) + 1, 1.0))
+    return _padded(rows)
 
 
-def to_host(tree):
-    """Arrays of all processes as numpy on every process, rows in global order."""
-    if jax.process_count() == 1:
-        return jax.tree.map(np.asarray, tree)
-    return multihost_utils.process_allgather(tree, tiled=True)
+def boxes_of_results(path: str | Path, image_ids, category_ids) -> Boxes:
+    """The boxes of a COCO results file for these images.
+
+    Raises:
+        ValueError: the file is missing, no results file, or of a category that the model does not know.
+    """
+    try:
+        results = json.loads(Path(path).read_text(encoding="utf-8"))
+        rows = {image_id: [] for image_id in image_ids}
+        for result in results:
+            if result["image_id"] in rows:
+                label = category_ids.index(result["category_id"]) + 1
+                rows[result["image_id"]].append((result["bbox"], label, result["score"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"config.eval.boxes={str(path)!r} cannot be used ({type(error).__name__}: {error}); give 'predicted', "
+            f"{GROUND_TRUTH!r}, or the results/detection.json of an evaluation on the same data"
+        ) from error
+    return _padded(rows)
 
 
-@jax.jit
-def image_keys(seed: jax.Array, ids: jax.Array) -> jax.Array:
-    """One random key per image, key[B], a function of the seed and the image's id u32[B,2] (low, high) alone."""
-    key = jax.random.key(seed)
-    return jax.vmap(lambda halves: jax.random.fold_in(jax.random.fold_in(key, halves[0]), halves[1]))(ids)
-
-
-def decode_all(decode: Callable, variables, batches, mesh: jax.sharding.Mesh, *, seed: int) -> dict[str, np.ndarray]:
-    """Everything `decode` gives, for every valid row of the batches, with `image_id i64[I]`; on every process."""
-    rows, parts = sharding.batch_sharding(mesh), []
-    with feed.Feed(batches, rows) as pairs:
-        for batch, host in pairs:
-            # 64-bit ids travel as two halves; through the devices, so that their order is that of the boxes.
-            halves = np.stack([host["image_id"] & 0xFFFFFFFF, host["image_id"] >> 32 & 0xFFFFFFFF], axis=1)
-            halves = feed.to_global(halves.astype(np.uint32), rows)
-            decoded = decode(variables, batch, image_keys(seed, halves))
-            part = to_host({**decoded, "valid": batch["valid"], "ids": halves})
-            low, high = part.pop("ids").astype(np.int64).T
-            part["image_id"] = low | high << 32
-            valid = part.pop("valid")
-            parts.append({name: value[valid] for name, value in part.items()})
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+def _padded(rows: dict[int, list[tuple]]) -> Boxes:
+    """Boxes of (x, y, width, height; label; score) by image."""
+    slots = max((len(row) for row in rows.values()), default=0) or 1
+    shape = (len(rows), slots)
+    boxes, labels, scores = np.zeros((*shape, 4), np.float32), np.zeros(shape, np.int32), np.zeros(shape, np.float32)
+    for i, row in enumerate(rows.values()):
+        for j, ((x, y, width, height), label, score) in enumerate(row):
+            boxes[i, j], labels[i, j], scores[i, j] = (y, x, y + height, x + width), label, score
+    return Boxes(np.array(list(rows), np.int64), boxes, labels, scores)
 
 
 class Evaluator:
-    """Box AP of a model on the validation source of a config; compiles once, can be called at many steps."""
+    """Scores a model on the validation data of a config; compiles once, can be called at many steps."""
 
-    def __init__(self, config: ml_collections.ConfigDict, model, tasks: dict, mesh: jax.sharding.Mesh) -> None:
-        self.source = experiment.open_source(config.data, "val")
-        experiment.check_classes(self.source.category_names, config, where=config.data.val_annotations)
-        self._config, self._mesh = config, mesh
-        self._section = config.tasks.detection
-        self._decode = make_decoder(
-            *(model, tasks["detection"]),
-            sampler=sampling.from_string(self._section.sampler),
-            eos_bias=self._section.eos_bias,
-            grammar=self._section.grammar,
-        )
+    def __init__(
+        self, config: ml_collections.ConfigDict, model, tasks: dict, mesh: jax.sharding.Mesh, text: Text | None = None
+    ) -> None:
+        inputs.check_paths(config, "val")
+        self.sources = inputs.open_sources(config, "val", text)
+        for name, source in self.sources.items():
+            if name != "captioning":
+                experiment.check_classes(source.category_names, config, where=str(source.annotations_path))
+        self._config, self._tasks, self._text = config, tuple(tasks), text
+        self._runner = inference.Runner(config, model, tasks, mesh)
+        if config.eval.boxes == "predicted" and "detection" not in tasks and any(t in tasks for t in PROMPTED):
+            raise ValueError(
+                f"config.eval.boxes='predicted' but the tasks are {sorted(tasks)}: without detection there are no "
+                f"predicted boxes; give {GROUND_TRUTH!r} or the path of a results/detection.json"
+            )
 
-    def detect(self, variables, *, limit: int = 0) -> dict[str, np.ndarray]:
-        """Boxes of the first `limit` images (0: all): image_id i64[I], boxes f32[I,N,4] yxyx px, labels, scores."""
-        batches = pipeline.eval_dataset(
-            *(self.source, self._section.eval_ops),
-            batch_size=sharding.round_batch(self._mesh, self._config.eval.batch_size),
-            limit=limit or None,
-            workers=self._config.data.workers or None,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        )
-        found = decode_all(self._decode, variables, batches, self._mesh, seed=self._config.seed)
-        # The annotations may have fewer classes than an imported model; the others cannot be scored.
-        known = found["labels"] <= len(self.source.category_ids)
-        return found | {"labels": np.where(known, found["labels"], 0)}
+    def describe(self) -> str:
+        """What was repaired or dropped in the validation data; "" for nothing."""
+        return inputs.describe(self.sources)
+
+    @functools.cached_property
+    def annotations(self) -> dict[str, dict]:
+        """COCO dictionaries of the tasks that have boxes."""
+        return {name: source.coco_dict() for name, source in self.sources.items() if name != "captioning"}
+
+    def label(self, name: str) -> str:
+        """Name of what is measured for a task: says so where boxes come from the annotations."""
+        given = name in PROMPTED and self._config.eval.boxes == GROUND_TRUTH
+        return f"{name}_{GROUND_TRUTH}_boxes" if given else name
+
+    def _prompts(self, name: str, predicted: Boxes | None, limit: int) -> Boxes:
+        source, chosen = self.sources[name], self._config.eval.boxes
+        if chosen == "predicted":
+            return predicted.of_images(source.image_ids)
+        image_ids, category_ids = source.image_ids.tolist()[: limit or None], list(source.category_ids)
+        if chosen == GROUND_TRUTH:
+            with_keypoints = name == "keypoints"
+            return boxes_of_annotations(self.annotations[name], image_ids, category_ids, with_keypoints=with_keypoints)
+        return boxes_of_results(chosen, image_ids, category_ids)
+
+    def results(self, variables, *, limit: int = 0) -> tuple[dict[str, list[dict]], dict[str, list[int]]]:
+        """(COCO results by task, ids of the images they are of), of the first `limit` images (0: all)."""
+        found, images, predicted = {}, {}, None
+        for name in self._tasks:
+            source = self.sources[name]
+            with phase(f"decode {self.label(name)}"):
+                if name == "detection":
+                    predicted = self._runner.detect(variables, source, limit=limit)
+                    # The annotations may have fewer classes than an imported model; the others cannot be scored.
+                    known = predicted.labels <= len(source.category_ids)
+                    predicted = predicted._replace(labels=np.where(known, predicted.labels, 0))
+                    found[name] = coco.results(*predicted, source.category_ids)
+                    images[name] = predicted.image_ids.tolist()
+                elif name == "captioning":
+                    found[name] = self._runner.caption(variables, source, self._text, limit=limit)
+                    images[name] = [result["image_id"] for result in found[name]]
+                else:
+                    prompts = self._prompts(name, predicted, limit)
+                    images[name] = prompts.image_ids.tolist()
+                    given = variables, source, prompts, source.category_ids
+                    if name == "segmentation":
+                        found[name] = self._runner.segment(*given)
+                    else:
+                        labels = [source.category_ids.index(i) + 1 for i in source.keypoint_categories]
+                        found[name] = self._runner.pose(*given, labels=labels)
+        return found, images
+
+    def _score(self, name: str, results: list[dict], images: list[int]) -> dict:
+        source = self.sources[name]
+        if name == "captioning":
+            references = {image_id: source.references[image_id] for image_id in images}
+            return captions.score(references, {result["image_id"]: result["caption"] for result in results})
+        if name == "detection":
+            return coco.evaluate_boxes(self.annotations[name], results, image_ids=images)
+        if name == "segmentation":
+            return coco.evaluate(self.annotations[name], results, "segm", image_ids=images)
+        sigmas = self._config.tasks.keypoints.sigmas
+        return coco.evaluate(self.annotations[name], results, "keypoints", image_ids=images, sigmas=sigmas)
 
     def report(self, variables, *, step: int, workdir: str | Path, writer: MetricWriter, limit: int = 0) -> dict:
-        """Evaluates, logs, and writes metrics.json, results/ and pictures/; returns evaluators.coco's metrics."""
-        with phase(f"evaluate step {step} on {min(limit or len(self.source), len(self.source))} images"):
-            found = self.detect(variables, limit=limit)
-            rows = (found[name] for name in ("image_id", "boxes", "labels", "scores"))
-            results = coco.results(*rows, self.source.category_ids)
-            metrics = coco.evaluate_boxes(self.source.coco_dict(), results, image_ids=found["image_id"].tolist())
+        """Evaluates, logs, and writes metrics.json, results/ and pictures/; returns the metrics by task."""
+        log.info("evaluate step %d", step)
+        results, images = self.results(variables, limit=limit)
+        with phase("score"):
+            metrics = {self.label(name): self._score(name, results[name], images[name]) for name in self._tasks}
         writer.scalars(step, {f"eval/{name}": value for name, value in flat(metrics).items()})
-        log.info("step %d, box AP by class:\n%s", step, coco.table(metrics))
+        for name in self._tasks:
+            label = self.label(name)
+            log.info("step %d, %s of %d images:\n%s", step, label, len(images[name]), table(metrics[label]))
         if jax.process_index() == 0:
             folder = Path(workdir)
-            write_json(folder / "results" / "detection.json", results)
-            summary = {"step": step, "seed": self._config.seed, "sampler": self._section.sampler, "detection": metrics}
+            for name in self._tasks:
+                # pycocotools takes results that have a box for box results.
+                hidden = () if name == "detection" else ("bbox",)
+                rows = [{key: value for key, value in row.items() if key not in hidden} for row in results[name]]
+                write_json(folder / "results" / f"{self.label(name)}.json", rows)
+            samplers = {name: self._config.tasks[name].sampler for name in self._tasks}
+            summary = {"step": step, "seed": self._config.seed, "samplers": samplers, **metrics}
             write_json(folder / "metrics.json", coco.json_safe(summary))
-            sheet = self._draw(found, folder / "pictures")
+            sheet = self._draw(results, images, folder / "pictures")
             if sheet is not None:
-                writer.images(step, {"eval/detection": np.asarray(sheet)})
+                writer.images(step, {"eval/predictions": np.asarray(sheet)})
         return metrics
 
-    def _draw(self, found: dict[str, np.ndarray], folder: Path) -> Image.Image | None:
+    def _truth(self, image_ids: list[int]) -> dict[int, dict[str, list[dict]]]:
+        """The annotations of images by task."""
+        found = {image_id: {name: [] for name in self.sources} for image_id in image_ids}
+        for name, annotations in self.annotations.items():
+            for row in annotations["annotations"]:
+                if row["image_id"] in found:
+                    found[row["image_id"]][name].append(row)
+        for image_id in image_ids if "captioning" in self.sources else ():
+            texts = self.sources["captioning"].references.get(image_id, ())
+            found[image_id]["captioning"] = [{"caption": text} for text in texts]
+        return found
+
+    def _draw(self, results: dict, images: dict, folder: Path) -> Image.Image | None:
         """Saves prediction beside ground truth of the first images, and gives them on one sheet."""
-        count = min(self._config.eval.pictures, len(found["image_id"]))
         folder.mkdir(parents=True, exist_ok=True)
-        pictures = []
-        index = {image_id: number for number, image_id in enumerate(self.source.image_ids.tolist())}
-        for row in range(count):
-            raw = self.source[index[int(found["image_id"][row])]]
+        source = next(iter(self.sources.values()))
+        index = {image_id: number for number, image_id in enumerate(source.image_ids.tolist())}
+        label_of = {category_id: label for label, category_id in enumerate(self._config.data.category_ids, 1)}
+        chosen = next(iter(images.values()))[: self._config.eval.pictures]
+        found = {image_id: {name: [] for name in results} for image_id in chosen}
+        for name, rows in results.items():
+            for row in rows:
+                if row["image_id"] in found:
+                    found[row["image_id"]][name].append(row)
+        truth, pictures = self._truth(chosen), []
+        for image_id in chosen:
+            raw = source[index[image_id]]
             image = decode_image(raw["image"], raw["file"], tuple(raw["orig_size"]))
-            truth = {
-                "boxes": raw["boxes"] * np.tile(raw["orig_size"], 2),
-                "labels": raw["labels"],
-                "is_crowd": raw["is_crowd"],
-            }
-            predicted = {name: found[name][row] for name in ("boxes", "labels", "scores")}
-            title = Path(raw["file"]).name
-            threshold = self._config.eval.score_threshold
-            names = self.source.category_names
-            pictures.append(draw.side_by_side(image, predicted, truth, names, threshold=threshold, title=title))
-            pictures[-1].save(folder / f"{found['image_id'][row]}.png")
+            both = (drawable(rows, label_of, image.shape[:2]) for rows in (found[image_id], truth[image_id]))
+            pictures.append(
+                draw.side_by_side(
+                    *(image, *both, self._config.data.category_names),
+                    skeleton=tuple(map(tuple, self._config.data.skeleton)),
+                    threshold=self._config.eval.score_threshold,
+                    title=Path(raw["file"]).name,
+                )
+            )
+            pictures[-1].save(folder / f"{image_id}.png")
         return draw.contact_sheet(pictures) if pictures else None
 
 
+def table(metrics: dict) -> str:
+    """The metrics of a task as text: a row per class where there are classes."""
+    return coco.table(metrics) if "per_class" in metrics else "  ".join(f"{k} {v:.3f}" for k, v in metrics.items())
+
+
 def flat(metrics: dict) -> dict[str, float]:
-    """The numbers of a metrics dictionary, without the table of classes."""
-    return {name: value for name, value in metrics.items() if isinstance(value, float)}
+    """The numbers of metrics by task as "task/number", without the tables of classes."""
+    return {
+        f"{task}/{name}": value
+        for task, numbers in metrics.items()
+        for name, value in numbers.items()
+        if isinstance(value, float)
+    }
 
 
 def write_json(path: Path, content) -> None:
@@ -178,9 +266,9 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> dict:
     tasks, model = experiment.make_tasks(config), experiment.make_model(config)
     with jax.set_mesh(mesh):
         with phase("open the data"):
-            evaluator = Evaluator(config, model, tasks, mesh)
-        if evaluator.source.describe():
-            log.warning("data: %s", evaluator.source.describe())
+            evaluator = Evaluator(config, model, tasks, mesh, inputs.load_text(config, workdir))
+        if evaluator.describe():
+            log.warning("data: %s", evaluator.describe())
         with phase("restore"):
             step, variables = experiment.load_variables(workdir, config, model, mesh, step=config.eval.step)
         writer = MetricWriter(workdir, active=jax.process_index() == 0)

@@ -1,21 +1,23 @@
-"""From a config to its parts: sources, vocabulary, tasks, model. Shared by train, evaluate and predict.
+"""From a config to its parts: vocabulary, tasks, model, workdir. Shared by train, evaluate and predict.
 
 A run's workdir holds `config.json`, the resolved config: what the data decides (classes, vocabulary, sequence length)
 is filled in there, so that every later command builds the same model without the training data.
 """
 
+import base64
 import dataclasses
 import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import ml_collections
 
-from pix2seq_jax import checkpoint, tasks, train_step
+from pix2seq_jax import checkpoint, presets, tasks, train_step
 from pix2seq_jax.data import sources
-from pix2seq_jax.data.images import check_files
+from pix2seq_jax.data.text import Text
 from pix2seq_jax.models.pix2seq import Pix2Seq
 from pix2seq_jax.telemetry import log
 from pix2seq_jax.vocab import CLASS_SHIFT, Vocab
@@ -25,36 +27,62 @@ CHECKPOINTS = "checkpoints"  # folder of a workdir; step 0 is an imported model,
 # What a workdir's checkpoints depend on; the rest of a config (steps, intervals, evaluation) may change on a resume.
 FIXED_BY_MODEL = ("model", "vocab")
 FIXED = (*FIXED_BY_MODEL, "seed", "tasks", "train.batch_size", "train.repeats", "train.loss", "optim.name")
-FREE = ("sampler", "eos_bias", "grammar", "eval_ops")  # of a task: how it is evaluated
+FREE = (  # of a task: how it is evaluated
+    *("eval_ops", "eval_batch_size", "sampler", "num_samples", "eos_bias", "grammar"),
+    *("mask_threshold", "objects", "sigmas", "points_score_weight"),
+)
+TEXT_FILE = "text.model"  # of a workdir with captions
+UNKNOWN_SIGMA = 0.05  # of a keypoint that COCO does not have; between its eyes (0.025) and hips (0.107)
 
 
-def open_source(data: ml_collections.ConfigDict, split: str) -> sources.CocoDir:
-    """The `train` or `val` source that a config's data section names."""
-    if data.source != "coco_dir":
-        raise ValueError(f"config.data.source={data.source!r}: only 'coco_dir' (a COCO-format folder) is known")
-    images, annotations = data[f"{split}_images"], data[f"{split}_annotations"]
-    for path in (annotations, images):
-        if not Path(path).exists():
-            raise ValueError(f"the {split} data is missing: {path} does not exist; {data.hint}")
-    source = sources.CocoDir(images, annotations, label_ids=data.label_ids)
-    if data.check_images:
-        check_files(source.files)
-    return source
+def meta(config: ml_collections.ConfigDict, text: Text | None) -> dict[str, Any]:
+    """What a checkpoint says of itself."""
+    model = {"text_model": base64.b64encode(text.to_bytes()).decode()} if text else {}
+    return {"category_names": list(config.data.category_names)} | model
 
 
-def resolve(config: ml_collections.ConfigDict, source: sources.CocoDir) -> ml_collections.ConfigDict:
-    """A copy of the config with classes, vocabulary and sequence length filled in from the training data.
+def _sigmas(names: tuple[str, ...], given: tuple[float, ...]) -> tuple[float, ...]:
+    """Deviations of keypoints: the given ones, or COCO's by name."""
+    if given and len(given) != len(names):
+        raise ValueError(
+            f"config.tasks.keypoints.sigmas has {len(given)} values for the {len(names)} keypoints {list(names)}"
+        )
+    known = dict(zip(presets.COCO_KEYPOINTS["names"], presets.COCO_KEYPOINTS["sigmas"], strict=True))
+    unknown = [name for name in names if name not in known]
+    if unknown and not given:
+        log.warning("sigmas of the keypoints %s are not known: %s each", unknown, UNKNOWN_SIGMA)
+    return given or tuple(known.get(name, UNKNOWN_SIGMA) for name in names)
 
-    A vocab.size or vocab.coord_shift of 0 means as small as the classes allow.
+
+def resolve(
+    config: ml_collections.ConfigDict, opened: dict[str, Any], text: Text | None = None
+) -> ml_collections.ConfigDict:
+    """A copy of the config with classes, keypoints, vocabulary and sequence length filled in from the training data.
+
+    A vocab.size, vocab.coord_shift or vocab.text_shift of 0 means as small as the data allow.
     """
     config = ml_collections.ConfigDict(config.to_dict())
-    vocab, names = config.vocab, tuple(source.category_names)
-    vocab.num_classes = max(vocab.num_classes, len(names))
+    vocab, boxed = config.vocab, [source for name, source in opened.items() if name != "captioning"]
+    names = tuple(boxed[0].category_names) if boxed else ()
+    vocab.num_classes = max(vocab.num_classes, len(names), 1)
     spare = range(len(names) + 1, vocab.num_classes + 1)  # of an imported model without names
     config.data.category_names = (*names, *(sources.UNNAMED.format(label) for label in spare))
-    config.data.category_ids = tuple(source.category_ids)
+    config.data.category_ids = tuple(boxed[0].category_ids) if boxed else tuple(config.data.label_ids)
+    config.data.update({"keypoint_names": (), "keypoint_categories": (), "skeleton": ()})
+    if "keypoints" in opened:
+        joints, section = opened["keypoints"], config.tasks.keypoints
+        config.data.keypoint_names, config.data.skeleton = joints.keypoint_names, joints.skeleton
+        config.data.keypoint_categories = joints.keypoint_categories
+        section.num_keypoints = len(joints.keypoint_names)
+        section.sigmas = _sigmas(joints.keypoint_names, tuple(section.sigmas))
     vocab.coord_shift = vocab.coord_shift or CLASS_SHIFT + 1 + vocab.num_classes
-    vocab.size = vocab.size or vocab.coord_shift + vocab.num_bins
+    vocab.text_shift = vocab.text_shift or vocab.coord_shift + vocab.num_bins
+    if text:
+        if 0 < vocab.text_size < text.size:
+            raise ValueError(f"the text model has {text.size} pieces but the vocabulary room for {vocab.text_size}")
+        vocab.text_size = vocab.text_size or text.size
+    ends = vocab.coord_shift + vocab.num_bins, vocab.text_size and vocab.text_shift + vocab.text_size
+    vocab.size = vocab.size or max(ends)
     config.model.vocab_size = vocab.size
     # A decoder position per token; a published checkpoint keeps the longer table it was trained with.
     longest = max(task.max_len for task in make_tasks(config).values())
@@ -62,19 +90,39 @@ def resolve(config: ml_collections.ConfigDict, source: sources.CocoDir) -> ml_co
     return config.lock()
 
 
+def task_names(config: ml_collections.ConfigDict) -> list[str]:
+    """The tasks of a config, in the order of tasks.TASKS: what detects goes before what its boxes prompt.
+
+    Raises:
+        ValueError: none, or one that is not known.
+    """
+    for name in config.tasks:
+        if name not in tasks.TASKS:
+            raise ValueError(f"config.tasks.{name}: unknown task; known tasks are {sorted(tasks.TASKS)}")
+    if not len(config.tasks):
+        raise ValueError(f"config.tasks is empty: select at least one of {sorted(tasks.TASKS)}")
+    return [name for name in tasks.TASKS if name in config.tasks]
+
+
+def check_weights(config: ml_collections.ConfigDict) -> None:
+    """Raises ValueError unless the weights of the tasks are shares: at least 0, one in all."""
+    weights = {name: config.tasks[name].weight for name in task_names(config)}
+    total = sum(weights.values())
+    if abs(total - 1) > 1e-6 or min(weights.values()) < 0:
+        raise ValueError(
+            f"the weights of the tasks are {weights} and sum to {total:.6g}; they are shares of the loss and must sum "
+            "to 1: set config.tasks.NAME.weight"
+        )
+
+
 def make_tasks(config: ml_collections.ConfigDict) -> dict[str, object]:
     """The tasks of a resolved config by name."""
     vocab = Vocab(**config.vocab)
     made = {}
-    for name, section in config.tasks.items():
-        if name not in tasks.TASKS:
-            raise ValueError(f"config.tasks.{name}: unknown task; known tasks are {sorted(tasks.TASKS)}")
-        task = tasks.TASKS[name]
-        made[name] = task(
-            vocab=vocab, **{f.name: section[f.name] for f in dataclasses.fields(task) if f.name != "vocab"}
-        )
-    if not made:
-        raise ValueError(f"config.tasks is empty: select at least one of {sorted(tasks.TASKS)}")
+    for name in task_names(config):
+        task, section = tasks.TASKS[name], config.tasks[name]
+        fields = {field.name: section[field.name] for field in dataclasses.fields(task) if field.name != "vocab"}
+        made[name] = task(vocab=vocab, **fields)
     return made
 
 
@@ -187,6 +235,11 @@ def adopt(saved: ml_collections.ConfigDict, given: ml_collections.ConfigDict) ->
         if name not in saved.tasks:
             raise ValueError(f"the checkpoint was trained on the tasks {sorted(saved.tasks)}, not on {name!r}")
     config.model, config.vocab = saved.model, saved.vocab
+    if "keypoints" in given.tasks:
+        for name in ("num_keypoints", "sigmas"):
+            config.tasks.keypoints[name] = given.tasks.keypoints[name] or saved.tasks.keypoints[name]
+    for name in ("keypoint_names", "keypoint_categories", "skeleton"):
+        config.data[name] = tuple(saved.data[name])
     config.data.category_names = tuple(saved.data.category_names)
     config.data.category_ids = tuple(saved.data.category_ids)
     config.data.label_ids = label_ids(saved)

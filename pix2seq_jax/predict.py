@@ -1,7 +1,8 @@
 """Runs a trained model on images: `python -m pix2seq_jax.predict --workdir=DIR --images='photos/*.jpg' --out=DIR`.
 
-Writes each image with its boxes drawn, and `predictions.json`: file, boxes, category names and scores, in pixels of the
-image as a viewer shows it (EXIF orientation applied).
+Writes each image with what was found drawn on it, and `predictions.json`: file, boxes, categories, scores, and masks,
+keypoints and captions if the model was trained on them; in pixels of the image as a viewer shows it (EXIF orientation
+applied).
 """
 
 import argparse
@@ -11,52 +12,68 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import jax
+import ml_collections
 import numpy as np
 
-from pix2seq_jax import evaluate, experiment, sharding
-from pix2seq_jax.data import pipeline, sources
+from pix2seq_jax import evaluate, experiment, inference, inputs, sharding
+from pix2seq_jax.data import sources
 from pix2seq_jax.data.images import decode_image
-from pix2seq_jax.decoding import sampling
-from pix2seq_jax.evaluators import draw
+from pix2seq_jax.data.text import Text
+from pix2seq_jax.evaluators import coco, draw, masks
+from pix2seq_jax.pictures import drawable
 from pix2seq_jax.telemetry import log, phase, setup_logging
 
 
 @dataclasses.dataclass(frozen=True)
 class Files:
-    """A source of image files without annotations; the size 0 leaves it to the file."""
+    """A source of image files without annotations.
+
+    Attributes:
+        paths: of the files.
+        sizes: i32[len,2], height and width in pixels as a viewer shows them.
+    """
 
     paths: tuple[str, ...]
-    fields = sources.FIELDS
+    sizes: np.ndarray
+
+    fields: ClassVar[dict] = sources.FIELDS
+
+    @property
+    def image_ids(self) -> np.ndarray:
+        """i64[len], the places in the list."""
+        return np.arange(len(self.paths))
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> dict:
-        return {
-            "image": Path(self.paths[index]).read_bytes(),
+        return self.take(index)
+
+    def take(self, index: int, numbers=()) -> dict:
+        """Raw features of one image; there are no objects to choose from."""
+        del numbers
+        empty = {name: np.zeros((0, *shape[1:]), dtype) for name, (dtype, shape) in sources.FIELDS.items() if shape}
+        return empty | {
+            "image": sources.read_file(self.paths[index]),
             "file": self.paths[index],
             "image_id": np.int64(index),
-            "orig_size": np.zeros(2, np.int32),
-            "boxes": np.zeros((0, 4), np.float32),
-            "labels": np.zeros(0, np.int32),
-            "area": np.zeros(0, np.float32),
-            "is_crowd": np.zeros(0, bool),
-            "scores": np.zeros(0, np.float32),
+            "orig_size": np.zeros(2, np.int32),  # that of the file, orientation applied
         }
 
 
-def readable(paths: Sequence[str]) -> tuple[list[str], list[str]]:
-    """(files that decode, one line of error for each that does not)."""
-    good, errors = [], []
+def readable(paths: Sequence[str]) -> tuple[list[str], list[tuple[int, int]], list[str]]:
+    """(files that decode, their heights and widths, one line of error for each file that does not)."""
+    good, sizes, errors = [], [], []
     for path in paths:
         try:
-            decode_image(Path(path).read_bytes(), path)
+            sizes.append(decode_image(Path(path).read_bytes(), path).shape[:2])
             good.append(path)
         except (ValueError, OSError) as error:
             errors.append(f"skipped: {error}")
-    return good, errors
+    return good, sizes, errors
 
 
 def names_for(paths: Sequence[str]) -> list[str]:
@@ -78,20 +95,55 @@ def check_names(paths: Sequence[str], names: Sequence[str], folder: Path) -> Non
         taken.add(target)
 
 
-def predictions(found: dict[str, np.ndarray], paths: Sequence[str], names: Sequence[str], threshold: float) -> list:
-    """Rows of predictions.json: `file`, and `objects` with `box` [ymin, xmin, ymax, xmax] in pixels, best first."""
+def decode_tasks(
+    runner: inference.Runner,
+    variables,
+    source: Files,
+    config: ml_collections.ConfigDict,
+    tasks: dict,
+    text: Text | None,
+) -> dict[str, list[dict]]:
+    """Results of all tasks as in COCO, with labels for category ids and places in the list for image ids."""
+    found, labels, tasks = {}, range(1, len(config.data.category_names) + 1), experiment.task_names(config)
+    boxes = runner.detect(variables, source) if "detection" in tasks else None
+    if boxes is not None:
+        found["detection"] = coco.results(*boxes, labels)
+        if "segmentation" in tasks:
+            found["segmentation"] = runner.segment(variables, source, boxes, labels)
+        if "keypoints" in tasks:
+            ids = config.data.category_ids
+            joined = [ids.index(category_id) + 1 for category_id in config.data.keypoint_categories]
+            found["keypoints"] = runner.pose(variables, source, boxes, labels, labels=joined)
+    if "captioning" in tasks:
+        found["captioning"] = runner.caption(variables, source, text)
+    return found
+
+
+def predictions(drawn: Sequence[dict], paths: Sequence[str], names: Sequence[str], threshold: float) -> list[dict]:
+    """Rows of predictions.json: `file`; `objects`, best first; `caption` where the model writes one.
+
+    An object has `box` [ymin, xmin, ymax, xmax] in pixels, `category`, `score`, and where the model finds them `mask`
+    (compressed RLE) and `keypoints` [[y, x], ...] in pixels.
+    """
     rows = []
-    for path, boxes, labels, scores in zip(paths, found["boxes"], found["labels"], found["scores"], strict=True):
-        order = [i for i in np.argsort(-scores, kind="stable") if scores[i] >= threshold and labels[i] > 0]
-        objects = [
-            {
-                "box": [round(float(x), 2) for x in boxes[i]],
-                "category": names[labels[i] - 1],
-                "score": round(float(scores[i]), 6),
+    for path, found in zip(paths, drawn, strict=True):
+        objects = []
+        for i in np.argsort(-np.asarray(found["scores"]), kind="stable") if found["scores"] else ():
+            if found["scores"][i] < threshold:
+                break
+            row = {
+                "box": [round(float(edge), 2) for edge in found["boxes"][i]],
+                "category": names[found["labels"][i] - 1],
+                "score": round(float(found["scores"][i]), 6),
             }
-            for i in order
-        ]
-        rows.append({"file": path, "objects": objects})
+            if "masks" in found and found["masks"][i].any():
+                row["mask"] = masks.to_rle(found["masks"][i])
+            if "keypoints" in found and found["visible"][i].any():
+                row["keypoints"] = np.round(found["keypoints"][i], 2).tolist()
+            objects.append(row)
+        rows.append(
+            {"file": path, "objects": objects} | dict(zip(("caption",), found.get("captions", ()), strict=False))
+        )
     return rows
 
 
@@ -104,6 +156,7 @@ def run(
     limit: int = 0,
     threshold: float = 0.3,
     step: int = 0,
+    text_model: str = "",
 ) -> list:
     """Predicts for the files that the glob `images` matches, and returns the rows of predictions.json.
 
@@ -112,17 +165,19 @@ def run(
         images: glob, `**` for subfolders.
         out: folder to write to.
         limit: only the first so many files; 0: all.
-        threshold: boxes with lower scores are left out of pictures and JSON.
+        threshold: objects with lower scores are left out of pictures and JSON.
         step: of the checkpoint; 0: the newest.
+        text_model: of an imported model with captions.
 
     Raises:
         ValueError: no trained run, no file matches, none of them is an image, or `out` would overwrite one.
     """
     setup_logging()
-    config = experiment.load_config(workdir)
+    config = ml_collections.ConfigDict(experiment.load_config(workdir).to_dict())
+    config.eval.batch_size, config.data.text_model = batch_size, text_model or config.data.text_model
     matched = sorted(path for path in glob.glob(images, recursive=True) if os.path.isfile(path))
     with phase(f"read {len(matched)} files"):
-        paths, errors = readable(matched[: max(limit, 0) or None])
+        paths, sizes, errors = readable(matched[: max(limit, 0) or None])
     for error in errors:
         log.warning(error)
     if not paths:
@@ -130,29 +185,35 @@ def run(
     folder, pictures = Path(out), names_for(paths)
     check_names(paths, pictures, folder)
     mesh = sharding.make_mesh()
-    task, section = experiment.make_tasks(config)["detection"], config.tasks.detection
-    model = experiment.make_model(config)
-    decode = evaluate.make_decoder(
-        *(model, task),
-        sampler=sampling.from_string(section.sampler),
-        eos_bias=section.eos_bias,
-        grammar=section.grammar,
-    )
-    batch_size = sharding.round_batch(mesh, min(batch_size, len(paths)))
+    tasks, model = experiment.make_tasks(config), experiment.make_model(config)
+    if not {"detection", "captioning"} & set(tasks):
+        raise ValueError(f"{workdir} was trained on {sorted(tasks)} alone, which needs boxes; predict needs detection")
+    text = inputs.load_text(config, workdir)
+    runner, names = inference.Runner(config, model, tasks, mesh), config.data.category_names
+    source = Files(tuple(paths), np.array(sizes, np.int32).reshape(-1, 2))
     with jax.set_mesh(mesh):
         with phase("restore"):
             step, variables = experiment.load_variables(workdir, config, model, mesh, step=step)
         with phase(f"predict {len(paths)} images with the weights of step {step}"):
-            batches = pipeline.eval_dataset(Files(tuple(paths)), section.eval_ops, batch_size=batch_size)
-            found = evaluate.decode_all(decode, variables, batches, mesh, seed=config.seed)
-    names = config.data.category_names
-    rows = predictions(found, paths, names, threshold)
+            found = decode_tasks(runner=runner, variables=variables, source=source, config=config, text=text)
+    label_of = {label: label for label in range(1, len(names) + 1)}
+    by_image = [{name: [] for name in found} for _ in paths]
+    for name, results in found.items():
+        for result in results:
+            by_image[result["image_id"]][name].append(result)
     folder.mkdir(parents=True, exist_ok=True)
-    columns = ("boxes", "labels", "scores")
-    for index, (path, name) in enumerate(zip(paths, pictures, strict=True)):
-        image = decode_image(Path(path).read_bytes(), path)
-        boxes, labels, scores = (found[column][index] for column in columns)
-        draw.draw_boxes(image, boxes, labels, names, scores, threshold=threshold).save(folder / name)
+    drawn = []
+    for path, size, name, rows in zip(paths, sizes, pictures, by_image, strict=True):
+        drawn.append(drawable(rows, label_of, size))
+        picture = draw.draw_objects(
+            decode_image(Path(path).read_bytes(), path),
+            {key: value for key, value in drawn[-1].items() if key != "captions"},
+            names,
+            skeleton=tuple(map(tuple, config.data.skeleton)),
+            threshold=threshold,
+        )
+        draw.captioned(picture, drawn[-1].get("captions", ())).save(folder / name)
+    rows = predictions(drawn, paths, names, threshold)
     evaluate.write_json(folder / "predictions.json", rows)
     log.info("%d images, %d skipped; pictures and predictions.json are in %s", len(rows), len(errors), out)
     return rows
@@ -167,6 +228,7 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--limit", type=int, default=0, help="only the first so many files (0: all)")
     parser.add_argument("--threshold", type=float, default=0.3, help="lowest score that is shown")
+    parser.add_argument("--text_model", default="", help="SentencePiece model of an imported model with captions")
     parser.add_argument("--step", type=int, default=0, help="of the checkpoint to use (0: the newest)")
     try:
         run(**vars(parser.parse_args()))

@@ -141,8 +141,8 @@ COCO_CATEGORIES = {
 # How the published models were trained. `steps` count batches of `batch_size` rows of the COCO 2017 training images.
 _COCO_IMAGES = 118_287
 RECIPES = {
-    # Pix2Seq, section 4.1 and appendix: 300 epochs, every image twice in a batch, 2000 bins. The learning rate is quoted
-    # as 3e-3; those who reproduced it needed 1e-3 or less.
+    # Pix2Seq, section 4.1 and appendix: 300 epochs, every image twice in a batch, 2000 bins. The learning rate is
+    # quoted as 3e-3; those who reproduced it needed 1e-3 or less.
     "scratch": {
         **{"data": "coco", "arch": "resnet50", "size": 1333, "num_bins": 2000},
         **{"batch_size": 128, "repeats": 2, "base": 1e-3},
@@ -188,7 +188,11 @@ PUBLISHED = {
 }
 
 IMAGES = "{root}/{split}"
-INSTANCES = "{root}/annotations/instances_{split}.json"
+ANNOTATIONS = {  # by the name of their paths in a config's data section
+    "annotations": "{root}/annotations/instances_{split}.json",
+    "keypoints": "{root}/annotations/person_keypoints_{split}.json",
+    "captions": "{root}/annotations/captions_{split}.json",
+}
 
 # `size` is the longer side of the resized image in pixels, `side` that of the padded one, whole patches.
 # Pix2Seq, appendix B: scale jitter from 0.3 to 2, random crop and flip; noise boxes fill up the instances.
@@ -197,10 +201,29 @@ DETECTION_TRAIN = (
     "truncate({slots})|noise_boxes({slots})|pad_image({side})|pad_objects({slots})"
 )
 DETECTION_EVAL = "decode|resize({size}, antialias=True)|pad_image({side})|pad_objects({slots})"
-SHAPES_TRAIN = (
-    "decode|resize({size}, antialias=True)|flip_lr|filter_objects|order(dist2ori)|pad_image({side})|"
-    "pad_objects({slots})"
+# Pix2Seq v2, section 3.3 and appendix: smaller jitter for points; keypoints in a crop of twice the person's box; colour
+# jitter for captions. These do not flip: a caption may say left.
+SEGMENTATION_TRAIN = (
+    "decode|scale_jitter({size}, 0.3, 1.0)|fixed_crop({size})|flip_lr|filter_objects|order(random)|"
+    "pad_image({side})|pad_objects({objects})"
 )
+SEGMENTATION_EVAL = "decode|resize({size}, antialias=True)|pad_image({side})|pad_objects({objects})"
+KEYPOINTS_TRAIN = "decode|crop_to_box(2.0)|scale_jitter({size}, 0.3, 1.0)|flip_lr|pad_image({side})|pad_objects(1)"
+KEYPOINTS_EVAL = "decode|crop_to_box(2.0)|resize({size}, antialias=True)|pad_image({side})|pad_objects(1)"
+CAPTIONING_TRAIN = "decode|scale_jitter({size}, 0.3, 2.0)|fixed_crop({size})|color_jitter(0.5)|pad_image({side})"
+CAPTIONING_EVAL = "decode|resize({size}, antialias=True)|pad_image({side})"
+# The embedded data: no jitter, objects in the order of their place.
+SHAPES_TRAIN = {
+    "detection": (
+        "decode|resize({size}, antialias=True)|flip_lr|filter_objects|order(dist2ori)|pad_image({side})|"
+        "pad_objects({slots})"
+    ),
+    "segmentation": (
+        "decode|resize({size}, antialias=True)|flip_lr|filter_objects|pad_image({side})|pad_objects({slots})"
+    ),
+    "keypoints": "decode|crop_to_box(2.0)|resize({size}, antialias=True)|flip_lr|pad_image({side})|pad_objects(1)",
+    "captioning": "decode|resize({size}, antialias=True)|flip_lr|pad_image({side})",
+}
 
 # Share of each task in the loss (Pix2Seq v2, section 4.1).
 TASK_MIX = {"detection": 0.1782, "segmentation": 0.7128, "captioning": 0.099, "keypoints": 0.01}

@@ -6,6 +6,7 @@ which ("weights: ...").
 """
 
 import contextlib
+import dataclasses
 import signal
 import threading
 from collections.abc import Iterator
@@ -16,8 +17,9 @@ import ml_collections
 import numpy as np
 from jax.experimental import multihost_utils
 
-from pix2seq_jax import checkpoint, evaluate, experiment, optim, sharding, train_step, trees, warm_start
+from pix2seq_jax import checkpoint, evaluate, experiment, inputs, optim, sharding, train_step, trees, warm_start
 from pix2seq_jax.data import feed, pipeline
+from pix2seq_jax.tasks.mixed import Mixed
 from pix2seq_jax.telemetry import MetricWriter, Progress, log, parameter_table, phase, profiler, setup_logging
 
 LOGGED_IDS = 64  # image ids named when a loss is not finite
@@ -90,14 +92,49 @@ def first_state(
     return state, "from scratch"
 
 
-def open_feeds(config: ml_collections.ConfigDict, source, mesh, *, start: int) -> dict[str, feed.Feed]:
-    """One feed of training batches per task, from step `start` on."""
+def batch_sizes(config: ml_collections.ConfigDict) -> dict[str, int]:
+    """Images in the global batches of a step, by what is trained (see `mixed`)."""
+    if config.train.mixing == "data":
+        return {Mixed.name: config.train.batch_size}
+    return {name: section.batch_size or config.train.batch_size for name, section in config.tasks.items()}
+
+
+def mixed(config: ml_collections.ConfigDict, tasks: dict) -> dict:
+    """What the step trains: every task on a batch of its own, or ("data" mixing) all of them as one.
+
+    Raises:
+        ValueError: config.train.mixing is neither "batch" nor "data".
+    """
+    if config.train.mixing == "data":
+        return {Mixed.name: Mixed(tuple(tasks.values()))}
+    if config.train.mixing != "batch":
+        raise ValueError(f"config.train.mixing={config.train.mixing!r}: give 'batch' or 'data'")
+    return tasks
+
+
+def tokens_per_step(sizes: dict[str, int], trained: dict) -> dict[str, int]:
+    """Tokens that a step reads of each task, prompts and padding counted."""
+    return {name: size * trained[name].per_image * trained[name].max_len for name, size in sizes.items()}
+
+
+def open_feeds(
+    config: ml_collections.ConfigDict, streams: dict[str, list], mesh, *, start: int
+) -> dict[str, feed.Feed]:
+    """One feed of training batches per task, or one for all of them, from step `start` on."""
+    sizes = batch_sizes(config)
+    if config.train.mixing == "data":
+        streams = {
+            Mixed.name: [
+                dataclasses.replace(stream, weight=stream.weight * config.tasks[name].weight, task=number)
+                for number, (name, own) in enumerate(streams.items())
+                for stream in own
+            ]
+        }
     return {
         name: feed.Feed(
             pipeline.train_dataset(
-                source,
-                section.train_ops,
-                batch_size=config.train.batch_size,
+                own,
+                batch_size=sizes[name],
                 seed=config.seed,
                 start_step=start,
                 repeats=config.train.repeats,
@@ -107,7 +144,14 @@ def open_feeds(config: ml_collections.ConfigDict, source, mesh, *, start: int) -
             ),
             sharding.batch_sharding(mesh),
         )
-        for name, section in config.tasks.items()
+        for name, own in streams.items()
+    }
+
+
+def task_rates(steps_per_s: float, images: dict[str, int], tokens: dict[str, int]) -> dict[str, float]:
+    """Images and tokens per second of each task."""
+    return {f"{name}/images_per_s": steps_per_s * count for name, count in images.items()} | {
+        f"{name}/tokens_per_s": steps_per_s * count for name, count in tokens.items()
     }
 
 
@@ -127,33 +171,39 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path, *, evaluate_too:
     """
     setup_logging()
     check_intervals(config.train)
+    experiment.check_weights(config)
     mesh = sharding.make_mesh(config.mesh.to_dict())
-    sharding.check_batch(mesh, config.train.batch_size, accum=config.train.accumulate)
+    for size in batch_sizes(config).values():
+        sharding.check_batch(mesh, size, accum=config.train.accumulate)
     with phase("open the data"):
         config = experiment.keep_labels(config, workdir)
-        source = experiment.open_source(config.data, "train")
-        config = experiment.resolve(config, source)
+        inputs.check_paths(config, "train")
+        text = inputs.open_text(config, workdir)
+        opened = inputs.open_sources(config, "train", text)
+        config = experiment.resolve(config, opened, text)
         tasks, model = experiment.make_tasks(config), experiment.make_model(config)
-        source.count_over(min(pipeline.slots(section.train_ops) for section in config.tasks.values()))
-        evaluator = evaluate.Evaluator(config, model, tasks, mesh) if evaluate_too else None
-        for line in filter(None, (source.describe(), evaluator and evaluator.source.describe())):
-            log.warning("data: %s", line)
-    total = config.train.steps
+        streams = inputs.open_streams(config, opened, text)
+        evaluator = evaluate.Evaluator(config, model, tasks, mesh, text) if evaluate_too else None
+        for lines in filter(None, (inputs.describe(opened), evaluator and evaluator.describe())):
+            log.warning("data: %s", lines)
+    log.info("%s", config.about)
+    total, trained, sizes = config.train.steps, mixed(config, tasks), batch_sizes(config)
     schedule = optim.schedule(**config.schedule, batch_size=config.train.batch_size, total=total)
     tx = optim.make(learning_rate=schedule, **config.optim)
     step_fn = train_step.make_step(
-        *(model, tasks, tx, schedule),
+        *(model, trained, tx, schedule),
         loss=config.train.loss,
         accum=config.train.accumulate,
-        weights={name: section.weight for name, section in config.tasks.items()},
+        weights={name: config.tasks[name].weight if name in tasks else 1.0 for name in trained},
     )
     experiment.claim_workdir(workdir, config)
+    inputs.save_text(text, workdir)
     saver = checkpoint.Checkpointer(
         Path(workdir) / experiment.CHECKPOINTS,
         keep_latest=config.train.keep_latest,
-        best_metric=config.train.best_metric,
+        best_metric=config.train.best_metric or evaluate.MAIN_METRICS[next(iter(tasks))],
     )
-    meta = {"category_names": list(config.data.category_names)}
+    meta = experiment.meta(config, text)
     with contextlib.ExitStack() as stack:
         stack.enter_context(jax.set_mesh(mesh))
         terminated = stack.enter_context(sigterm_flag())
@@ -177,13 +227,13 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path, *, evaluate_too:
 
         jitted = train_step.jit_step(step_fn, abstract, mesh=mesh)
         rng = jax.random.fold_in(jax.random.key(config.seed), 1)
-        feeds = {name: stack.enter_context(f) for name, f in open_feeds(config, source, mesh, start=start).items()}
+        feeds = {name: stack.enter_context(f) for name, f in open_feeds(config, streams, mesh, start=start).items()}
         profile = profiler(workdir, first_profile=config.train.profile_at) if config.train.profile_at else None
         progress = stack.enter_context(
             Progress(
                 **{"first": start, "total": total, "log_steps": config.train.log_steps},
-                images_per_step=config.train.batch_size * len(tasks),
-                tokens_per_step=config.train.batch_size * sum(task.max_len for task in tasks.values()),
+                images_per_step=sum(sizes.values()),
+                tokens_per_step=sum(tokens_per_step(sizes, trained).values()),
             )
         )
         evaluation, pending, first, leave = {}, None, True, False
@@ -204,6 +254,8 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path, *, evaluate_too:
                 values = {name: float(value) for name, value in metrics.items()}
                 shown = {name: values[name] for name in (*SHOWN, *(f"{task}/loss" for task in tasks)) if name in values}
                 rates = progress.report(step, shown, waited=sum(f.wait_seconds for f in feeds.values()))
+                if len(trained) > 1:
+                    rates |= task_rates(rates["steps_per_s"], sizes, tokens_per_step(sizes, trained))
                 writer.scalars(step, {f"train/{name}": value for name, value in (values | rates).items()})
             leave = stop_requested(terminated, step)
             scored = evaluator is not None and not leave and (step % config.train.eval_steps == 0 or step == total)

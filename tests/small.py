@@ -39,12 +39,16 @@ def make_shapes(folder: Path) -> Path:
     return folder
 
 
+KINDS = {"annotations": "instances", "keypoints": "person_keypoints", "captions": "captions"}
+
+
 def on_folder(folder: Path) -> dict:
     """Overrides that point a config's data to a folder of `make_shapes`."""
     paths = {f"data.{split}_images": str(folder / split) for split in ("train", "val")}
     return paths | {
-        f"data.{split}_annotations": str(folder / "annotations" / f"instances_{split}.json")
+        f"data.{split}_{kind}": str(folder / "annotations" / f"{file}_{split}.json")
         for split in ("train", "val")
+        for kind, file in KINDS.items()
     }
 
 
@@ -65,7 +69,7 @@ def config(name: str, folder: Path, **overrides) -> ml_collections.ConfigDict:
     return changed
 
 
-def flags(folder: Path, **overrides) -> list[str]:
-    """The same as arguments of the main command, for `configs/detection.py:shapes`."""
+def flags(folder: Path, name: str = "detection.py:shapes", **overrides) -> list[str]:
+    """The same as arguments of the main command."""
     values = SHRUNK | on_folder(folder) | {key.replace("__", "."): value for key, value in overrides.items()}
-    return [f"--config={ROOT}/configs/detection.py:shapes", *(f"--config.{k}={v}" for k, v in values.items())]
+    return [f"--config={ROOT}/configs/{name}", *(f"--config.{k}={v}" for k, v in values.items())]

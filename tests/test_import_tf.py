@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pix2seq_jax import checkpoint, experiment, import_tf, official, presets, trees
+from pix2seq_jax import checkpoint, experiment, import_tf, inputs, official, presets, trees
 from pix2seq_jax.data.sources import CocoDir
 from pix2seq_jax.models.positions import sin_cos_2d
 from tests import small
@@ -201,7 +201,7 @@ def test_the_shipped_config_finetunes_an_imported_workdir(tmp_path):
 
     def claim():
         ours = experiment.keep_labels(config, workdir)
-        resolved = experiment.resolve(ours, experiment.open_source(ours.data, "train"))
+        resolved = experiment.resolve(ours, inputs.open_sources(ours, "train"))
         experiment.claim_workdir(workdir, resolved)
         return resolved
 

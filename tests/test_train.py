@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from pix2seq_jax import evaluate, experiment, train
+from pix2seq_jax import evaluate, experiment, inputs, train
 from tests import small
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -47,12 +47,15 @@ def test_full_size_configs_build(name, folder):
     """The configs for COCO as they are, but for the data: the model is built in the abstract."""
     config = small.load(name)
     config.update_from_flattened_dict(small.on_folder(folder))
-    config = experiment.resolve(config, experiment.open_source(config.data, "train"))
-    model, (task,) = experiment.make_model(config), experiment.make_tasks(config).values()
+    text = inputs.open_text(config, folder)
+    config = experiment.resolve(config, inputs.open_sources(config, "train", text), text)
+    model, tasks = experiment.make_model(config), experiment.make_tasks(config)
     images = jax.ShapeDtypeStruct((2, *config.model.image_size, 3), np.float32)
-    tokens = jax.ShapeDtypeStruct((2, task.max_len), np.int32)
-    logits, _ = jax.eval_shape(lambda i, t: model.init_with_output(jax.random.key(0), i, t), images, tokens)
-    assert logits.shape == (2, 501, config.vocab.size) and config.vocab.size in (3000, 35000)
+    lengths = {"detection": 501, "segmentation": 6 + 2 * 128, "keypoints": 6 + 2 * 17, "captioning": 129}
+    for task, length in ((name, lengths[name]) for name in tasks):
+        tokens = jax.ShapeDtypeStruct((2, tasks[task].max_len), np.int32)
+        logits, _ = jax.eval_shape(lambda i, t: model.init_with_output(jax.random.key(0), i, t), images, tokens)
+        assert logits.shape == (2, length, config.vocab.size) and config.vocab.size in (3000, 35000)
 
 
 def raises(config, workdir, *parts):

@@ -251,12 +251,11 @@ def generate(
         return writer.emit(state.replace(cache=cache), logits)
 
     cache = model.empty_cache(batch * count, max_len - 1)  # the last token is never read
-    state = writer.start(rows[:, :, -1], length, model.vocab_size, cache, return_logits)
-    state = step(state, rows, 0)  # the prompt at once
+    start = writer.start(rows[:, :, -1], length, model.vocab_size, cache, return_logits)
     state = lax.while_loop(
         lambda s: (s.count < length) & ~jnp.all(s.ended),
         lambda s: step(s, s.last[..., None], prompt_len + s.count - 1),
-        state,
+        step(start, rows, 0),  # the prompt at once
     )
     split = (*prompt.shape[:-1], num_samples)  # R -> (N,)K
     return Generated(*(None if x is None else x.reshape(*split, *x.shape[2:]) for x in state.results))

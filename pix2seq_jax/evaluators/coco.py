@@ -25,6 +25,12 @@ IOU_TYPES = {
 }
 
 
+def xywh(box) -> list[float]:
+    """A box f32[4] yxyx in pixels as COCO's [x, y, width, height]; corners in the wrong order give size 0."""
+    y0, x0, y1, x1 = (float(edge) for edge in box)
+    return [round(value, 4) for value in (x0, y0, max(x1 - x0, 0.0), max(y1 - y0, 0.0))]
+
+
 def results(image_ids, boxes, labels, scores, category_ids: Sequence[int]) -> list[dict]:
     """Predictions of a batch as COCO result dictionaries of plain Python numbers, ready for JSON.
 

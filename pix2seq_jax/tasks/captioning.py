@@ -53,6 +53,11 @@ class Captioning:
             raise ValueError(f"captioning.eos_weight={self.eos_weight}: a token weight must be 0 or more")
 
     @property
+    def per_image(self) -> int:
+        """Token sequences of an image in training."""
+        return self.captions_per_image
+
+    @property
     def max_len(self) -> int:
         """Tokens of prompt and response together."""
         return 1 + self.max_tokens

@@ -39,6 +39,8 @@ class Detection:
     eos_weight: float = 0.1
 
     name: ClassVar[str] = "detection"
+    per_image: ClassVar[int] = 1  # token sequence
+    eos_token: ClassVar[None] = None  # every slot is filled, nothing ends early
 
     def __post_init__(self) -> None:
         if self.max_instances < 1:

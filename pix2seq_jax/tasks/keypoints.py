@@ -49,6 +49,7 @@ class Keypoints:
     points_score_weight: float = 1.0
 
     name: ClassVar[str] = "keypoints"
+    eos_token: ClassVar[None] = None  # every slot is filled, nothing ends early
     slots: ClassVar[None] = None  # no class is drawn
 
     def __post_init__(self) -> None:
@@ -62,6 +63,11 @@ class Keypoints:
                 f"keypoints.points_score_weight={self.points_score_weight}: give a share, from 0 (the score of the "
                 "box) to 1 (the likelihood of the tokens)"
             )
+
+    @property
+    def per_image(self) -> int:
+        """Token sequences of an image in training."""
+        return self.max_instances
 
     @property
     def max_len(self) -> int:

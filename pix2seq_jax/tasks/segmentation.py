@@ -83,6 +83,11 @@ class Segmentation:
             raise ValueError(f"segmentation.eos_weight={self.eos_weight}: a token weight must be 0 or more")
 
     @property
+    def per_image(self) -> int:
+        """Token sequences of an image in training."""
+        return self.max_instances
+
+    @property
     def max_len(self) -> int:
         """Tokens of prompt and response together."""
         return PROMPT_TOKENS + 2 * self.max_points

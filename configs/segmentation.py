@@ -1,0 +1,12 @@
+"""Instance segmentation alone (Pix2Seq v2): outlines of objects whose boxes and classes are given.
+
+Boxes are those of the annotations, and the names of the metrics say so; `--config.eval.boxes=results/detection.json`
+takes those of a detection model instead.
+"""
+
+from pix2seq_jax import base_config
+
+
+def get_config(arg: str = ""):
+    """`shapes`, or key=value pairs as in configs/detection.py."""
+    return base_config.build(arg, recipe="multitask", tasks=("segmentation",))

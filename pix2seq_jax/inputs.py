@@ -1,0 +1,164 @@
+"""What a config reads: the sources of its tasks, the streams of their training data, the text model of captions."""
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+
+from pix2seq_jax import checkpoint, experiment
+from pix2seq_jax.data import coco_json, pipeline, selections, sources
+from pix2seq_jax.data.captions import CocoCaptions
+from pix2seq_jax.data.images import check_files
+from pix2seq_jax.data.text import Text
+from pix2seq_jax.telemetry import log
+
+
+def _open(data: ml_collections.ConfigDict, split: str, kind: str) -> tuple[str, str]:
+    """(folder of images, annotation file) of a data section; ValueError where one is missing."""
+    if data.source != "coco_dir":
+        raise ValueError(f"config.data.source={data.source!r}: only 'coco_dir' (a COCO-format folder) is known")
+    images, annotations = data[f"{split}_images"], data[f"{split}_{kind}"]
+    for path in (annotations, images):
+        if not Path(path).exists():
+            raise ValueError(f"the {split} data is missing: {path} does not exist; {data.hint}")
+    return images, annotations
+
+
+ANNOTATIONS = {  # which of the annotation files of a data section a task reads
+    "detection": "annotations",
+    "segmentation": "annotations",
+    "keypoints": "keypoints",
+    "captioning": "captions",
+}
+
+
+def check_paths(config: ml_collections.ConfigDict, split: str) -> None:
+    """Raises ValueError where a file or folder that the tasks read is missing, before anything large is opened."""
+    for name in experiment.task_names(config):
+        _open(config.data, split, ANNOTATIONS[name])
+
+
+def open_sources(
+    config: ml_collections.ConfigDict, split: str, text: Text | None = None, *, data: ml_collections.ConfigDict = None
+) -> dict[str, Any]:
+    """The `train` or `val` source of each task of a config, in the order of tasks.TASKS.
+
+    Args:
+        config: its tasks say what is read.
+        split: "train" or "val".
+        text: for captions.
+        data: another section than config.data.
+    """
+    data, opened = data or config.data, {}
+    label_ids, names = tuple(data.label_ids), experiment.task_names(config)
+    if "detection" in names or "segmentation" in names:
+        max_points = config.tasks.segmentation.max_points if "segmentation" in names else 0
+        boxes = sources.CocoDir(*_open(data, split, "annotations"), label_ids=label_ids, max_points=max_points)
+        opened = {"detection": boxes.without_polygons(), "segmentation": boxes}
+        label_ids = boxes.category_ids
+    if "keypoints" in names:
+        opened["keypoints"] = sources.CocoDir(*_open(data, split, "keypoints"), label_ids=label_ids, keypoints=True)
+    if "captioning" in names:
+        section = config.tasks.captioning
+        sizes = {"per_image": section.captions_per_image, "max_tokens": section.max_tokens}
+        opened["captioning"] = CocoCaptions(*_open(data, split, "captions"), text=text, **sizes)
+    if data.check_images:
+        check_files(sorted({file for name in names for file in opened[name].files}))
+    return {name: opened[name] for name in names}
+
+
+def describe(opened: dict[str, Any]) -> str:
+    """What was repaired or dropped in sources by task, each line once; "" for nothing."""
+    lines = [line for source in opened.values() for line in source.describe().splitlines()]
+    return "\n".join(dict.fromkeys(lines))
+
+
+def open_streams(config: ml_collections.ConfigDict, opened: dict[str, Any], text: Text | None) -> dict[str, list]:
+    """The training data of each task: `pipeline.Stream`s of its data sets, weighted by the task's `mix`.
+
+    Args:
+        config: resolved.
+        opened: sources of config.data by task.
+        text: for captions.
+    """
+    more = {}
+    streams = {}
+    for name, first in opened.items():
+        section, streams[name] = config.tasks[name], []
+        if name == "detection":
+            first.count_over(pipeline.slots(section.train_ops))
+        for dataset, share in section.mix.items():
+            if dataset != "data" and dataset not in config.more_data:
+                raise ValueError(
+                    f"config.tasks.{name}.mix names {dataset!r}; it may name 'data' and {sorted(config.more_data)}"
+                )
+            if dataset != "data" and dataset not in more:
+                data = ml_collections.ConfigDict(config.more_data[dataset].to_dict())
+                data.label_ids = config.data.category_ids
+                more[dataset] = open_sources(config, "train", text, data=data)
+            source = first if dataset == "data" else more[dataset][name]
+            if name == "keypoints" and "crop_to_box" in section.train_ops:
+                source = selections.PerObject(source, min_keypoints=1)
+            streams[name].append(pipeline.Stream(source, section.train_ops, share))
+    for dataset, others in more.items():
+        log.info("data %s: %s images", dataset, len(next(iter(others.values()))))
+        if describe(others):
+            log.warning("data %s: %s", dataset, describe(others))
+    return streams
+
+
+def _sentences(path: str) -> list[str]:
+    """The captions of a COCO captions JSON."""
+    records = coco_json.read_json(Path(path), ("images", "annotations"))["annotations"]
+    return [text for text in coco_json.column(Path(path), records, "caption", "annotations") if isinstance(text, str)]
+
+
+def open_text(config: ml_collections.ConfigDict, workdir: str | Path) -> Text | None:
+    """The text model of a run: that of the workdir, else config.data.text_model, else one of the training captions.
+
+    None without captions. The last is a pure function of the captions, so all hosts make the same.
+    """
+    if "captioning" not in config.tasks:
+        return None
+    stored, given = Path(workdir) / experiment.TEXT_FILE, config.data.text_model
+    if stored.is_file():
+        if given and Text.load(given) != Text.load(stored):
+            raise ValueError(
+                f"workdir {workdir} was started with another text model ({stored}) than "
+                f"config.data.text_model={given}; use another --workdir, or leave config.data.text_model empty"
+            )
+        return Text.load(stored)
+    if given:
+        return Text.load(given)
+    text = Text.train(_sentences(_open(config.data, "train", "captions")[1]), config.data.text_pieces)
+    log.info("text model of %s pieces trained from the training captions", text.size)
+    return text
+
+
+def load_text(config: ml_collections.ConfigDict, workdir: str | Path) -> Text | None:
+    """The text model of a trained workdir, or of its newest checkpoint; of an imported one config.data.text_model."""
+    stored = Path(workdir) / experiment.TEXT_FILE
+    if "captioning" not in config.tasks:
+        return None
+    if stored.is_file():
+        return Text.load(stored)
+    if model := checkpoint.load_meta(Path(workdir) / experiment.CHECKPOINTS).get("text_model"):
+        return Text.from_bytes(base64.b64decode(model))
+    if config.data.text_model:
+        return Text.load(config.data.text_model)
+    raise ValueError(
+        f"{workdir} has no text model: give that of the captions by --config.data.text_model=PATH (the published "
+        "models use a SentencePiece model of 32,000 pieces), or leave captioning out"
+    )
+
+
+def save_text(text: Text | None, workdir: str | Path) -> None:
+    """Process 0 puts the text model of a run into its workdir."""
+    path = Path(workdir) / experiment.TEXT_FILE
+    if text is None or jax.process_index() or path.is_file():
+        return
+    partial = path.with_suffix(".partial")
+    partial.write_bytes(text.to_bytes())
+    partial.replace(path)
