@@ -255,19 +255,21 @@ def shapes(config: ml_collections.ConfigDict, size: int) -> None:
     their place instead of a random one, no jitter, no noise boxes, coarse bins, the largest learning rate that still
     helps, short outlines and captions.
     """
-    slots, points = 4, 16  # shapes draws no more objects
+    slots = 4  # shapes draws no more objects
     sizes = {"size": size, "side": config.model.image_size[0], "slots": slots, "objects": slots}
     changes = {
         "detection": {"max_instances": slots, "eval_ops": presets.DETECTION_EVAL.format(**sizes)},
         "segmentation": {
-            **{"max_instances": slots, "max_points": points, "objects": slots, "batch_size": 16},
+            **{"max_instances": 2, "max_points": 16, "objects": slots, "batch_size": 16},
             **{"eval_ops": presets.SEGMENTATION_EVAL.format(**sizes), "eval_batch_size": 50},
         },
         "keypoints": {"batch_size": 16, "objects": slots},
-        "captioning": {"batch_size": 8, "max_tokens": 48},
+        "captioning": {"batch_size": 8, "max_tokens": 32},
     }
     for name, section in config.tasks.items():
         section.update(changes[name] | {"train_ops": presets.SHAPES_TRAIN[name].format(**sizes)})
+        if len(config.tasks) > 1:
+            section.weight = presets.SHAPES_MIX[name]
     config.data.text_pieces = 256
     config.vocab.update({"size": 0, "coord_shift": 0, "text_shift": 0, "num_bins": 48})
     config.model.max_seq_len = 0

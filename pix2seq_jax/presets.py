@@ -219,7 +219,7 @@ SHAPES_TRAIN = {
         "pad_objects({slots})"
     ),
     "segmentation": (
-        "decode|resize({size}, antialias=True)|flip_lr|filter_objects|pad_image({side})|pad_objects({slots})"
+        "decode|resize({size}, antialias=True)|flip_lr|filter_objects|order(random)|pad_image({side})|pad_objects(2)"
     ),
     "keypoints": "decode|crop_to_box(2.0)|resize({size}, antialias=True)|flip_lr|pad_image({side})|pad_objects(1)",
     "captioning": "decode|resize({size}, antialias=True)|flip_lr|pad_image({side})",
@@ -247,3 +247,4 @@ COCO_KEYPOINTS = {
     ),
 }
 # fmt: on
+SHAPES_MIX = {"detection": 0.4, "segmentation": 0.3, "captioning": 0.15, "keypoints": 0.15}  # ours, for the demo

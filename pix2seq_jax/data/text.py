@@ -67,8 +67,9 @@ class Text:
 
     @classmethod
     def train(cls, sentences: Iterable[str], size: int) -> "Text":
-        """Learns a unigram model (Kudo, arXiv:1804.10959). A pure function of the sentences and the size.
+        """Learns byte-pair pieces (Sennrich et al., arXiv:1508.07909). A pure function of the sentences and the size.
 
+        Of sentences with few words, a unigram model keeps pieces of words only, and captions come out twice as long.
         Sentences are stripped, runs of white space in them become one space, empty ones are left out, and they are
         sorted: their order makes no difference, how often each occurs does. One thread; sums do not depend on timing.
 
@@ -93,6 +94,7 @@ class Text:
                 eos_id=END_PIECE,
                 unk_id=UNKNOWN_PIECE,
                 bos_id=-1,
+                model_type="bpe",
                 hard_vocab_limit=False,
                 num_threads=1,
                 max_sentence_length=max(len(line.encode()) for line in lines),  # beyond it, lines are left out

@@ -26,7 +26,7 @@ class Captioning:
         max_tokens: pieces per caption, the end piece included.
         input_drop: chance of each piece to be read as FAKE, so that the image is looked at, not only the words before;
             the papers' release uses 0.5.
-        eos_weight: weight of the padding after the end piece. The end piece itself weighs 1.
+        eos_weight: weight of the end piece; the release uses 0.1. The padding behind it weighs nothing.
     """
 
     vocab: Vocab
@@ -99,8 +99,7 @@ class Captioning:
         is_piece = pieces > 0
         targets = jnp.where(is_piece, pieces + self.vocab.text_shift, PADDING)
         dropped = is_piece & jax.random.bernoulli(rng, self.input_drop, pieces.shape)
-        is_caption = jnp.any(is_piece, axis=-1, keepdims=True)
-        weights = jnp.where(is_piece, 1.0, jnp.where(is_caption, self.eos_weight, 0.0))
+        weights = jnp.where(is_piece, jnp.where(pieces == END_PIECE, self.eos_weight, 1.0), 0.0)
         return Sequences(
             prompt=jnp.full((batch, self.captions_per_image, 1), PROMPT_CAPTIONING, jnp.int32),
             inputs=jnp.where(dropped, FAKE, targets),
