@@ -3,12 +3,12 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/environment.sh
-workdir="${1:-runs/shapes_detection}"
+workdir="${1:-runs/shapes}"
 python -m pix2seq_jax.data.shapes --out=data/shapes
-python -m pix2seq_jax.main --config=configs/detection.py:shapes --workdir="$workdir"
+python -m pix2seq_jax.main --config=configs/multitask.py:shapes --workdir="$workdir"
 python -m pix2seq_jax.predict --workdir="$workdir" --images='data/shapes/val/*0.jpg' --limit=12 --out="$workdir/predictions"
 echo
 echo "metrics      $workdir/metrics.json"
 echo "pictures     $workdir/pictures (prediction beside ground truth)"
-echo "predictions  $workdir/predictions (boxes drawn, predictions.json)"
+echo "predictions  $workdir/predictions (boxes, masks, keypoints, captions; predictions.json)"
 echo "curves       tensorboard --logdir=$workdir"

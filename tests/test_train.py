@@ -11,7 +11,10 @@ from pix2seq_jax import evaluate, experiment, inputs, train
 from tests import small
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
-VARIANTS = ("detection.py:shapes", "detection.py:arch=resnet50,size=64", "multitask.py:shapes", "multitask.py:size=64")
+VARIANTS = (
+    *("detection.py:shapes", "detection.py:arch=resnet50,size=64"),
+    *("segmentation.py:shapes", "keypoints.py:shapes", "captioning.py:shapes", "multitask.py:shapes"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +140,7 @@ def test_a_trained_run_is_evaluated_when_that_is_asked_for(folder, tmp_path):
     config = small.config("detection.py:shapes", folder)
     train.run(config, tmp_path, evaluate_too=False)
     metrics = train.run(config, tmp_path)
-    assert metrics["images"] == small.VAL_IMAGES
+    assert metrics["detection"]["images"] == small.VAL_IMAGES
     assert json.loads((tmp_path / "metrics.json").read_text())["step"] == 2
 
 

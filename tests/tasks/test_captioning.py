@@ -35,7 +35,7 @@ def test_targets_and_weights():
         [0] * 6,
     ]
     np.testing.assert_array_equal(sequences.targets[0], expected)
-    WEIGHTS_PLACEHOLDER
+    weights = [[1, 1, 1, 0.2, 0, 0], [1, 0.2, 0, 0, 0, 0], [1, 1, 1, 1, 0, 0], [0] * 6, [0] * 6]
     np.testing.assert_allclose(sequences.weights[0], weights, rtol=1e-6)
 
 
