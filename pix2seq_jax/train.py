@@ -7,6 +7,7 @@ which ("weights: ...").
 
 import contextlib
 import dataclasses
+import functools
 import signal
 import threading
 from collections.abc import Iterator
@@ -222,6 +223,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path, *, evaluate_too:
         log.info("weights: %s", origin)
         writer = MetricWriter(workdir, active=jax.process_index() == 0, after=start)
         stack.callback(writer.close)
+        report = evaluator and functools.partial(evaluator.report, workdir=workdir, writer=writer)
         log.info("%s parameters (see parameters.txt), devices %s", f"{trees.count(state.params):,}", dict(mesh.shape))
         writer.text("parameters.txt", parameter_table(state.params))
 
@@ -258,15 +260,12 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path, *, evaluate_too:
                     rates |= task_rates(rates["steps_per_s"], sizes, tokens_per_step(sizes, trained))
                 writer.scalars(step, {f"train/{name}": value for name, value in (values | rates).items()})
             leave = stop_requested(terminated, step)
-            scored = evaluator is not None and not leave and (step % config.train.eval_steps == 0 or step == total)
+            scored = report is not None and not leave and (step % config.train.eval_steps == 0 or step == total)
             if scored:
                 check_finite(*pending)
+                limit = config.eval.images if step == total else config.eval.images_in_training
                 with progress.paused():
-                    evaluation = evaluator.report(
-                        train_step.variables(state),
-                        **{"step": step, "workdir": workdir, "writer": writer},
-                        limit=config.eval.images if step == total else config.eval.images_in_training,
-                    )
+                    evaluation = report(train_step.variables(state), step=step, limit=limit)
             if scored or leave or step % config.train.checkpoint_steps == 0 or step == total:
                 check_finite(*pending)
                 saver.save(step, state, meta, metrics=evaluate.flat(evaluation) if scored else None)
@@ -277,10 +276,6 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path, *, evaluate_too:
             saver.wait()
         if start >= total:
             log.info("nothing to train: %s stands at step %d of %d", workdir, start, total)
-            if evaluator is not None:
-                evaluation = evaluator.report(
-                    train_step.variables(state),
-                    **{"step": start, "workdir": workdir, "writer": writer},
-                    limit=config.eval.images,
-                )
+            if report:
+                evaluation = report(train_step.variables(state), step=start, limit=config.eval.images)
     return evaluation

@@ -1,0 +1,141 @@
+"""The four tasks through training, evaluation and prediction: what is written, what boxes are used, what is refused."""
+
+import json
+import shutil
+
+import pytest
+from PIL import Image
+
+from pix2seq_jax import checkpoint, evaluate, experiment, predict, train
+from pix2seq_jax.evaluators import masks
+from tests import small
+
+TASKS = ("detection", "segmentation", "keypoints", "captioning")
+CAPTION_SCORES = {"BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "CIDEr-D", "ROUGE-L"}
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return small.make_shapes(tmp_path_factory.mktemp("data") / "shapes")
+
+
+def make(folder, **overrides):
+    config = small.config("multitask.py:shapes", folder, **overrides)
+    for section in config.tasks.values():
+        section.batch_size = 8
+    config.tasks.segmentation.num_samples = 2
+    return config
+
+
+@pytest.fixture(scope="module")
+def trained(folder, tmp_path_factory):
+    """A run of three steps with its evaluation."""
+    workdir = tmp_path_factory.mktemp("run")
+    metrics = train.run(make(folder), workdir)
+    return workdir, metrics
+
+
+def test_every_task_is_scored_and_written(trained):
+    workdir, metrics = trained
+    assert tuple(metrics) == TASKS
+    written = json.loads((workdir / "metrics.json").read_text())
+    assert {"AP", "AP50", "AR100", "per_class"} <= set(written["detection"])
+    assert {"AP", "AP50", "AR100", "per_class"} <= set(written["segmentation"])
+    assert {"AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl"} <= set(written["keypoints"])
+    assert set(written["captioning"]) >= CAPTION_SCORES
+    for task in TASKS[:3]:
+        assert written[task]["images"] == small.VAL_IMAGES
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    for task in TASKS:
+        logged = [row for row in rows if f"train/{task}/loss" in row]
+        assert len(logged) == 2 and all(f"train/{task}/token_accuracy" in row for row in logged)
+        assert f"train/{task}/images_per_s" in logged[-1] and f"train/{task}/tokens_per_s" in logged[-1]
+        assert any(name.startswith(f"eval/{task}/") for row in rows for name in row)
+    with Image.open(next((workdir / "pictures").glob("*.png"))) as picture:
+        assert picture.width > picture.height / 2
+
+
+def test_results_are_what_the_coco_servers_take(trained):
+    workdir, _ = trained
+    results = {task: json.loads((workdir / "results" / f"{task}.json").read_text()) for task in TASKS}
+    assert set(results["detection"][0]) == {"image_id", "category_id", "bbox", "score"}
+    assert set(results["segmentation"][0]) == {"image_id", "category_id", "segmentation", "score"}
+    assert isinstance(results["segmentation"][0]["segmentation"]["counts"], str)
+    assert set(results["captioning"][0]) == {"image_id", "caption"}
+    assert len(results["captioning"]) == small.VAL_IMAGES
+    for row in results["keypoints"]:
+        assert set(row) == {"image_id", "category_id", "keypoints", "score"} and len(row["keypoints"]) == 3 * 17
+
+
+def test_boxes_of_the_annotations_are_named_as_such(folder, trained, tmp_path):
+    workdir = shutil.copytree(trained[0], tmp_path / "run")
+    metrics = evaluate.run(make(folder, eval__boxes="ground_truth"), workdir)
+    assert tuple(metrics) == (
+        *("detection", "segmentation_ground_truth_boxes", "keypoints_ground_truth_boxes", "captioning"),
+    )
+    results = json.loads((workdir / "results" / "keypoints_ground_truth_boxes.json").read_text())
+    assert results and {len(row["keypoints"]) for row in results} == {51}
+    known = {tuple(row["bbox"]) for row in json.loads((workdir / "results" / "detection.json").read_text())}
+    assert known  # the predicted boxes are scored as before
+
+    given = evaluate.run(make(folder, eval__boxes=str(workdir / "results" / "detection.json")), workdir)
+    assert tuple(given) == TASKS
+    with pytest.raises(ValueError, match=r"config.eval.boxes='nowhere.json'.*ground_truth"):
+        evaluate.run(make(folder, eval__boxes="nowhere.json"), workdir)
+
+
+def test_prediction_finds_all_of_it(folder, trained, tmp_path):
+    rows = predict.run(str(trained[0]), str(folder / "val" / "*.jpg"), str(tmp_path / "out"), limit=5, threshold=0.0)
+    assert len(rows) == 5 and all(isinstance(row["caption"], str) for row in rows)
+    objects = [one for row in rows for one in row["objects"]]
+    assert all(len(one["keypoints"]) == 17 for one in objects if "keypoints" in one)
+    for row in rows:
+        with Image.open(row["file"]) as image:
+            for one in row["objects"]:
+                if "mask" in one:
+                    assert masks.decode_rle(one["mask"], image.height, image.width).any()
+    assert len(list((tmp_path / "out").glob("*.png"))) == 5
+
+
+def test_the_text_model_is_in_workdir_and_checkpoint(folder, trained, tmp_path):
+    workdir = shutil.copytree(trained[0], tmp_path / "run")
+    stored = (workdir / "text.model").read_bytes()
+    assert checkpoint.load_meta(workdir / "checkpoints")["text_model"]
+    (workdir / "text.model").unlink()
+    rows = predict.run(str(workdir), str(folder / "val" / "*.jpg"), str(tmp_path / "out"), limit=2)
+    assert rows[0]["caption"] is not None
+    train.run(make(folder, train__steps=3), workdir, evaluate_too=False)
+    assert (workdir / "text.model").read_bytes() == stored
+
+
+def test_data_mixing_trains(folder, tmp_path):
+    train.run(make(folder, train__mixing="data"), tmp_path, evaluate_too=False)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["step"] == 2 and rows[-1]["train/tokens"] > 0
+
+
+def test_a_task_can_read_several_data_sets(folder, tmp_path):
+    config = make(folder)
+    config.more_data = {"again": config.data.to_dict()}
+    config.tasks.detection.mix = {"data": 0.7, "again": 0.3}
+    train.run(config, tmp_path, evaluate_too=False)
+    assert experiment.load_config(tmp_path).tasks.detection.mix.again == 0.3
+    config.tasks.detection.mix = {"data": 0.7, "other": 0.3}
+    with pytest.raises(ValueError, match=r"tasks.detection.mix names 'other'.*'again'"):
+        train.run(config, tmp_path / "other", evaluate_too=False)
+
+
+def test_weights_that_are_no_shares_are_refused(folder, tmp_path):
+    with pytest.raises(ValueError, match=r"sum to 1.1.*must sum to 1"):
+        train.run(make(folder, tasks__detection__weight=0.5), tmp_path)
+    with pytest.raises(ValueError, match=r"config.train.mixing='all'"):
+        train.run(make(folder, train__mixing="all"), tmp_path)
+
+
+def test_tasks_that_need_boxes_say_so(folder, tmp_path):
+    config = small.config("segmentation.py:shapes", folder, eval__boxes="predicted")
+    config.tasks.segmentation.batch_size = 8
+    with pytest.raises(ValueError, match=r"without detection there are no predicted boxes"):
+        train.run(config, tmp_path)
