@@ -1,18 +1,31 @@
 """The config of a workdir, trained or imported: `--config=configs/workdir.py:WORKDIR --workdir=WORKDIR`."""
 
+import re
+
 import ml_collections
 
 from pix2seq_jax import base_config, experiment
 
+KEYS = ("data", "tasks")
+
 
 def get_config(arg: str):
-    """A copy of config.json of a workdir: `WORKDIR`, or `WORKDIR,data=DATA` for other data (coco, shapes, a folder).
+    """A copy of config.json of a workdir: `WORKDIR`, or with more after commas:
+
+    data: other data (coco, shapes, a folder), as in `WORKDIR,data=coco`.
+    tasks: some of the tasks, as in `WORKDIR,tasks=detection+segmentation`; the weights of the rest are shared out.
 
     Flags change it further, as in `--config.train.batch_size=8`.
     """
-    workdir, _, data = arg.partition(",data=")
+    workdir, *parts = re.split(r",(?=\w+=)", arg)
+    pairs = [part.split("=", 1) for part in parts]
+    changes = dict(pairs)
+    if len(changes) < len(pairs) or not set(changes) <= set(KEYS):
+        raise ValueError(f"config variant {arg!r}: after the workdir, write each of {KEYS} at most once, as key=value")
     config = ml_collections.ConfigDict(experiment.load_config(workdir).to_dict())
-    if data:
+    if "tasks" in changes:
+        config = experiment.select_tasks(config, filter(None, changes["tasks"].split("+")))
+    if data := changes.get("data"):
         labels = {name: config.data[name] for name in ("label_ids", "category_ids", "category_names")}
         config.data = base_config.data(data).to_dict() | labels
     return config

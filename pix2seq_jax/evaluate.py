@@ -91,6 +91,12 @@ class Evaluator:
         for name, source in self.sources.items():
             if name != "captioning":
                 experiment.check_classes(source.category_names, config, where=str(source.annotations_path))
+        if "keypoints" in tasks and len(self.sources["keypoints"].keypoint_names) != tasks["keypoints"].num_keypoints:
+            raise ValueError(
+                f"{self.sources['keypoints'].annotations_path} has {len(self.sources['keypoints'].keypoint_names)} "
+                f"keypoints per object and the model {tasks['keypoints'].num_keypoints}; give the annotations that it "
+                "was trained for, or leave keypoints out of the tasks"
+            )
         self._config, self._tasks, self._text = config, tuple(tasks), text
         self._runner = inference.Runner(config, model, tasks, mesh)
         if config.eval.boxes == "predicted" and "detection" not in tasks and any(t in tasks for t in PROMPTED):
@@ -159,7 +165,7 @@ class Evaluator:
             return coco.evaluate_boxes(self.annotations[name], results, image_ids=images)
         if name == "segmentation":
             return coco.evaluate(self.annotations[name], results, "segm", image_ids=images)
-        sigmas = self._config.tasks.keypoints.sigmas
+        sigmas = experiment.keypoint_sigmas(source.keypoint_names, tuple(self._config.tasks.keypoints.sigmas))
         return coco.evaluate(self.annotations[name], results, "keypoints", image_ids=images, sigmas=sigmas)
 
     def report(self, variables, *, step: int, workdir: str | Path, writer: MetricWriter, limit: int = 0) -> dict:
@@ -204,7 +210,8 @@ class Evaluator:
         folder.mkdir(parents=True, exist_ok=True)
         source = next(iter(self.sources.values()))
         index = {image_id: number for number, image_id in enumerate(source.image_ids.tolist())}
-        label_of = {category_id: label for label, category_id in enumerate(self._config.data.category_ids, 1)}
+        boxed = [own for name, own in self.sources.items() if name != "captioning"]
+        label_of = {category_id: label for label, category_id in enumerate(boxed[0].category_ids if boxed else (), 1)}
         chosen = next(iter(images.values()))[: self._config.eval.pictures]
         found = {image_id: {name: [] for name in results} for image_id in chosen}
         for name, rows in results.items():

@@ -8,7 +8,7 @@ import base64
 import dataclasses
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ def meta(config: ml_collections.ConfigDict, text: Text | None) -> dict[str, Any]
     return {"category_names": list(config.data.category_names)} | model
 
 
-def _sigmas(names: tuple[str, ...], given: tuple[float, ...]) -> tuple[float, ...]:
+def keypoint_sigmas(names: tuple[str, ...], given: tuple[float, ...]) -> tuple[float, ...]:
     """Deviations of keypoints: the given ones, or COCO's by name."""
     if given and len(given) != len(names):
         raise ValueError(
@@ -74,7 +74,7 @@ def resolve(
         config.data.keypoint_names, config.data.skeleton = joints.keypoint_names, joints.skeleton
         config.data.keypoint_categories = joints.keypoint_categories
         section.num_keypoints = len(joints.keypoint_names)
-        section.sigmas = _sigmas(joints.keypoint_names, tuple(section.sigmas))
+        section.sigmas = keypoint_sigmas(joints.keypoint_names, tuple(section.sigmas))
     vocab.coord_shift = vocab.coord_shift or CLASS_SHIFT + 1 + vocab.num_classes
     vocab.text_shift = vocab.text_shift or vocab.coord_shift + vocab.num_bins
     if text:
@@ -115,6 +115,34 @@ def check_weights(config: ml_collections.ConfigDict) -> None:
         )
 
 
+def select_tasks(config: ml_collections.ConfigDict, names: Iterable[str]) -> ml_collections.ConfigDict:
+    """A copy of a config with only some of its tasks; their weights sum to one again.
+
+    Without detection, boxes are those of the annotations, as in the configs of single tasks.
+
+    Raises:
+        ValueError: no name, or one that is no task of the config.
+    """
+    config, chosen = ml_collections.ConfigDict(config.to_dict()), list(names)
+    have = task_names(config)
+    for name in chosen or [""]:
+        if name not in have:
+            known = f"a task that this model was not trained on; it has {have}"
+            raise ValueError(
+                f"tasks={'+'.join(chosen)}: {name!r} is {known if name in tasks.TASKS else f'no task; it has {have}'}; "
+                "join some of them by +"
+            )
+    config.tasks = {name: config.tasks[name] for name in have if name in chosen}
+    total = sum(section.weight for section in config.tasks.values())
+    for section in config.tasks.values():
+        section.weight = section.weight / total if total else 1 / len(config.tasks)
+    if "detection" not in chosen and config.eval.boxes == "predicted":
+        config.eval.boxes = "ground_truth"
+    if config.train.best_metric.partition("/")[0] not in chosen:
+        config.train.best_metric = ""
+    return config
+
+
 def make_tasks(config: ml_collections.ConfigDict) -> dict[str, object]:
     """The tasks of a resolved config by name."""
     vocab = Vocab(**config.vocab)
@@ -142,6 +170,9 @@ def load_config(workdir: str | Path) -> ml_collections.ConfigDict:
         raise ValueError(f"{path} is not JSON ({error}); restore it from config.json of a copy, or retrain") from error
     if "init_from" not in config:  # early runs did not record it
         config.init_from = ""
+    for name in ("keypoint_names", "keypoint_categories", "skeleton"):  # nor these
+        if name not in config.data:
+            config.data[name] = ()
     return config.lock()
 
 

@@ -23,10 +23,9 @@ import numpy as np
 from flax import linen as nn
 from flax import traverse_util
 
-from pix2seq_jax import base_config, checkpoint, experiment, official, presets, trees
+from pix2seq_jax import base_config, checkpoint, experiment, official, official_tasks, presets, trees
 from pix2seq_jax.data import sources
 from pix2seq_jax.models.pix2seq import Pix2Seq
-from pix2seq_jax.tasks.detection import TOKENS_PER_BOX
 from pix2seq_jax.telemetry import log, setup_logging
 from pix2seq_jax.vocab import CLASS_SHIFT
 
@@ -167,8 +166,12 @@ def classes(config: Mapping[str, Any], num_labels: int) -> tuple[tuple[str, ...]
 
 
 def make_config(given: Mapping[str, Any]) -> ml_collections.ConfigDict:
-    """The complete config of an official one: its model, vocabulary and detection task; the rest as shipped."""
-    model, task = official.model_section(given), official.detection_section(given)
+    """The complete config of an official one: its model, vocabulary and tasks; the rest as shipped.
+
+    Raises:
+        ValueError: see official.model_section, official.task_sections, official.num_bins and official_tasks.
+    """
+    model, (sections, others) = official.model_section(given), official.task_sections(given)
     height, width = official.image_size(model)
     size = height if height == width else (height, width)
     config = base_config.base(base_config.parse("", recipe="finetune"))
@@ -178,28 +181,22 @@ def make_config(given: Mapping[str, Any]) -> ml_collections.ConfigDict:
     config.data.update({"category_names": names, "category_ids": ids, "label_ids": ids})
     config.vocab = {
         "size": model["vocab_size"],
-        "num_bins": task["quantization_bins"],
+        "num_bins": official.num_bins(sections),
         "num_classes": len(names),
         "coord_shift": model["coord_vocab_shift"],
         "text_shift": model["text_vocab_shift"],
         "text_size": max(model["vocab_size"] - model["text_vocab_shift"], 0),
     }
-    slots = min(task["max_instances_per_image"], (model["max_seq_len"] - 1) // TOKENS_PER_BOX)
-    config.tasks.detection = base_config.detection(size=size, side=size, slots=slots) | {
-        "class_corruption": task["class_label_corruption"],
-        "noise_weight": float(task["noise_bbox_weight"]),
-        "eos_weight": float(task["eos_token_weight"]),
-        "sampler": sampler(task["top_k"], task["top_p"], task["temperature"]),
-    }
-    if others := official.other_tasks(given):
-        log.warning("tasks of the checkpoint that the workdir's config leaves out: %s", ", ".join(others))
+    weights = official_tasks.shares({name: task["weight"] for name, task in sections.items()})
+    for name, task in sections.items():
+        section = official_tasks.SECTIONS[name](task, model["max_seq_len"], {"size": size, "side": size})
+        config.tasks[name] = section | {"weight": weights[name]}
+    config.data.update(official_tasks.joints(config))
+    if "detection" not in sections:
+        config.eval.boxes = "ground_truth"
+    if others:
+        log.warning("tasks of the checkpoint that are not known here, and left out: %s", ", ".join(others))
     return config.lock()
-
-
-def sampler(top_k: int, top_p: float, temperature: float) -> str:
-    """The release's sampling settings as text for decoding.sampling; a top_k goes first, 0 is none."""
-    kind, value = ("topk", int(top_k)) if top_k else ("nucleus", float(top_p))
-    return f"{kind}({value})" if temperature == 1.0 else f"{kind}({value}, {float(temperature)})"
 
 
 def wanted_variables(model: Pix2Seq) -> dict[str, tuple[tuple[int, ...], list[str]]]:

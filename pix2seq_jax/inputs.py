@@ -99,8 +99,8 @@ def open_streams(config: ml_collections.ConfigDict, opened: dict[str, Any], text
                 data.label_ids = config.data.category_ids
                 more[dataset] = open_sources(config, "train", text, data=data)
             source = first if dataset == "data" else more[dataset][name]
-            if name == "keypoints" and "crop_to_box" in section.train_ops:
-                source = selections.PerObject(source, min_keypoints=1)
+            if "crop_to_box" in section.train_ops:
+                source = selections.PerObject(source, min_keypoints=int(name == "keypoints"))
             streams[name].append(pipeline.Stream(source, section.train_ops, share))
     for dataset, others in more.items():
         log.info("data %s: %s images", dataset, len(next(iter(others.values()))))
@@ -115,10 +115,34 @@ def _sentences(path: str) -> list[str]:
     return [text for text in coco_json.column(Path(path), records, "caption", "annotations") if isinstance(text, str)]
 
 
+def _no_text(workdir: str | Path) -> ValueError:
+    return ValueError(
+        f"{workdir} has no text model: give that of the captions by --config.data.text_model=PATH (the published "
+        "models use a SentencePiece model of 32,000 pieces), or leave captioning out, as in "
+        "--config=configs/workdir.py:WORKDIR,tasks=detection+segmentation"
+    )
+
+
+def _load_given(config: ml_collections.ConfigDict) -> Text:
+    """The text model config.data.text_model; ValueError unless it has the pieces that a decided vocabulary has."""
+    text, pieces = Text.load(config.data.text_model), config.vocab.text_size
+    if pieces and text.size != pieces:
+        raise ValueError(
+            f"{text.source} has {text.size} pieces and the model's vocabulary {pieces}: every caption would be read as "
+            "other words; give the text model that it was trained with, or leave captioning out, as in "
+            "--config=configs/workdir.py:WORKDIR,tasks=detection+segmentation"
+        )
+    return text
+
+
 def open_text(config: ml_collections.ConfigDict, workdir: str | Path) -> Text | None:
     """The text model of a run: that of the workdir, else config.data.text_model, else one of the training captions.
 
     None without captions. The last is a pure function of the captions, so all hosts make the same.
+
+    Raises:
+        ValueError: another text model than that of the workdir, one that does not fit the vocabulary, or none for an
+            imported model.
     """
     if "captioning" not in config.tasks:
         return None
@@ -131,7 +155,9 @@ def open_text(config: ml_collections.ConfigDict, workdir: str | Path) -> Text | 
             )
         return Text.load(stored)
     if given:
-        return Text.load(given)
+        return _load_given(config)
+    if experiment.is_imported(workdir):
+        raise _no_text(workdir)
     text = Text.train(_sentences(_open(config.data, "train", "captions")[1]), config.data.text_pieces)
     log.info("text model of %s pieces trained from the training captions", text.size)
     return text
@@ -147,11 +173,8 @@ def load_text(config: ml_collections.ConfigDict, workdir: str | Path) -> Text | 
     if model := checkpoint.load_meta(Path(workdir) / experiment.CHECKPOINTS).get("text_model"):
         return Text.from_bytes(base64.b64decode(model))
     if config.data.text_model:
-        return Text.load(config.data.text_model)
-    raise ValueError(
-        f"{workdir} has no text model: give that of the captions by --config.data.text_model=PATH (the published "
-        "models use a SentencePiece model of 32,000 pieces), or leave captioning out"
-    )
+        return _load_given(config)
+    raise _no_text(workdir)
 
 
 def save_text(text: Text | None, workdir: str | Path) -> None:

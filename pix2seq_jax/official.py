@@ -34,15 +34,60 @@ MODEL_DEFAULTS = {
     "pos_encoding": "sin_cos",
     "pos_encoding_dec": "learned",
 }
-DETECTION_DEFAULTS = {
-    "quantization_bins": 1000,
-    "max_instances_per_image": 100,
-    "class_label_corruption": "rand_n_fake_cls",
-    "noise_bbox_weight": 1.0,
-    "eos_token_weight": 0.1,
-    "top_k": 0,
-    "top_p": 0.4,
-    "temperature": 1.0,
+TASKS = {  # our names
+    "object_detection": "detection",
+    "instance_segmentation": "segmentation",
+    "keypoint_detection": "keypoints",
+    "captioning": "captioning",
+}
+_ALL_TASKS = {"weight": 1.0, "top_k": 0, "temperature": 1.0}
+TASK_DEFAULTS = {  # of a task's section, by our name (configs/config_multi_task.py)
+    "detection": _ALL_TASKS
+    | {
+        "quantization_bins": 1000,
+        "max_instances_per_image": 100,
+        "class_label_corruption": "rand_n_fake_cls",
+        "noise_bbox_weight": 1.0,
+        "eos_token_weight": 0.1,
+        "top_p": 0.4,
+    },
+    "segmentation": _ALL_TASKS
+    | {
+        "quantization_bins": 1000,
+        "max_instances_per_image": 10,
+        "max_instances_per_image_test": 10,
+        "max_points_per_object": 128,
+        "shuffle_polygon_start_point": False,
+        "eos_token_weight": 1.0,
+        "top_p": 0.8,
+        "ensemble_num_samples": 8,
+        "ensemble_threshold": 0.5,
+        "unbatch": False,
+        "crop_to_bbox": False,
+        "crop_to_bbox_pad_scale": 0.0,
+    },
+    "keypoints": _ALL_TASKS
+    | {
+        "quantization_bins": 1000,
+        "max_instances_per_image": 1,
+        "max_instances_per_image_test": 1,
+        "max_points_per_object": 17,
+        "invisible_token_weight": 0.1,
+        "points_score_weight": 1.0,
+        "eval_suppress_invisible_token": True,
+        "top_p": 0.1,
+        "unbatch": True,
+        "crop_to_bbox": True,
+        "crop_to_bbox_pad_scale": 0.5,
+    },
+    "captioning": _ALL_TASKS
+    | {
+        "captions_per_image": 5,
+        "max_seq_len": 128,
+        "eos_token_weight": 0.1,
+        "input_seq_drop_rate": 0.5,
+        "top_p": 1.0,
+    },
 }
 MODEL_FIELDS = {
     "max_seq_len": "max_seq_len",
@@ -219,14 +264,35 @@ def model_fields(model: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def detection_section(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The detection task of an official config, of one or several tasks, with the defaults filled in."""
-    found = [config.get("task"), *(config.get("tasks") or [])]
-    tasks = [task for task in found if isinstance(task, dict) and task.get("name") == "object_detection"]
-    return DETECTION_DEFAULTS | (tasks[0] if tasks else {})
+def task_sections(config: Mapping[str, Any]) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """(sections by our names of tasks, with the defaults filled in; official names of the tasks that are none of ours).
+
+    Several `tasks` go before `task`, which otherwise is the one that counts. Early configs have neither: detection.
+
+    Raises:
+        ValueError: there are tasks, but none that is known.
+    """
+    several, one = config.get("tasks") or [], config.get("task")
+    given = several if len(several) > 1 or not one else [one]
+    named = {task["name"]: task for task in reversed(given) if isinstance(task, dict) and "name" in task}
+    others = sorted(set(named) - set(TASKS))
+    if others and len(others) == len(named):
+        raise ValueError(f"its tasks are {others}; none of them is known here, only {sorted(TASKS)}")
+    found = {TASKS[name]: task for name, task in named.items() if name in TASKS} or {"detection": {}}
+    return {name: TASK_DEFAULTS[name] | found[name] for name in TASKS.values() if name in found}, others
 
 
-def other_tasks(config: Mapping[str, Any]) -> list[str]:
-    """Names of the tasks of an official config that are not detection."""
-    found = [config.get("task"), *(config.get("tasks") or [])]
-    return sorted({task["name"] for task in found if isinstance(task, dict) and "name" in task} - {"object_detection"})
+def num_bins(sections: Mapping[str, Mapping[str, Any]]) -> int:
+    """Coordinate bins of `task_sections`; ValueError where tasks differ, because they share the tokens."""
+    bins = {name: section["quantization_bins"] for name, section in sections.items() if "quantization_bins" in section}
+    if len(set(bins.values())) > 1:
+        raise ValueError(
+            f"quantization_bins of its tasks are {bins}; all tasks share the coordinate tokens, so they must agree"
+        )
+    return next(iter(bins.values()), TASK_DEFAULTS["detection"]["quantization_bins"])
+
+
+def crop_scale(section: Mapping[str, Any]) -> float:
+    """Size of the crop around an object's box, relative to the box; 0 for none. The release crops unbatched objects."""
+    whole = not (section["unbatch"] and section["crop_to_bbox"])
+    return 0.0 if whole else 1 + 2 * float(section["crop_to_bbox_pad_scale"])  # the padding is that of one side
