@@ -10,9 +10,8 @@ import dataclasses
 import glob
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
 
 import jax
 import ml_collections
@@ -34,12 +33,12 @@ class Files:
     Attributes:
         paths: of the files.
         sizes: i32[len,2], height and width in pixels as a viewer shows them.
+        fields: what is given of them, see data.sources.
     """
 
     paths: tuple[str, ...]
     sizes: np.ndarray
-
-    fields: ClassVar[dict] = sources.FIELDS
+    fields: Mapping[str, tuple] = dataclasses.field(default_factory=lambda: sources.FIELDS)
 
     @property
     def image_ids(self) -> np.ndarray:
@@ -55,8 +54,12 @@ class Files:
     def take(self, index: int, numbers=()) -> dict:
         """Raw features of one image; there are no objects to choose from."""
         del numbers
-        empty = {name: np.zeros((0, *shape[1:]), dtype) for name, (dtype, shape) in sources.FIELDS.items() if shape}
-        return empty | {
+        none = {
+            name: np.zeros((0, *shape[1:]), dtype)
+            for name, (dtype, shape) in sources.FIELDS.items()
+            if name not in sources.IMAGE_FIELDS
+        }
+        return none | {
             "image": sources.read_file(self.paths[index]),
             "file": self.paths[index],
             "image_id": np.int64(index),
@@ -96,12 +99,7 @@ def check_names(paths: Sequence[str], names: Sequence[str], folder: Path) -> Non
 
 
 def decode_tasks(
-    runner: inference.Runner,
-    variables,
-    source: Files,
-    config: ml_collections.ConfigDict,
-    tasks: dict,
-    text: Text | None,
+    *, runner: inference.Runner, variables, source: Files, config: ml_collections.ConfigDict, text: Text | None
 ) -> dict[str, list[dict]]:
     """Results of all tasks as in COCO, with labels for category ids and places in the list for image ids."""
     found, labels, tasks = {}, range(1, len(config.data.category_names) + 1), experiment.task_names(config)
@@ -115,7 +113,8 @@ def decode_tasks(
             joined = [ids.index(category_id) + 1 for category_id in config.data.keypoint_categories]
             found["keypoints"] = runner.pose(variables, source, boxes, labels, labels=joined)
     if "captioning" in tasks:
-        found["captioning"] = runner.caption(variables, source, text)
+        pictures = dataclasses.replace(source, fields=sources.IMAGE_FIELDS)
+        found["captioning"] = runner.caption(variables, pictures, text)
     return found
 
 
@@ -157,6 +156,7 @@ def run(
     threshold: float = 0.3,
     step: int = 0,
     text_model: str = "",
+    tasks: str = "",
 ) -> list:
     """Predicts for the files that the glob `images` matches, and returns the rows of predictions.json.
 
@@ -168,12 +168,15 @@ def run(
         threshold: objects with lower scores are left out of pictures and JSON.
         step: of the checkpoint; 0: the newest.
         text_model: of an imported model with captions.
+        tasks: some of the model's tasks, joined by +; "" for all.
 
     Raises:
         ValueError: no trained run, no file matches, none of them is an image, or `out` would overwrite one.
     """
     setup_logging()
     config = ml_collections.ConfigDict(experiment.load_config(workdir).to_dict())
+    if tasks:
+        config = experiment.select_tasks(config, tasks.split("+"))
     config.eval.batch_size, config.data.text_model = batch_size, text_model or config.data.text_model
     matched = sorted(path for path in glob.glob(images, recursive=True) if os.path.isfile(path))
     with phase(f"read {len(matched)} files"):
@@ -185,11 +188,11 @@ def run(
     folder, pictures = Path(out), names_for(paths)
     check_names(paths, pictures, folder)
     mesh = sharding.make_mesh()
-    tasks, model = experiment.make_tasks(config), experiment.make_model(config)
-    if not {"detection", "captioning"} & set(tasks):
-        raise ValueError(f"{workdir} was trained on {sorted(tasks)} alone, which needs boxes; predict needs detection")
+    made, model = experiment.make_tasks(config), experiment.make_model(config)
+    if not {"detection", "captioning"} & set(made):
+        raise ValueError(f"{workdir}: {' and '.join(made)} alone cannot predict: boxes are needed, so detection is")
     text = inputs.load_text(config, workdir)
-    runner, names = inference.Runner(config, model, tasks, mesh), config.data.category_names
+    runner, names = inference.Runner(config, model, made, mesh), config.data.category_names
     source = Files(tuple(paths), np.array(sizes, np.int32).reshape(-1, 2))
     with jax.set_mesh(mesh):
         with phase("restore"):
@@ -229,6 +232,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=0, help="only the first so many files (0: all)")
     parser.add_argument("--threshold", type=float, default=0.3, help="lowest score that is shown")
     parser.add_argument("--text_model", default="", help="SentencePiece model of an imported model with captions")
+    parser.add_argument("--tasks", default="", help="only these tasks, joined by +, as in detection+segmentation")
     parser.add_argument("--step", type=int, default=0, help="of the checkpoint to use (0: the newest)")
     try:
         run(**vars(parser.parse_args()))

@@ -1,7 +1,8 @@
 """Sources made of other sources: one row per object, and images with the objects of somebody else (predicted ones).
 
-What they are made of has, besides `len`, `[i]` and `fields` (data.sources), `image_ids` i64[len], `take(i, numbers)`,
-the features of image i with only these of its objects, and `objects()`, a table of all objects that reads no image.
+What they are made of has, besides `len`, `[i]` and `fields` (data.sources), `image_ids` i64[len], `sizes` i32[len,2]
+(height and width in pixels), `take(i, numbers)`, the features of image i with only these of its objects, and
+`objects()`, a table of all objects that reads no image.
 """
 
 import numpy as np
@@ -123,7 +124,7 @@ class WithObjects:
         part = np.arange(self._bounds[index], self._bounds[index + 1])
         part = part if numbers is None else part[list(numbers)]
         features = self.source.take(int(self._places[index]), [])
-        limits = np.tile(features["orig_size"], 2).astype(np.float32)
+        limits = np.tile(self.source.sizes[self._places[index]], 2).astype(np.float32)
         boxes = np.clip(self._boxes[part], 0, limits)
         sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 0)
         return {
