@@ -27,11 +27,13 @@ def merged(rows: Mapping[str, Sequence[dict]]) -> list[dict]:
     """
     objects: list[dict] = []
     for name in ("detection", "segmentation", "keypoints"):
+        free = list(objects)  # a box that was found twice is two objects: each takes one row of a task
         for row in rows.get(name, ()):
-            known = next((one for one in objects if _same(one, row)), None)
-            if known is None:
+            place = next((number for number, one in enumerate(free) if _same(one, row)), None)
+            if place is None:
                 objects.append(dict(row))
             else:  # keep the score of the box
+                known = free.pop(place)
                 known.update({key: value for key, value in row.items() if key not in known})
     return objects
 
