@@ -61,12 +61,12 @@ def boxes_of_results(path: str | Path, image_ids, category_ids) -> Boxes:
             if result["image_id"] in rows:
                 label = category_ids.index(result["category_id"]) + 1
                 rows[result["image_id"]].append((result["bbox"], label, result["score"]))
+        return _padded(rows)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"config.eval.boxes={str(path)!r} cannot be used ({type(error).__name__}: {error}); give 'predicted', "
             f"{GROUND_TRUTH!r}, or the results/detection.json of an evaluation on the same data"
         ) from error
-    return _padded(rows)
 
 
 def _padded(rows: dict[int, list[tuple]]) -> Boxes:

@@ -199,6 +199,20 @@ def _check_options(model: Pix2Seq, sampler: Any, num_samples: int, slots: Slots 
         raise ValueError(f"slots={slots}: tokens must be within the vocabulary 0..{model.vocab_size}, every at least 1")
 
 
+def _read_prompts(
+    model: Pix2Seq, variables: Any, prompts: jnp.ndarray, cross_kv: Any, length: int, num_samples: int
+) -> tuple[Cache, jnp.ndarray]:
+    """(cache with the prompts i32[B,N,P] and room for responses of `length` tokens, logits f32[B,N·K,V] after them).
+
+    The samples of an object share its prompt, which is read once: else N·K·P queries look at the image together.
+    """
+    cache = model.empty_cache(prompts.shape[0] * prompts.shape[1], prompts.shape[2])
+    logits, cache = model.apply(variables, prompts, cache, cross_kv, 0, method="step")
+    room = ((0, 0),) * 3 + ((0, length - 1), (0, 0))  # the last token is never read
+    cache = jax.tree.map(lambda x: jnp.pad(jnp.repeat(x, num_samples, axis=1), room), cache)  # [L, B·N·K, H, C, D/H]
+    return cache, jnp.repeat(logits, num_samples, axis=1)
+
+
 def generate(
     model: Pix2Seq,
     variables: Any,
@@ -242,20 +256,20 @@ def generate(
     _check_options(model, sampler, num_samples, slots)
     keys, grammar = _keys(rng, sampler, memory.shape[0]), grammar_table(allowed, model.vocab_size)
     writer = _Writer(sampler, keys, eos_bias, grammar, slots, stop_at_eos, eos_token)
-    rows = jnp.repeat(prompt.reshape(prompt.shape[0], -1, prompt.shape[-1]), num_samples, axis=1)  # [B, N·K, P]
-    batch, count, prompt_len = rows.shape
+    prompts = prompt.reshape(prompt.shape[0], -1, prompt.shape[-1])  # [B, N, P]
+    prompt_len = prompts.shape[-1]
     length, cross_kv = max_len - prompt_len, model.apply(variables, memory, method="cross_kv")
 
     def step(state: State, tokens: jnp.ndarray, index: jnp.ndarray | int) -> State:
         logits, cache = model.apply(variables, tokens, state.cache, cross_kv, index, method="step")
         return writer.emit(state.replace(cache=cache), logits)
 
-    cache = model.empty_cache(batch * count, max_len - 1)  # the last token is never read
-    start = writer.start(rows[:, :, -1], length, model.vocab_size, cache, return_logits)
+    cache, logits = _read_prompts(model, variables, prompts, cross_kv, length, num_samples)
+    last = jnp.repeat(prompts[:, :, -1], num_samples, axis=1)  # [B, N·K]
     state = lax.while_loop(
         lambda s: (s.count < length) & ~jnp.all(s.ended),
         lambda s: step(s, s.last[..., None], prompt_len + s.count - 1),
-        step(start, rows, 0),  # the prompt at once
+        writer.emit(writer.start(last, length, model.vocab_size, cache, return_logits), logits),
     )
     split = (*prompt.shape[:-1], num_samples)  # R -> (N,)K
     return Generated(*(None if x is None else x.reshape(*split, *x.shape[2:]) for x in state.results))

@@ -58,11 +58,7 @@ def test_caches_hold_the_tokens_of_every_sequence():
     assert cache_bytes(80) == 80 * cache_bytes(1) == 80 * (TASK.max_len - 1) * per_token
 
 
-# The prompt of every sample looks at the image by itself: N·K·P queries at once. Once per object would do.
-EVERY_SAMPLE_READS_THE_PROMPT = pytest.mark.xfail(strict=True, reason="2.9 times the memory of one sequence")
-
-
-@pytest.mark.parametrize("objects,samples", [(10, 1), pytest.param(10, 8, marks=EVERY_SAMPLE_READS_THE_PROMPT)])
+@pytest.mark.parametrize("objects,samples", [(10, 1), (10, 8)])
 def test_objects_and_samples_share_the_image(objects, samples):
     grown = decoding_bytes(1, objects, samples) - cache_bytes(objects * samples)
     assert grown <= 1.5 * decoding_bytes(1, 1, 1)
