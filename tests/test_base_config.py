@@ -45,6 +45,8 @@ def test_data_is_a_known_set_or_a_folder():
 
 def test_task_mix_is_the_published_one():
     config = small.load("multitask.py")
-    assert config.tasks.detection.weight == 1.0  # the only task there is has the whole of the loss
+    assert {name: section.weight for name, section in config.tasks.items()} == presets.TASK_MIX
     assert sum(presets.TASK_MIX.values()) == pytest.approx(1.0)
+    assert sum(section.weight for section in small.load("multitask.py:shapes").tasks.values()) == pytest.approx(1.0)
+    assert small.load("segmentation.py").tasks.segmentation.weight == 1.0  # the only task has the whole of the loss
     assert config.schedule.warmup * 10 == pytest.approx(config.train.steps, abs=10)
