@@ -49,18 +49,24 @@ def boxes_of_annotations(annotations: dict, image_ids, category_ids, *, with_key
 
 
 def boxes_of_results(path: str | Path, image_ids, category_ids) -> Boxes:
-    """The boxes of a COCO results file for these images.
+    """The boxes of a COCO results file for these images and categories; the log says how many are of others.
 
     Raises:
-        ValueError: the file is missing, no results file, or of a category that the model does not know.
+        ValueError: the file is missing or no results file.
     """
     try:
         results = json.loads(Path(path).read_text(encoding="utf-8"))
-        rows = {image_id: [] for image_id in image_ids}
+        rows, others = {image_id: [] for image_id in image_ids}, 0
         for result in results:
-            if result["image_id"] in rows:
+            if result["image_id"] in rows and result["category_id"] in category_ids:
                 label = category_ids.index(result["category_id"]) + 1
                 rows[result["image_id"]].append((result["bbox"], label, result["score"]))
+            else:
+                others += 1
+        if results and others == len(results):
+            raise ValueError(f"none of its {others} boxes is of these images and categories")
+        if others:
+            log.info("%s: %d of %d boxes are of other images or categories, left out", path, others, len(results))
         return _padded(rows)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
@@ -119,10 +125,19 @@ class Evaluator:
         given = name in PROMPTED and self._config.eval.boxes == GROUND_TRUTH
         return f"{name}_{GROUND_TRUTH}_boxes" if given else name
 
+    @property
+    def main_metric(self) -> str:
+        """The metric that the best checkpoint is chosen by, if the config names none: that of the first task."""
+        first = self._tasks[0]
+        return f"{self.label(first)}/{MAIN_METRICS[first].partition('/')[2]}"
+
     def _prompts(self, name: str, predicted: Boxes | None, limit: int) -> Boxes:
         source, chosen = self.sources[name], self._config.eval.boxes
         if chosen == "predicted":
-            return predicted.of_images(source.image_ids)
+            kept = predicted.of_images(source.image_ids)
+            if missing := min(limit or len(source), len(source)) - len(kept.image_ids):
+                log.warning("%s: %d images are not among those that detection looked at, left out", name, missing)
+            return kept
         image_ids, category_ids = source.image_ids.tolist()[: limit or None], list(source.category_ids)
         if chosen == GROUND_TRUTH:
             with_keypoints = name == "keypoints"
@@ -138,7 +153,9 @@ class Evaluator:
                 if name == "detection":
                     predicted = self._runner.detect(variables, source, limit=limit)
                     # The annotations may have fewer classes than an imported model; the others cannot be scored.
-                    known = predicted.labels <= len(source.category_ids)
+                    listed = {category["id"] for category in self.annotations[name]["categories"]}
+                    scored = [label for label, i in enumerate(source.category_ids, 1) if i in listed]
+                    known = np.isin(predicted.labels, scored)
                     predicted = predicted._replace(labels=np.where(known, predicted.labels, 0))
                     found[name] = coco.results(*predicted, source.category_ids)
                     images[name] = predicted.image_ids.tolist()
@@ -173,9 +190,10 @@ class Evaluator:
         log.info("evaluate step %d", step)
         results, images = self.results(variables, limit=limit)
         with phase("score"):
-            metrics = {self.label(name): self._score(name, results[name], images[name]) for name in self._tasks}
+            scored = [name for name in self._tasks if images[name]]
+            metrics = {self.label(name): self._score(name, results[name], images[name]) for name in scored}
         writer.scalars(step, {f"eval/{name}": value for name, value in flat(metrics).items()})
-        for name in self._tasks:
+        for name in scored:
             label = self.label(name)
             log.info("step %d, %s of %d images:\n%s", step, label, len(images[name]), table(metrics[label]))
         if jax.process_index() == 0:
@@ -222,6 +240,8 @@ class Evaluator:
         for image_id in chosen:
             raw = source[index[image_id]]
             image = decode_image(raw["image"], raw["file"], tuple(raw["orig_size"]))
+            if image.shape[:2] != tuple(raw["orig_size"]):  # results are in pixels of the size in the JSON
+                image = np.asarray(Image.fromarray(image).resize(raw["orig_size"][::-1].tolist()))
             both = (drawable(rows, label_of, image.shape[:2]) for rows in (found[image_id], truth[image_id]))
             pictures.append(
                 draw.side_by_side(

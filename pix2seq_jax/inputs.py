@@ -1,6 +1,7 @@
 """What a config reads: the sources of its tasks, the streams of their training data, the text model of captions."""
 
 import base64
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,12 @@ def check_paths(config: ml_collections.ConfigDict, split: str) -> None:
 
 
 def open_sources(
-    config: ml_collections.ConfigDict, split: str, text: Text | None = None, *, data: ml_collections.ConfigDict = None
+    config: ml_collections.ConfigDict,
+    split: str,
+    text: Text | None = None,
+    *,
+    data: ml_collections.ConfigDict | None = None,
+    names: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The `train` or `val` source of each task of a config, in the order of tasks.TASKS.
 
@@ -50,9 +56,10 @@ def open_sources(
         split: "train" or "val".
         text: for captions.
         data: another section than config.data.
+        names: only these tasks; () for all.
     """
     data, opened = data or config.data, {}
-    label_ids, names = tuple(data.label_ids), experiment.task_names(config)
+    label_ids, names = tuple(data.label_ids), list(names) or experiment.task_names(config)
     if "detection" in names or "segmentation" in names:
         max_points = config.tasks.segmentation.max_points if "segmentation" in names else 0
         boxes = sources.CocoDir(*_open(data, split, "annotations"), label_ids=label_ids, max_points=max_points)
@@ -75,37 +82,62 @@ def describe(opened: dict[str, Any]) -> str:
     return "\n".join(dict.fromkeys(lines))
 
 
+def _open_more(config: ml_collections.ConfigDict, dataset: str, text: Text | None) -> dict[str, Any]:
+    """The training sources of a data set of config.more_data, of the tasks whose `mix` names it.
+
+    Raises:
+        ValueError: its classes or keypoints are not those of config.data.
+    """
+    data = ml_collections.ConfigDict(config.more_data[dataset].to_dict())
+    data.label_ids = config.data.category_ids
+    names = [name for name in experiment.task_names(config) if dataset in config.tasks[name].mix]
+    opened = open_sources(config, "train", text, data=data, names=names)
+    for name, source in opened.items():
+        if name != "captioning":
+            experiment.check_classes(source.category_names, config, where=f"data {dataset}: {source.annotations_path}")
+        if name == "keypoints" and tuple(source.keypoint_names) != tuple(config.data.keypoint_names):
+            raise ValueError(
+                f"data {dataset}: {source.annotations_path} has the keypoints {list(source.keypoint_names)}, not "
+                f"{list(config.data.keypoint_names)}; bring them into the same order and names"
+            )
+        if name == "detection":
+            source.count_over(pipeline.slots(config.tasks.detection.train_ops))
+    log.info("data %s: %s images", dataset, len(next(iter(opened.values()))))
+    if describe(opened):
+        log.warning("data %s: %s", dataset, describe(opened))
+    return opened
+
+
 def open_streams(config: ml_collections.ConfigDict, opened: dict[str, Any], text: Text | None) -> dict[str, list]:
-    """The training data of each task: `pipeline.Stream`s of its data sets, weighted by the task's `mix`.
+    """The training data of each task: `pipeline.Stream`s of its data sets, whose weights are shares of the task.
 
     Args:
         config: resolved.
         opened: sources of config.data by task.
         text: for captions.
+
+    Raises:
+        ValueError: a task's `mix` names data that config.more_data does not describe, or see `_open_more`.
     """
-    more = {}
+    known = {"data", *config.more_data}
+    for name in opened:
+        if unknown := sorted(set(config.tasks[name].mix) - known):
+            raise ValueError(
+                f"config.tasks.{name}.mix names {unknown[0]!r}; it may name 'data' and {sorted(config.more_data)}"
+            )
+    used = {dataset for name in opened for dataset in config.tasks[name].mix} - {"data"}
+    every = {dataset: _open_more(config, dataset, text) for dataset in sorted(used)} | {"data": opened}
+    if "detection" in opened:
+        opened["detection"].count_over(pipeline.slots(config.tasks.detection.train_ops))
     streams = {}
-    for name, first in opened.items():
+    for name in opened:
         section, streams[name] = config.tasks[name], []
-        if name == "detection":
-            first.count_over(pipeline.slots(section.train_ops))
+        total = sum(section.mix.values())
         for dataset, share in section.mix.items():
-            if dataset != "data" and dataset not in config.more_data:
-                raise ValueError(
-                    f"config.tasks.{name}.mix names {dataset!r}; it may name 'data' and {sorted(config.more_data)}"
-                )
-            if dataset != "data" and dataset not in more:
-                data = ml_collections.ConfigDict(config.more_data[dataset].to_dict())
-                data.label_ids = config.data.category_ids
-                more[dataset] = open_sources(config, "train", text, data=data)
-            source = first if dataset == "data" else more[dataset][name]
+            source = every[dataset][name]
             if "crop_to_box" in section.train_ops:
                 source = selections.PerObject(source, min_keypoints=int(name == "keypoints"))
-            streams[name].append(pipeline.Stream(source, section.train_ops, share))
-    for dataset, others in more.items():
-        log.info("data %s: %s images", dataset, len(next(iter(others.values()))))
-        if describe(others):
-            log.warning("data %s: %s", dataset, describe(others))
+            streams[name].append(pipeline.Stream(source, section.train_ops, share / total if total else share))
     return streams
 
 

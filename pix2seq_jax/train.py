@@ -202,7 +202,8 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path, *, evaluate_too:
     saver = checkpoint.Checkpointer(
         Path(workdir) / experiment.CHECKPOINTS,
         keep_latest=config.train.keep_latest,
-        best_metric=config.train.best_metric or evaluate.MAIN_METRICS[next(iter(tasks))],
+        best_metric=config.train.best_metric
+        or (evaluator.main_metric if evaluator else evaluate.MAIN_METRICS[next(iter(tasks))]),
     )
     meta = experiment.meta(config, text)
     with contextlib.ExitStack() as stack:
