@@ -45,10 +45,11 @@ def parse(arg: str, *, recipe: str) -> ml_collections.ConfigDict:
     return chosen
 
 
-def about(variant: ml_collections.ConfigDict) -> str:
-    """What a recipe aims at, for the log."""
+def about(variant: ml_collections.ConfigDict, tasks: Sequence[str]) -> str:
+    """What a recipe aims at with these tasks, for the log."""
     aim = presets.PUBLISHED.get((variant.recipe, variant.arch, variant.size))
-    if aim is None or variant.data != presets.RECIPES[variant.recipe]["data"]:
+    wanted = tuple(presets.TASK_MIX) if variant.recipe == "multitask" else ("detection",)
+    if aim is None or variant.data != presets.RECIPES[variant.recipe]["data"] or set(tasks) != set(wanted):
         return f"settings of the recipe {variant.recipe!r}; nothing is published for this combination"
     start = (
         "" if variant.recipe in ("scratch", "pretrain") else ", starting from the Objects365 model (config.init_from)"
@@ -132,7 +133,7 @@ def base(variant: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     side = padded(variant.arch, variant.size)
     return ml_collections.ConfigDict(
         {
-            "about": about(variant),
+            "about": "",  # what the recipe aims at
             "seed": 0,
             "init_from": "",  # workdir or official checkpoint to take weights from where they fit
             "data": data(variant.data),
@@ -287,11 +288,12 @@ def build(arg: str, *, recipe: str, tasks: Sequence[str]) -> ml_collections.Conf
     """
     variant = parse(arg, recipe=recipe)
     config = base(variant)
+    config.about = about(variant, tasks)
     side = padded(variant.arch, variant.size)
     for name in tasks:
         config.tasks[name] = SECTIONS[name](slots=variant.slots, size=variant.size, side=side)
     if "captioning" in tasks:
-        config.vocab.size = 35_000  # 32,000 pieces of text
+        config.vocab.size = 35_000  # room for the 32,000 pieces of the published text model
     if "detection" not in tasks:
         config.eval.boxes = "ground_truth"
     if len(tasks) > 1:

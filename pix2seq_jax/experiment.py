@@ -27,6 +27,8 @@ CHECKPOINTS = "checkpoints"  # folder of a workdir; step 0 is an imported model,
 # What a workdir's checkpoints depend on; the rest of a config (steps, intervals, evaluation) may change on a resume.
 FIXED_BY_MODEL = ("model", "vocab")
 FIXED = (*FIXED_BY_MODEL, "seed", "tasks", "train.batch_size", "train.repeats", "train.loss", "optim.name")
+# Of the model: how it is computed and regularised, not what its weights are.
+FREE_OF_MODEL = ("frozen_bn", "dtype", "remat", "attention_init", "drop_path", "drop_units", "drop_att")
 FREE = (  # of a task: how it is evaluated
     *("eval_ops", "eval_batch_size", "sampler", "num_samples", "eos_bias", "grammar"),
     *("mask_threshold", "objects", "sigmas", "points_score_weight"),
@@ -198,7 +200,7 @@ def label_ids(config: ml_collections.ConfigDict) -> tuple[int, ...]:
 def keep_labels(config: ml_collections.ConfigDict, workdir: str | Path) -> ml_collections.ConfigDict:
     """A copy of the config with as many labels, for the same category ids, as the run in the workdir has, if any."""
     config = ml_collections.ConfigDict(config.to_dict())
-    if (Path(workdir) / CONFIG_FILE).is_file():
+    if (Path(workdir) / CONFIG_FILE).is_file() and checkpoint.steps(Path(workdir) / CHECKPOINTS):
         saved = load_config(workdir)
         config.vocab.num_classes = saved.vocab.num_classes
         config.data.label_ids = label_ids(saved)
@@ -237,7 +239,9 @@ def claim_workdir(workdir: str | Path, config: ml_collections.ConfigDict) -> Non
             if old.get(name) == new.get(name):
                 continue
             fixed = any(name == part or name.startswith(part + ".") for part in fixed_names)
-            if fixed and not (name.startswith("tasks.") and name.endswith(FREE)):
+            free = name.startswith("tasks.") and name.endswith(FREE)
+            free |= is_imported(workdir) and name.removeprefix("model.") in FREE_OF_MODEL
+            if fixed and not free:
                 raise ValueError(
                     f"workdir {workdir} holds another run: config.{name} is {old.get(name)!r} there and "
                     f"{new.get(name)!r} here; use another --workdir, or the config that it was started with"
@@ -255,7 +259,7 @@ def adopt(saved: ml_collections.ConfigDict, given: ml_collections.ConfigDict) ->
         ValueError: the given config asks for another architecture, or for tasks that the model was not trained on.
     """
     config = ml_collections.ConfigDict(given.to_dict())
-    decided = ("vocab_size", "max_seq_len")  # by the training data
+    decided = ("vocab_size", "max_seq_len", *FREE_OF_MODEL)  # by the training data, or free
     for name, value in json.loads(given.model.to_json()).items():
         if name not in decided and json.loads(saved.model.to_json()).get(name) != value:
             raise ValueError(
@@ -265,7 +269,8 @@ def adopt(saved: ml_collections.ConfigDict, given: ml_collections.ConfigDict) ->
     for name in given.tasks:
         if name not in saved.tasks:
             raise ValueError(f"the checkpoint was trained on the tasks {sorted(saved.tasks)}, not on {name!r}")
-    config.model, config.vocab = saved.model, saved.vocab
+    config.vocab = saved.vocab
+    config.model = saved.model.to_dict() | {name: given.model[name] for name in FREE_OF_MODEL}
     if "keypoints" in given.tasks:
         for name in ("num_keypoints", "sigmas"):
             config.tasks.keypoints[name] = given.tasks.keypoints[name] or saved.tasks.keypoints[name]

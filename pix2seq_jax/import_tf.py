@@ -117,9 +117,16 @@ def find_checkpoint(directory: str) -> str:
             f"no checkpoint in {directory}: an official one has ckpt-NUMBER.index and ckpt-NUMBER.data-* beside "
             "config.json; check the path, or copy them there"
         )
+    if state is None:
+        return prefixes[-1]
     # The paths in the file may be those of another machine.
-    named = os.path.join(directory, os.path.basename(state.model_checkpoint_path)) if state else ""
-    return named if named in prefixes else prefixes[-1]
+    named = os.path.join(directory, os.path.basename(state.model_checkpoint_path))
+    if named not in prefixes:
+        raise ValueError(
+            f"the file {os.path.join(directory, 'checkpoint')} names {os.path.basename(named)}, whose .index is not "
+            f"there; copy it, or delete the file to take {os.path.basename(prefixes[-1])}"
+        )
+    return named
 
 
 def _number(prefix: str) -> int:
@@ -149,18 +156,27 @@ def open_checkpoint(prefix: str):
     return reader
 
 
+def data_set(config: Mapping[str, Any]) -> str:
+    """What an official config was trained on: "coco" (also if it does not say), "objects365", or "" for others."""
+    sections = [config.get("dataset"), *(config.get("datasets") or [])]
+    named = [str(s.get("tfds_name") or s.get("name") or "").lower() for s in sections if isinstance(s, dict)]
+    if any(re.search(r"obj(ect)?s?365|o365", name) for name in named):
+        return "objects365"
+    return "coco" if not any(named) or any("coco" in name for name in named) else ""
+
+
 def classes(config: Mapping[str, Any], num_labels: int) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """(names of labels 1, 2, …, the category ids they stand for), of an official config with room for `num_labels`.
 
-    COCO's, unless the config says Objects365, whose names are not known here. Where they do not fit, the classes are
-    unknown: there are no ids, and labels follow the order of the annotations that come.
+    COCO's, or Objects365's without their names. Of other data, and where they do not fit, the classes are unknown:
+    there are no ids, and labels follow the order of the annotations that come.
     """
-    dataset = json.dumps([config.get(key) for key in ("dataset", "datasets")]).lower()
-    named, count, known = presets.COCO_CATEGORIES, max(presets.COCO_CATEGORIES), True
-    if "obj365" in dataset or "objects365" in dataset:
-        named, count = {}, OBJECTS365_CLASSES
-    if num_labels < count:
-        named, count, known = {}, num_labels, False
+    trained_on = data_set(config)
+    named = presets.COCO_CATEGORIES if trained_on == "coco" else {}
+    count = {"coco": max(presets.COCO_CATEGORIES), "objects365": OBJECTS365_CLASSES}.get(trained_on, num_labels)
+    known = bool(trained_on) and num_labels >= count
+    if not known:
+        named, count = {}, num_labels
     labels = tuple(range(1, count + 1))
     return tuple(named.get(label, sources.UNNAMED.format(label)) for label in labels), labels if known else ()
 
@@ -178,6 +194,12 @@ def make_config(given: Mapping[str, Any]) -> ml_collections.ConfigDict:
     config.about = "imported; trains on by the published settings of fine-tuning"
     config.model = official.model_fields(model)
     names, ids = classes(given, model["coord_vocab_shift"] - CLASS_SHIFT - 1)
+    trained_on = data_set(given)
+    if trained_on == "objects365":
+        config.data = base_config.data(trained_on)
+    log.info("trained on %s: %d labels", trained_on or "data that are not known here", len(names))
+    if not set(names) & set(presets.COCO_CATEGORIES.values()):
+        log.warning("the names of the labels are not known: results on data with other classes mean nothing")
     config.data.update({"category_names": names, "category_ids": ids, "label_ids": ids})
     config.vocab = {
         "size": model["vocab_size"],
@@ -261,6 +283,11 @@ def read(directory: str | os.PathLike) -> Imported:
         experiment.make_tasks(config)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{os.path.join(directory, 'config.json')}: {error}") from error
+    except (KeyError, ArithmeticError) as error:
+        raise ValueError(
+            f"{os.path.join(directory, 'config.json')} cannot be used ({type(error).__name__}: {error}); "
+            "give the config.json that the official run wrote"
+        ) from error
     reader = open_checkpoint(prefix)
     shapes = reader.get_variable_to_shape_map()
     keys = {name: key for key in shapes if (name := official.variable(key))}
@@ -323,7 +350,7 @@ def main() -> None:
     args = parser.parse_args()
     try:
         run(args.source, args.workdir)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
 

@@ -220,8 +220,11 @@ def variables(name: str, *, layers: int, stem_convolutions: int = 1, shared_embe
 
 def image_size(model: Mapping[str, Any]) -> tuple[int, int]:
     """(height, width) of a config's model section with defaults; early configs give one number."""
-    size = model["image_size"]
-    return (size, size) if isinstance(size, int) else tuple(size)
+    given = model["image_size"]
+    size = (given, given) if isinstance(given, int) else given
+    if not (isinstance(size, list | tuple) and len(size) == 2 and all(isinstance(n, int) and n > 0 for n in size)):
+        raise ValueError(f"model.image_size={given!r}; give a number of pixels or [height, width]")
+    return tuple(size)
 
 
 def model_section(config: Mapping[str, Any]) -> dict[str, Any]:

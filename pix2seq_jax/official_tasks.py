@@ -19,6 +19,12 @@ SLOTS = 100  # objects of an image in the release's evaluation
 
 def sampler(task: Mapping[str, Any]) -> str:
     """The release's sampling settings as text for decoding.sampling; a top_k goes first, 0 is none."""
+    if task["top_k"] and task["top_p"] < 1:
+        log.warning(
+            "top_k=%s and top_p=%s together are not known here: top_p is left out", task["top_k"], task["top_p"]
+        )
+    if not task["top_k"] and task["top_p"] <= 0:  # only the likeliest token is left
+        return "greedy"
     kind, value = ("topk", int(task["top_k"])) if task["top_k"] else ("nucleus", float(task["top_p"]))
     return f"{kind}({value})" if task["temperature"] == 1.0 else f"{kind}({value}, {float(task['temperature'])})"
 

@@ -141,14 +141,15 @@ COCO_CATEGORIES = {
 }
 # fmt: on
 
-# How the published models were trained. `steps` count batches of `batch_size` rows of the COCO 2017 training images.
+# How the published models were trained. `batch_size` counts rows, `repeats` of each image; an epoch of COCO 2017 is all
+# of its training images once.
 _COCO_IMAGES = 118_287
 RECIPES = {
     # Pix2Seq, section 4.1 and appendix: 300 epochs, every image twice in a batch, 2000 bins. The learning rate is
     # quoted as 3e-3; those who reproduced it needed 1e-3 or less.
     "scratch": {
         **{"data": "coco", "arch": "resnet50", "size": 1333, "num_bins": 2000},
-        **{"batch_size": 128, "repeats": 2, "base": 1e-3},
+        **{"batch_size": 256, "repeats": 2, "base": 1e-3},  # 128 images
         **{"steps": 300 * _COCO_IMAGES // 128, "warmup": 10 * _COCO_IMAGES // 128},
     },
     # 400k steps of 256 images; the warm-up is not published.

@@ -9,7 +9,7 @@ A token row is matched by what the token stands for:
 
 - special tokens (and token 100, "no class") by their number;
 - classes by name; case, and which of blank, `_` and `-` is written, do not count. A label without a name ("class 12")
-  means something only where both sides have the same category ids, and there it is matched by its number;
+  is matched, by its number, only with one that has none either, and where both sides have the same category ids;
 - coordinate bins one by one; another number of them is interpolated linearly between the bins beside the same place;
 - text pieces by their number, where both sides have as many, and no other text model is recorded;
 - tokens that stand for nothing on either side by their number, so that an equal vocabulary is copied as a whole.

@@ -24,6 +24,10 @@ def test_recipes_say_what_they_aim_at_and_build_their_model(recipe, arch, size):
     config = small.load(name_of(recipe, arch, size))
     assert presets.PUBLISHED[recipe, arch, size] in config.about
     assert "not run" in config.about
+    images_in_all = config.train.steps * config.train.batch_size / config.train.repeats
+    epochs = {"scratch": 300, "finetune": 40, "multitask": 100}
+    if recipe in epochs:
+        assert images_in_all / 118_287 == pytest.approx(epochs[recipe], rel=1e-3)
     assert config.vocab.num_bins == (2000 if recipe == "scratch" else 1000)
     config.model.vocab_size = config.vocab.size
     model = experiment.make_model(config)
@@ -67,3 +71,4 @@ def test_recipes_that_do_not_exist_are_named():
 def test_combinations_without_a_published_figure_say_so():
     assert "nothing is published" in small.load("detection.py:arch=tiny,size=128").about
     assert "nothing is published" in small.load("detection.py:data=mine").about
+    assert "nothing is published" in small.load("captioning.py").about  # the figures are of all four tasks together
