@@ -249,8 +249,8 @@ def search(
 
     Args:
         config: of several tasks; their weights in it are of no account.
-        workdir: for the runs and the results. More ratios, and further tasks at the end of the order, may be asked for
-            in a later call.
+        workdir: for the runs and the results. Further tasks at the end of the order may be asked for in a later
+            call, and more ratios as long as none of them wins over the ratio that later runs were built on.
         ratios: weights to try, each between 0 and 1; of equally good ones the smallest is chosen.
         order: of adding; (): the config's tasks as in ORDER.
         steps: length of each run; 0: config.train.steps.
