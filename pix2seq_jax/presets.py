@@ -216,18 +216,17 @@ KEYPOINTS_TRAIN = "decode|crop_to_box(2.0)|scale_jitter({size}, 0.3, 1.0)|flip_l
 KEYPOINTS_EVAL = "decode|crop_to_box(2.0)|resize({size}, antialias=True)|pad_image({side})|pad_objects(1)"
 CAPTIONING_TRAIN = "decode|scale_jitter({size}, 0.3, 2.0)|fixed_crop({size})|color_jitter(0.5)|pad_image({side})"
 CAPTIONING_EVAL = "decode|resize({size}, antialias=True)|pad_image({side})"
-# The embedded data: no jitter, objects in the order of their place.
+# The embedded data: no jitter, objects in the order of their place, outlines in crops.
 SHAPES_TRAIN = {
     "detection": (
         "decode|resize({size}, antialias=True)|flip_lr|filter_objects|order(dist2ori)|pad_image({side})|"
         "pad_objects({slots})"
     ),
-    "segmentation": (
-        "decode|resize({size}, antialias=True)|flip_lr|filter_objects|order(random)|pad_image({side})|pad_objects(2)"
-    ),
+    "segmentation": "decode|crop_to_box(1.5)|resize({size}, antialias=True)|flip_lr|pad_image({side})|pad_objects(1)",
     "keypoints": "decode|crop_to_box(2.0)|resize({size}, antialias=True)|flip_lr|pad_image({side})|pad_objects(1)",
     "captioning": "decode|resize({size}, antialias=True)|flip_lr|pad_image({side})",
 }
+SHAPES_SEGMENTATION_EVAL = "decode|crop_to_box(1.5)|resize({size}, antialias=True)|pad_image({side})|pad_objects(1)"
 
 # Share of each task in the loss (Pix2Seq v2, section 4.1).
 TASK_MIX = {"detection": 0.1782, "segmentation": 0.7128, "captioning": 0.099, "keypoints": 0.01}

@@ -164,7 +164,7 @@ def warming_up(progress: Progress) -> Iterator[None]:
 
 
 def run(config: ml_collections.ConfigDict, workdir: str | Path, *, evaluate_too: bool = True) -> dict:
-    """Trains to config.train.steps and returns the metrics of the last evaluation ({} without one).
+    """Trains to config.train.steps and returns the metrics of the evaluation there; {} without one, or after SIGTERM.
 
     Raises:
         ValueError: config, data or workdir that do not fit, before any step.
@@ -272,6 +272,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path, *, evaluate_too:
                 saver.save(step, state, meta, metrics=evaluate.flat(evaluation) if scored else None)
             if leave:
                 log.warning("SIGTERM: step %d is saved in %s; run the same command to go on", step, workdir)
+                evaluation = {}
                 break
         with phase("finish checkpoints"):
             saver.wait()

@@ -18,6 +18,7 @@ FAKE = 30  # class of a noise object; stands for a dropped text token too
 SEPARATOR = 40  # between the polygons of one object
 INVISIBLE = 41  # keypoint that is not visible
 CLASS_SHIFT = 100  # label c >= 1 is token 100 + c; label 0 is padding
+PAD_PIECE, END_PIECE, UNKNOWN_PIECE = 0, 1, 2  # of a text model, before text_shift is added
 
 # Floats below zero in point lists.
 POINT_PADDING, POINT_SEPARATOR, POINT_INVISIBLE = -1.0, -2.0, -3.0

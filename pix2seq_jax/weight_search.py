@@ -3,8 +3,9 @@
 `python -m pix2seq_jax.weight_search --config=configs/multitask.py:shapes --workdir=DIR --ratios=0.1,0.3,0.5` goes
 through the tasks in an order. The first one alone has weight 1 and needs no run. Each further one is tried with every
 ratio r: it gets the weight r, the tasks before it share 1 - r in the proportions that were chosen for them, and a run
-in DIR/<added task>_<ratio> trains and evaluates that mix. The best ratio is kept, and the next task is added. After
-detection, segmentation 0.8, captioning 0.1 and keypoints 0.01 give the published mix (presets.TASK_MIX).
+in DIR/<first task>+<added task>_<ratio> trains and evaluates that mix. The best ratio is kept, and the next task is
+added to it, in runs like DIR/detection+segmentation_0.5+captioning_0.1. After detection, segmentation 0.8, captioning
+0.1 and keypoints 0.01 give the published mix (presets.TASK_MIX).
 
 The paper reads the best ratio off the curves, where all tasks are near their peaks. Here a rule stands for that, see
 `relative`. DIR/weight_search.json, .txt and .png are written anew after each run. The same command again goes on where
@@ -27,7 +28,7 @@ from pix2seq_jax.main import QUIET, join_other_hosts
 if __name__ == "__main__":  # before TensorFlow is imported
     os.environ.update(QUIET | os.environ)
 
-from pix2seq_jax import checkpoint, evaluate, experiment, tasks, train, trees
+from pix2seq_jax import evaluate, experiment, tasks, train, trees
 from pix2seq_jax.evaluators import coco, plots
 from pix2seq_jax.telemetry import log, setup_logging
 
@@ -129,18 +130,10 @@ def _check_same(before: dict, now: dict, path: Path) -> None:
 
 
 def config_of(config: ml_collections.ConfigDict, weights: Mapping[str, float]) -> ml_collections.ConfigDict:
-    """A copy with the tasks of `weights` only, and these weights.
-
-    As long as there is no detection there are no predicted boxes: masks and keypoints get those of the annotations.
-    """
-    config = ml_collections.ConfigDict(config.to_dict())
-    for name in list(config.tasks):
-        if name not in weights:
-            del config.tasks[name]
+    """A copy with the tasks of `weights` only, and these weights; see `experiment.select_tasks`."""
+    config = experiment.select_tasks(config, weights)
     for name, weight in weights.items():
         config.tasks[name].weight = weight
-    if config.eval.boxes == "predicted" and "detection" not in weights:
-        config.eval.boxes = evaluate.GROUND_TRUTH
     return config
 
 
@@ -188,21 +181,22 @@ def _write(folder: Path, rows: Sequence[dict], weights: Mapping[str, float], con
         return
     content = {"rule": RULE, "weights": weights, "rows": rows, "config": json.loads(config.to_json())}
     evaluate.write_json(folder / f"{NAME}.json", content)
-    text = f"{table(rows)}\n\n{RULE} (*)\n" + (f"\n{as_flags(weights, config)}\n" if weights else "")
+    shown = [row for row in rows if row["relative"] is not None]  # others were built on a ratio that wins no longer
+    text = f"{table(shown)}\n\n{RULE} (*)\n" + (f"\n{as_flags(weights, config)}\n" if weights else "")
     partial = folder / f"{NAME}.txt.partial"
     partial.write_text(text, encoding="utf-8")
     partial.replace(folder / f"{NAME}.txt")
-    plots.weight_search_plot([row | row["metrics"] for row in rows], folder / f"{NAME}.png")
+    plots.weight_search_plot([row | row["metrics"] for row in shown], folder / f"{NAME}.png")
 
 
-def _stored(path: Path, config: ml_collections.ConfigDict) -> dict[tuple[str, float], dict]:
-    """The rows of an earlier call by task and ratio, not compared yet."""
+def _stored(path: Path, config: ml_collections.ConfigDict) -> dict[str, dict]:
+    """The rows of an earlier call by their run, not compared yet."""
     if not path.is_file():
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         unjudged = {"relative": None, "chosen": False}
-        before, rows = content["config"], {(row["task"], row["ratio"]): row | unjudged for row in content["rows"]}
+        before, rows = content["config"], {row["run"]: row | unjudged for row in content["rows"]}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path} cannot be read ({type(error).__name__}: {error}); delete it: finished runs are then only "
@@ -215,8 +209,7 @@ def _stored(path: Path, config: ml_collections.ConfigDict) -> dict[tuple[str, fl
 def _trained(config: ml_collections.ConfigDict, weights: Mapping[str, float], workdir: Path) -> dict | None:
     """The main metrics of a run with these weights, or None where SIGTERM stopped it."""
     metrics = train.run(config_of(config, weights), workdir)
-    newest = checkpoint.steps(workdir / experiment.CHECKPOINTS)[:1]
-    return coco.json_safe(main_metrics(metrics, list(weights))) if newest >= [config.train.steps] else None
+    return coco.json_safe(main_metrics(metrics, list(weights))) if metrics else None
 
 
 def _compare(group: Sequence[dict], *, last: bool) -> dict:
@@ -250,7 +243,7 @@ def search(
     Args:
         config: of several tasks; their weights in it are of no account.
         workdir: for the runs and the results. Further tasks at the end of the order may be asked for in a later
-            call, and more ratios as long as none of them wins over the ratio that later runs were built on.
+            call, and more ratios; where another one wins, the tasks after it are tried anew.
         ratios: weights to try, each between 0 and 1; of equally good ones the smallest is chosen.
         order: of adding; (): the config's tasks as in ORDER.
         steps: length of each run; 0: config.train.steps.
@@ -267,25 +260,23 @@ def search(
     config = ml_collections.ConfigDict(config.to_dict())
     config.train.steps = steps or config.train.steps
     done = _stored(folder / f"{NAME}.json", config)
-    weights, total = {order[0]: 1.0}, (len(order) - 1) * len(ratios)
+    weights, total, base = {order[0]: 1.0}, (len(order) - 1) * len(ratios), order[0]
     for added, attempts in _rounds(order, ratios):
         group = []
         for number, ratio in attempts:
-            mix, run = mixed(weights, added, ratio), folder / f"{added}_{ratio}"
-            row = done.get((added, ratio))
-            found = row is not None and row["weights"] == mix
+            mix, run = mixed(weights, added, ratio), f"{base}+{added}_{ratio}"
             head = f"run {number} of {total}, {added} added with ratio {ratio:g} ({_written(mix)})"
-            log.info("%s: %s", head, "was done before" if found else f"{config.train.steps} steps in {run}")
-            if not found:
-                metrics = _trained(config, mix, run)
+            log.info("%s: %s", head, "was done before" if run in done else f"{config.train.steps} steps in {run}")
+            if run not in done:
+                metrics = _trained(config, mix, folder / run)
                 if metrics is None:
                     log.warning("%s: stopped; run the same command to go on", head)
                     return {}
-                row = done[added, ratio] = {"task": added, "ratio": ratio, "weights": mix, "metrics": metrics}
-            group.append(row)
+                done[run] = {"run": run, "task": added, "ratio": ratio, "weights": mix, "metrics": metrics}
+            group.append(done[run])
             best = _compare(group, last=len(group) == len(ratios))
             _write(folder, list(done.values()), {}, config)
-        weights = best["weights"]
+        weights, base = best["weights"], best["run"]
         log.info("%s gets ratio %g\n%s\n%s (*)", added, best["ratio"], table(group), RULE)
     _write(folder, list(done.values()), weights, config)
     log.info("weights: %s; table and plot are %s", _written(weights), folder / f"{NAME}.{{txt,png}}")

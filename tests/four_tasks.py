@@ -7,11 +7,11 @@ from flax import linen as nn
 
 from pix2seq_jax import train_step
 from pix2seq_jax.models.pix2seq import Pix2Seq
-from pix2seq_jax.tasks.captioning import END_PIECE, Captioning
+from pix2seq_jax.tasks.captioning import Captioning
 from pix2seq_jax.tasks.detection import Detection
 from pix2seq_jax.tasks.keypoints import Keypoints
 from pix2seq_jax.tasks.segmentation import Segmentation
-from pix2seq_jax.vocab import POINT_INVISIBLE, POINT_PADDING, POINT_SEPARATOR, Vocab
+from pix2seq_jax.vocab import END_PIECE, POINT_INVISIBLE, POINT_PADDING, POINT_SEPARATOR, Vocab
 
 VOCAB = Vocab(size=170, num_bins=32, num_classes=5, coord_shift=106, text_shift=140, text_size=30)
 SIDE = 32

@@ -22,13 +22,14 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def pretend(monkeypatch):
-    """Replaces the training: metrics peak where PEAKS says. Gives the configs that were run, by name of the workdir."""
+    """Replaces the training: metrics peak where PEAKS says. Gives the configs that were run, by the last part of
+    their workdir's name."""
     configs = {}
 
     def run(config, workdir):
-        configs[workdir.name] = config
-        (workdir / "checkpoints" / str(config.train.steps) / "state").mkdir(parents=True)
-        task, ratio = workdir.name.split("_")
+        added = workdir.name.rpartition("+")[2]
+        configs[added] = config
+        task, ratio = added.split("_")
         near = 1 - abs(float(ratio) - PEAKS.get(task, 0.3))
         labels = {name: evaluate.MAIN_METRICS[name].split("/") for name in config.tasks}
         if config.eval.boxes == "predicted":
@@ -119,9 +120,23 @@ def test_more_ratios_and_tasks_may_follow_but_no_other_config(pretend, tmp_path)
         weight_search.search(config, tmp_path, ratios=(0.3,))
 
 
+def test_where_a_later_ratio_wins_the_tasks_after_it_are_tried_anew(pretend, tmp_path):
+    config, order = small.load("multitask.py:shapes"), ("detection", "segmentation", "captioning")
+    weight_search.search(config, tmp_path, ratios=(0.1,), order=order)
+    weights = weight_search.search(config, tmp_path, ratios=(0.1, 0.5), order=order)
+    assert weights == pytest.approx({"detection": 0.45, "segmentation": 0.45, "captioning": 0.1})
+    rows = json.loads((tmp_path / "weight_search.json").read_text())["rows"]
+    base = "detection+segmentation"
+    runs = [f"{base}_0.1", f"{base}_0.1+captioning_0.1", f"{base}_0.5"]
+    runs += [f"{base}_0.5+captioning_{ratio}" for ratio in (0.1, 0.5)]
+    assert [row["run"] for row in rows] == runs and [row["chosen"] for row in rows] == [False, False, True, True, False]
+    shown = (tmp_path / "weight_search.txt").read_text().split("\n\n")[0].splitlines()
+    assert len(shown) == 5  # a head, and no row for the run that was built on 0.1
+
+
 def test_a_stopped_run_ends_the_search_and_keeps_the_rest(pretend, tmp_path, monkeypatch):
     config, whole = small.load("multitask.py:shapes"), train.run
-    monkeypatch.setattr(train, "run", lambda c, w: {} if w.name == "segmentation_0.5" else whole(c, w))
+    monkeypatch.setattr(train, "run", lambda c, w: {} if w.name == "detection+segmentation_0.5" else whole(c, w))
     assert weight_search.search(config, tmp_path, ratios=RATIOS) == {}
     content = json.loads((tmp_path / "weight_search.json").read_text())
     assert [row["ratio"] for row in content["rows"]] == [0.1, 0.3] and content["weights"] == {}
@@ -181,7 +196,7 @@ def test_a_search_trains_and_resumes(folder, tmp_path, monkeypatch):
     content = json.loads((tmp_path / "weight_search.json").read_text())
     assert [row["ratio"] for row in content["rows"]] == [0.2, 0.6]
     for row in content["rows"]:
-        run = tmp_path / f"captioning_{row['ratio']}"
+        run = tmp_path / row["run"]
         measured = json.loads((run / "metrics.json").read_text())
         assert measured["step"] == 2
         found = {"detection/AP": measured["detection"]["AP"], "captioning/CIDEr-D": measured["captioning"]["CIDEr-D"]}

@@ -7,7 +7,7 @@ import numpy as np
 
 from pix2seq_jax.data.coco_json import Report, column, read_file, read_images, read_json, rows_of_images
 from pix2seq_jax.data.sources import IMAGE_FIELDS
-from pix2seq_jax.data.text import END_PIECE
+from pix2seq_jax.vocab import END_PIECE
 
 
 class CocoCaptions:

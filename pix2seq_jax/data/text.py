@@ -10,9 +10,10 @@ from pathlib import Path
 
 import sentencepiece
 
+from pix2seq_jax.vocab import END_PIECE, PAD_PIECE, UNKNOWN_PIECE
+
 log = logging.getLogger("pix2seq_jax")
 
-PAD_PIECE, END_PIECE, UNKNOWN_PIECE = 0, 1, 2
 _TOO_SMALL = re.compile(r"Vocabulary size is smaller than required_chars\. \d+ vs (\d+)")
 
 

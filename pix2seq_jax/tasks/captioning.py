@@ -11,9 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from pix2seq_jax.tasks.base import Sequences
-from pix2seq_jax.vocab import FAKE, PADDING, PROMPT_CAPTIONING, Vocab
-
-END_PIECE = 1  # piece that ends a caption; piece 0 is padding
+from pix2seq_jax.vocab import END_PIECE, FAKE, PADDING, PROMPT_CAPTIONING, Vocab
 
 
 @dataclass(frozen=True)
