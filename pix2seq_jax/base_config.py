@@ -71,6 +71,9 @@ def data(name: str) -> ml_collections.ConfigDict:
         {"source": "coco_dir", "hint": layout["hint"]}
     )  # the hint is shown if it is missing
     config.label_ids = ()  # category id of label 1, 2, …; (): as the training annotations list them
+    # Names of keypoints that change places in a mirror image, as in (("wing_l", "wing_r"),); (): where the words left
+    # and right in the names say so.
+    config.flip_pairs = ()
     config.text_model = ""  # SentencePiece model for captions; "": one is trained from the training captions
     config.text_pieces = 8_000  # size of that one
     config.check_images = True  # look at the ends of all files before the first step

@@ -24,11 +24,14 @@ from pix2seq_jax.telemetry import MetricWriter, log, phase, setup_logging
 
 GROUND_TRUTH = "ground_truth"  # value of config.eval.boxes, and part of the names of what was measured with it
 PROMPTED = ("segmentation", "keypoints")  # tasks that need boxes
-MAIN_METRICS = {  # by which the best checkpoint is chosen, by the first task
-    "detection": "detection/AP",
-    "segmentation": "segmentation_ground_truth_boxes/AP",
-    "keypoints": "keypoints_ground_truth_boxes/AP",
-    "captioning": "captioning/CIDEr-D",
+# What a task is judged by; the best checkpoint is chosen by that of the first task.
+MAIN_METRICS = {"detection": "AP", "segmentation": "AP", "keypoints": "AP", "captioning": "CIDEr-D"}
+_BOX_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+METRICS = {  # the numbers of each task
+    "detection": _BOX_METRICS,
+    "segmentation": _BOX_METRICS,
+    "keypoints": ("AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl"),
+    "captioning": ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "CIDEr-D", "ROUGE-L"),
 }
 
 
@@ -86,6 +89,24 @@ def _padded(rows: dict[int, list[tuple]]) -> Boxes:
     return Boxes(np.array(list(rows), np.int64), boxes, labels, scores)
 
 
+def label(config: ml_collections.ConfigDict, name: str) -> str:
+    """Name of what is measured for a task: says so where boxes come from the annotations."""
+    return f"{name}_{GROUND_TRUTH}_boxes" if name in PROMPTED and config.eval.boxes == GROUND_TRUTH else name
+
+
+def best_metric(config: ml_collections.ConfigDict) -> str:
+    """The metric that the best checkpoint is chosen by: config.train.best_metric, or that of the first task.
+
+    Raises:
+        ValueError: config.train.best_metric is nothing that an evaluation of this config measures.
+    """
+    chosen, names = config.train.best_metric, experiment.task_names(config)
+    known = [f"{label(config, name)}/{metric}" for name in names for metric in METRICS[name]]
+    if chosen and chosen not in known:
+        raise ValueError(f"config.train.best_metric={chosen!r} is not measured; give one of {known}")
+    return chosen or f"{label(config, names[0])}/{MAIN_METRICS[names[0]]}"
+
+
 class Evaluator:
     """Scores a model on the validation data of a config; compiles once, can be called at many steps."""
 
@@ -121,28 +142,24 @@ class Evaluator:
         return {name: source.coco_dict() for name, source in self.sources.items() if name != "captioning"}
 
     def label(self, name: str) -> str:
-        """Name of what is measured for a task: says so where boxes come from the annotations."""
-        given = name in PROMPTED and self._config.eval.boxes == GROUND_TRUTH
-        return f"{name}_{GROUND_TRUTH}_boxes" if given else name
-
-    @property
-    def main_metric(self) -> str:
-        """The metric that the best checkpoint is chosen by, if the config names none: that of the first task."""
-        first = self._tasks[0]
-        return f"{self.label(first)}/{MAIN_METRICS[first].partition('/')[2]}"
+        """See `label`."""
+        return label(self._config, name)
 
     def _prompts(self, name: str, predicted: Boxes | None, limit: int) -> Boxes:
+        """The boxes that a task is asked about: all of the annotations, or the best ones of each image."""
         source, chosen = self.sources[name], self._config.eval.boxes
+        category_ids = list(source.category_ids)
+        labels = [category_ids.index(i) + 1 for i in source.keypoint_categories] if name == "keypoints" else None
         if chosen == "predicted":
             kept = predicted.of_images(source.image_ids)
             if missing := min(limit or len(source), len(source)) - len(kept.image_ids):
                 log.warning("%s: %d images are not among those that detection looked at, left out", name, missing)
-            return kept
-        image_ids, category_ids = source.image_ids.tolist()[: limit or None], list(source.category_ids)
+            return self._runner.choose(name, kept, labels)
+        image_ids = source.image_ids.tolist()[: limit or None]
         if chosen == GROUND_TRUTH:
             with_keypoints = name == "keypoints"
             return boxes_of_annotations(self.annotations[name], image_ids, category_ids, with_keypoints=with_keypoints)
-        return boxes_of_results(chosen, image_ids, category_ids)
+        return self._runner.choose(name, boxes_of_results(chosen, image_ids, category_ids), labels)
 
     def results(self, variables, *, limit: int = 0) -> tuple[dict[str, list[dict]], dict[str, list[int]]]:
         """(COCO results by task, ids of the images they are of), of the first `limit` images (0: all)."""
@@ -165,12 +182,8 @@ class Evaluator:
                 else:
                     prompts = self._prompts(name, predicted, limit)
                     images[name] = prompts.image_ids.tolist()
-                    given = variables, source, prompts, source.category_ids
-                    if name == "segmentation":
-                        found[name] = self._runner.segment(*given)
-                    else:
-                        labels = [source.category_ids.index(i) + 1 for i in source.keypoint_categories]
-                        found[name] = self._runner.pose(*given, labels=labels)
+                    decode = self._runner.segment if name == "segmentation" else self._runner.pose
+                    found[name] = decode(variables, source, prompts, source.category_ids)
         return found, images
 
     def _score(self, name: str, results: list[dict], images: list[int]) -> dict:

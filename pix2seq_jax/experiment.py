@@ -172,7 +172,7 @@ def load_config(workdir: str | Path) -> ml_collections.ConfigDict:
         raise ValueError(f"{path} is not JSON ({error}); restore it from config.json of a copy, or retrain") from error
     if "init_from" not in config:  # early runs did not record it
         config.init_from = ""
-    for name in ("keypoint_names", "keypoint_categories", "skeleton"):  # nor these
+    for name in ("keypoint_names", "keypoint_categories", "skeleton", "flip_pairs"):  # nor these
         if name not in config.data:
             config.data[name] = ()
     return config.lock()

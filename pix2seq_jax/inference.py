@@ -18,6 +18,7 @@ from pix2seq_jax.decoding import sampling
 from pix2seq_jax.decoding.beam import beam_search
 from pix2seq_jax.decoding.generate import Slots, generate
 from pix2seq_jax.evaluators import coco, masks
+from pix2seq_jax.telemetry import log
 
 
 class Boxes(NamedTuple):
@@ -41,6 +42,19 @@ class Boxes(NamedTuple):
         order = np.argsort(np.where(kept, -self.scores, np.inf), axis=1, kind="stable")[:, :count]
         taken = (np.take_along_axis(array, order, axis=1) for array in (self.labels * kept, self.scores))
         return Boxes(self.image_ids, np.take_along_axis(self.boxes, order[..., None], axis=1), *taken)
+
+    def rows(self, slots: int) -> "Boxes":
+        """The same boxes with at most `slots` in a row: further rows of the same image hold the rest; no empty rows."""
+        full = self.best(self.labels.shape[1])  # empty slots last
+        number = -(-full.labels.shape[1] // slots)
+
+        def cut(array):  # [I,N,...] -> [I*number,slots,...]
+            missing = number * slots - array.shape[1]
+            padded = np.pad(array, [(0, 0), (0, missing)] + [(0, 0)] * (array.ndim - 2))
+            return padded.reshape(-1, slots, *array.shape[2:])
+
+        parts = Boxes(np.repeat(self.image_ids, number), *map(cut, full[1:]))
+        return Boxes(*(array[parts.labels.any(axis=1)] for array in parts))
 
     def of_images(self, image_ids) -> "Boxes":
         """Those of the images that are among `image_ids`."""
@@ -153,16 +167,25 @@ class Runner:
         """Parts of a task that boxes prompt; each object by itself where the preprocessing crops to it."""
         if not boxes.labels.any():
             return iter(())
-        rows = selections.WithObjects(source, *boxes)
-        if "crop_to_box" in self._config.tasks[name].eval_ops:
-            rows = selections.PerObject(rows)
-        return self._parts(name, variables, rows)
+        ops = self._config.tasks[name].eval_ops
+        if "crop_to_box" in ops:
+            return self._parts(name, variables, selections.PerObject(selections.WithObjects(source, *boxes)))
+        return self._parts(name, variables, selections.WithObjects(source, *boxes.rows(pipeline.slots(ops))))
+
+    def choose(self, name: str, boxes: Boxes, labels=None) -> Boxes:
+        """The boxes of the given labels (None: of all) that a task looks at: the `objects` best ones of each image."""
+        count, every = self._config.tasks[name].objects, boxes.best(boxes.labels.shape[1], labels)
+        chosen = every.best(count)
+        if cut := np.count_nonzero(every.labels) - np.count_nonzero(chosen.labels):
+            total = np.count_nonzero(every.labels)
+            log.info("%s: %d of %d boxes left out, config.tasks.%s.objects=%d", name, cut, total, name, count)
+        return chosen
 
     def segment(self, variables, source, boxes: Boxes, category_ids) -> list[dict]:
-        """COCO results with masks, and `bbox`: the `objects` best boxes of each image."""
+        """COCO results with masks, and `bbox`, of all these boxes."""
         section, results = self._config.tasks.segmentation, []
         sizes = dict(zip(source.image_ids.tolist(), source.sizes.tolist(), strict=True))
-        for part in self._prompted("segmentation", variables, source, boxes.best(section.objects)):
+        for part in self._prompted("segmentation", variables, source, boxes):
             for row, slot in np.argwhere(part["labels"] > 0):
                 image_id, label = int(part["image_id"][row]), part["labels"][row, slot]
                 mask = masks.average_masks(part["points"][row, slot], *sizes[image_id], section.mask_threshold)
@@ -170,10 +193,10 @@ class Runner:
                 results.append(result | {"bbox": coco.xywh(part["boxes"][row, slot])})
         return results
 
-    def pose(self, variables, source, boxes: Boxes, category_ids, *, labels) -> list[dict]:
-        """COCO results with keypoints, and `bbox`: the `objects` best boxes of each image that have one of `labels`."""
-        section, results = self._config.tasks.keypoints, []
-        for part in self._prompted("keypoints", variables, source, boxes.best(section.objects, labels)):
+    def pose(self, variables, source, boxes: Boxes, category_ids) -> list[dict]:
+        """COCO results with keypoints, and `bbox`, of all these boxes."""
+        results = []
+        for part in self._prompted("keypoints", variables, source, boxes):
             for row, slot in np.argwhere(part["labels"] > 0):
                 joints = np.asarray(part["keypoints"][row, slot], np.float64)[:, ::-1]  # x, y
                 found = np.concatenate([joints.round(4), np.ones((len(joints), 1))], axis=1)

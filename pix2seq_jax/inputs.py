@@ -66,7 +66,8 @@ def open_sources(
         opened = {"detection": boxes.without_polygons(), "segmentation": boxes}
         label_ids = boxes.category_ids
     if "keypoints" in names:
-        opened["keypoints"] = sources.CocoDir(*_open(data, split, "keypoints"), label_ids=label_ids, keypoints=True)
+        options = {"keypoints": True, "flip_pairs": config.data.flip_pairs}
+        opened["keypoints"] = sources.CocoDir(*_open(data, split, "keypoints"), label_ids=label_ids, **options)
     if "captioning" in names:
         section = config.tasks.captioning
         sizes = {"per_image": section.captions_per_image, "max_tokens": section.max_tokens}
@@ -80,6 +81,15 @@ def describe(opened: dict[str, Any]) -> str:
     """What was repaired or dropped in sources by task, each line once; "" for nothing."""
     lines = [line for source in opened.values() for line in source.describe().splitlines()]
     return "\n".join(dict.fromkeys(lines))
+
+
+def tell_new(opened: dict[str, Any], told: str) -> str:
+    """Logs the lines of `describe` that are not among those `told` before, and returns all: outlines are first looked
+    at when they are read."""
+    now = describe(opened)
+    if fresh := [line for line in now.splitlines() if line not in told.splitlines()]:
+        log.warning("data: %s", "\n".join(fresh))
+    return now
 
 
 def _open_more(config: ml_collections.ConfigDict, dataset: str, text: Text | None) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Callable
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -31,27 +32,36 @@ def join_other_hosts() -> None:
         ) from error
 
 
-def main(argv: list[str]) -> None:
-    """Flags to config, config to train.run or evaluate.run; an error of the user's input is one line, not a trace."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unknown arguments {argv[1:]}: flags look like --workdir=DIR")
+def guarded(command: Callable[[], None]) -> None:
+    """Runs a command with the flags above; an error of the user's input is one line, not a trace."""
     logging.set_verbosity(logging.WARNING)  # of jax and orbax; telemetry has a logger of its own
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     try:
         if _DISTRIBUTED.value:
             join_other_hosts()
+        command()
+    except (ValueError, FloatingPointError, OSError) as error:
+        if _TRACEBACK.value:
+            raise
+        print(f"error: {error}\n(--traceback shows where it was raised)", file=sys.stderr)
+        sys.exit(2)
+
+
+def main(argv: list[str]) -> None:
+    """Flags to config, config to train.run or evaluate.run."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unknown arguments {argv[1:]}: flags look like --workdir=DIR")
+
+    def run() -> None:
         from pix2seq_jax import evaluate, train
 
         if _MODE.value == "eval":
             evaluate.run(_CONFIG.value, _WORKDIR.value)
         else:
             train.run(_CONFIG.value, _WORKDIR.value, evaluate_too=_MODE.value == "train_and_eval")
-    except (ValueError, FloatingPointError, OSError) as error:
-        if _TRACEBACK.value:
-            raise
-        print(f"error: {error}\n(--traceback shows where it was raised)", file=sys.stderr)
-        sys.exit(2)
+
+    guarded(run)
 
 
 if __name__ == "__main__":

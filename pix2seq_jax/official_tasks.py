@@ -9,9 +9,8 @@ from typing import Any
 import ml_collections
 
 from pix2seq_jax import base_config, official, presets
+from pix2seq_jax.tasks.base import OBJECT_PROMPT_TOKENS
 from pix2seq_jax.tasks.detection import TOKENS_PER_BOX
-from pix2seq_jax.tasks.keypoints import PROMPT_TOKENS as KEYPOINTS_PROMPT
-from pix2seq_jax.tasks.segmentation import PROMPT_TOKENS as SEGMENTATION_PROMPT
 from pix2seq_jax.telemetry import log
 
 SLOTS = 100  # objects of an image in the release's evaluation
@@ -50,7 +49,7 @@ def _segmentation(task: Mapping[str, Any], longest: int, sizes: dict) -> dict:
             section[name] = section[name].replace("decode|", f"decode|crop_to_box({scale})|")
     return section | {
         "max_instances": 1 if scale else trained,
-        "max_points": min(task["max_points_per_object"], (longest - SEGMENTATION_PROMPT) // 2),
+        "max_points": min(task["max_points_per_object"], (longest - OBJECT_PROMPT_TOKENS) // 2),
         "random_start": bool(task["shuffle_polygon_start_point"]),
         "eos_weight": float(task["eos_token_weight"]),
         "sampler": sampler(task),
@@ -64,7 +63,7 @@ def _segmentation(task: Mapping[str, Any], longest: int, sizes: dict) -> dict:
 def _keypoints(task: Mapping[str, Any], longest: int, sizes: dict) -> dict:
     section, scale = base_config.keypoints(slots=SLOTS, **sizes), official.crop_scale(task)
     count, trained = task["max_points_per_object"], task["max_instances_per_image"]
-    if (need := KEYPOINTS_PROMPT + 2 * count) > longest:
+    if (need := OBJECT_PROMPT_TOKENS + 2 * count) > longest:
         raise ValueError(f"{count} keypoints need {need} positions but model.max_seq_len={longest}")
     prompted = max(section["objects"], task["max_instances_per_image_test"])
     for name in ("train_ops", "eval_ops"):

@@ -107,11 +107,11 @@ def decode_tasks(
     if boxes is not None:
         found["detection"] = coco.results(*boxes, labels)
         if "segmentation" in tasks:
-            found["segmentation"] = runner.segment(variables, source, boxes, labels)
+            found["segmentation"] = runner.segment(variables, source, runner.choose("segmentation", boxes), labels)
         if "keypoints" in tasks:
             ids = config.data.category_ids
             joined = [ids.index(category_id) + 1 for category_id in config.data.keypoint_categories]
-            found["keypoints"] = runner.pose(variables, source, boxes, labels, labels=joined)
+            found["keypoints"] = runner.pose(variables, source, runner.choose("keypoints", boxes, joined), labels)
     if "captioning" in tasks:
         pictures = dataclasses.replace(source, fields=sources.IMAGE_FIELDS)
         found["captioning"] = runner.caption(variables, pictures, text)

@@ -113,9 +113,17 @@ def mixed(config: ml_collections.ConfigDict, tasks: dict) -> dict:
     return tasks
 
 
-def tokens_per_step(sizes: dict[str, int], trained: dict) -> dict[str, int]:
+def images_per_step(config: ml_collections.ConfigDict) -> dict[str, float]:
+    """Images of a step by task; where all tasks share a batch, what their weights give on average."""
+    if config.train.mixing == "data":
+        return {name: section.weight * config.train.batch_size for name, section in config.tasks.items()}
+    return batch_sizes(config)
+
+
+def tokens_per_step(images: dict[str, float], trained: dict) -> dict[str, float]:
     """Tokens that a step reads of each task, prompts and padding counted."""
-    return {name: size * trained[name].per_image * trained[name].max_len for name, size in sizes.items()}
+    rows = {name: trained.get(name, trained.get(Mixed.name)) for name in images}
+    return {name: number * rows[name].per_image * rows[name].max_len for name, number in images.items()}
 
 
 def open_feeds(
@@ -149,7 +157,7 @@ def open_feeds(
     }
 
 
-def task_rates(steps_per_s: float, images: dict[str, int], tokens: dict[str, int]) -> dict[str, float]:
+def task_rates(steps_per_s: float, images: dict[str, float], tokens: dict[str, float]) -> dict[str, float]:
     """Images and tokens per second of each task."""
     return {f"{name}/images_per_s": steps_per_s * count for name, count in images.items()} | {
         f"{name}/tokens_per_s": steps_per_s * count for name, count in tokens.items()
@@ -173,6 +181,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path, *, evaluate_too:
     setup_logging()
     check_intervals(config.train)
     experiment.check_weights(config)
+    best_metric = evaluate.best_metric(config)
     mesh = sharding.make_mesh(config.mesh.to_dict())
     for size in batch_sizes(config).values():
         sharding.check_batch(mesh, size, accum=config.train.accumulate)
@@ -187,8 +196,11 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path, *, evaluate_too:
         evaluator = evaluate.Evaluator(config, model, tasks, mesh, text) if evaluate_too else None
         for lines in filter(None, (inputs.describe(opened), evaluator and evaluator.describe())):
             log.warning("data: %s", lines)
+    read = {(name, i): stream.source for name, own in streams.items() for i, stream in enumerate(own)}
+    told = inputs.describe(read)
     log.info("%s", config.about)
-    total, trained, sizes = config.train.steps, mixed(config, tasks), batch_sizes(config)
+    total, trained, images = config.train.steps, mixed(config, tasks), images_per_step(config)
+    tokens = tokens_per_step(images, trained)
     schedule = optim.schedule(**config.schedule, batch_size=config.train.batch_size, total=total)
     tx = optim.make(learning_rate=schedule, **config.optim)
     step_fn = train_step.make_step(
@@ -199,12 +211,8 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path, *, evaluate_too:
     )
     experiment.claim_workdir(workdir, config)
     inputs.save_text(text, workdir)
-    saver = checkpoint.Checkpointer(
-        Path(workdir) / experiment.CHECKPOINTS,
-        keep_latest=config.train.keep_latest,
-        best_metric=config.train.best_metric
-        or (evaluator.main_metric if evaluator else evaluate.MAIN_METRICS[next(iter(tasks))]),
-    )
+    keep = {"keep_latest": config.train.keep_latest, "best_metric": best_metric}
+    saver = checkpoint.Checkpointer(Path(workdir) / experiment.CHECKPOINTS, **keep)
     meta = experiment.meta(config, text)
     with contextlib.ExitStack() as stack:
         stack.enter_context(jax.set_mesh(mesh))
@@ -235,8 +243,8 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path, *, evaluate_too:
         progress = stack.enter_context(
             Progress(
                 **{"first": start, "total": total, "log_steps": config.train.log_steps},
-                images_per_step=sum(sizes.values()),
-                tokens_per_step=sum(tokens_per_step(sizes, trained).values()),
+                images_per_step=sum(images.values()),
+                tokens_per_step=sum(tokens.values()),
             )
         )
         evaluation, pending, first, leave = {}, None, True, False
@@ -257,8 +265,8 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path, *, evaluate_too:
                 values = {name: float(value) for name, value in metrics.items()}
                 shown = {name: values[name] for name in (*SHOWN, *(f"{task}/loss" for task in tasks)) if name in values}
                 rates = progress.report(step, shown, waited=sum(f.wait_seconds for f in feeds.values()))
-                if len(trained) > 1:
-                    rates |= task_rates(rates["steps_per_s"], sizes, tokens_per_step(sizes, trained))
+                if len(tasks) > 1:
+                    rates |= task_rates(rates["steps_per_s"], images, tokens)
                 writer.scalars(step, {f"train/{name}": value for name, value in (values | rates).items()})
             leave = stop_requested(terminated, step)
             scored = report is not None and not leave and (step % config.train.eval_steps == 0 or step == total)
@@ -269,6 +277,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path, *, evaluate_too:
                     evaluation = report(train_step.variables(state), step=step, limit=limit)
             if scored or leave or step % config.train.checkpoint_steps == 0 or step == total:
                 check_finite(*pending)
+                told = inputs.tell_new(read, told)
                 saver.save(step, state, meta, metrics=evaluate.flat(evaluation) if scored else None)
             if leave:
                 log.warning("SIGTERM: step %d is saved in %s; run the same command to go on", step, workdir)

@@ -4,6 +4,7 @@ The loss of a task is sum(w * token loss) / (sum(w) + 1e-9) over its whole globa
 devices and gradient-accumulation parts. Axes: B images, N objects per image, P prompt and T response tokens, V words.
 """
 
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -134,7 +135,11 @@ def init_state(model: nn.Module, tx: optax.GradientTransformation, rng: jax.Arra
 def _weighted_loss(
     params: Any, batch_stats: Any, model: nn.Module, images: jax.Array, sequences: Any, rng: jax.Array, *, loss: str
 ) -> tuple[jax.Array, tuple[Any, jax.Array]]:
-    """(sum of w * token loss, (new BatchNorm statistics, number of weighted targets that are the likeliest token))."""
+    """(sum of w * token loss, (new BatchNorm statistics, f32[B,4])).
+
+    The columns are sums over a row: w * token loss, w, weighted targets that are the likeliest token, and all weighted
+    targets.
+    """
     prompt, inputs, targets, weights = sequences
     tokens = jnp.concatenate([prompt, inputs], axis=-1)[..., :-1]  # [B,(N,)P+T-1]
     # The output at the last prompt token predicts the first target. Padding the targets spares a copy of the logits.
@@ -147,8 +152,20 @@ def _weighted_loss(
         rngs={"dropout": rng},
         mutable=["batch_stats"],
     )
-    correct = jnp.sum((jnp.argmax(logits, axis=-1) == targets) & (weights > 0))
-    return jnp.sum(weights * token_loss(logits, targets, loss)), (updated.get("batch_stats", batch_stats), correct)
+    counted = weights > 0
+    columns = (
+        weights * token_loss(logits, targets, loss),
+        weights,
+        (jnp.argmax(logits, -1) == targets) & counted,
+        counted,
+    )
+    rows = jnp.stack([jnp.sum(x.reshape(len(x), -1).astype(jnp.float32), axis=1) for x in columns], axis=1)
+    return jnp.sum(rows[:, 0]), (updated.get("batch_stats", batch_stats), rows)
+
+
+def _names(name: str, task: Any) -> tuple[str, ...]:
+    """The tasks in the batches of a task: those that it mixes, or itself."""
+    return task.names if hasattr(task, "names") else (name,)
 
 
 def _task_gradients(
@@ -166,7 +183,8 @@ def _task_gradients(
     """Adds the gradients of one task, worked off in `accum` parts.
 
     Returns:
-        Gradients, BatchNorm statistics, and f32[3]: loss, number of weighted targets that were hit, and of all.
+        Gradients, BatchNorm statistics, and f32[G,4], see `_weighted_loss`, summed over the rows of each of the tasks
+        that are in the batch (G is 1, but for `tasks.mixed`).
     """
     rng_encode, rng_dropout = jax.random.split(rng)
     sequences = task.encode(batch, rng_encode)
@@ -180,19 +198,19 @@ def _task_gradients(
         return x.reshape(-1, accum, *x.shape[1:]).swapaxes(0, 1)
 
     def add_part(carry, part):
-        grads, batch_stats, total, correct = carry
-        index, images, sequences = part
-        (value, (batch_stats, hits)), new = jax.value_and_grad(_weighted_loss, has_aux=True)(
+        grads, batch_stats, sums = carry
+        index, images, sequences, group = part
+        (_, (batch_stats, rows)), new = jax.value_and_grad(_weighted_loss, has_aux=True)(
             state.params, batch_stats, model, images, sequences, jax.random.fold_in(rng_dropout, index), loss=loss
         )
         grads = jax.tree.map(lambda g, n: g + weight * n, grads, new)
-        return (grads, batch_stats, total + value, correct + hits), None
+        return (grads, batch_stats, sums + jax.ops.segment_sum(rows, group, groups)), None
 
-    start = grads, state.batch_stats, jnp.zeros(()), jnp.zeros((), jnp.int32)
-    parts = jnp.arange(accum), cut(batch["image"]), jax.tree.map(cut, sequences)
-    (grads, batch_stats, total, correct), _ = jax.lax.scan(add_part, start, parts)
-    sums = total, correct.astype(jnp.float32), jnp.sum(weights > 0).astype(jnp.float32)
-    return grads, batch_stats, jnp.stack(sums)
+    groups = len(_names("", task))
+    group = batch["task"] if groups > 1 else jnp.zeros(len(batch["image"]), jnp.int32)
+    parts = jnp.arange(accum), cut(batch["image"]), jax.tree.map(cut, sequences), cut(group)
+    (grads, batch_stats, sums), _ = jax.lax.scan(add_part, (grads, state.batch_stats, jnp.zeros((groups, 4))), parts)
+    return grads, batch_stats, sums
 
 
 def make_gradients(
@@ -217,9 +235,12 @@ def make_gradients(
 
     `batches` are Example dicts by task name. Rows whose `valid` is False weigh nothing. Metrics, f32[]: `loss`,
     `token_accuracy` (likeliest token is the target, over targets that weigh), `tokens` (number of those), and with
-    several tasks `NAME/loss` and so on, unweighted.
+    several tasks, in one batch or in several, `NAME/loss` and so on, unweighted.
     """
     weights = dict.fromkeys(tasks, 1.0) | dict(weights or {})
+    names = [part for name, task in tasks.items() for part in _names(name, task)]
+    factors = [weights[name] for name, task in tasks.items() for _ in _names(name, task)]
+    ends = list(itertools.accumulate(len(_names(name, task)) for name, task in tasks.items()))
 
     def gradients(state, batches, rng):
         def branch(index, name):
@@ -230,24 +251,24 @@ def make_gradients(
                     *(grads, now, model, tasks[name], batches[name], rng_task),
                     **{"loss": loss, "accum": accum, "weight": weights[name]},
                 )
-                return grads, batch_stats, sums.at[index].set(own)
+                return grads, batch_stats, sums.at[ends[index] - len(own) : ends[index]].set(own)
 
             return add_task
 
         branches = [branch(index, name) for index, name in enumerate(tasks)]
-        carry = jax.tree.map(jnp.zeros_like, state.params), state.batch_stats, jnp.zeros((len(tasks), 3))
+        carry = jax.tree.map(jnp.zeros_like, state.params), state.batch_stats, jnp.zeros((len(names), 4))
         # A loop over branches, because straight code lets XLA hold the activations of all tasks at once.
         grads, batch_stats, sums = jax.lax.fori_loop(
             0, len(tasks), lambda index, carry: jax.lax.switch(index, branches, carry), carry
         )
-        losses, correct, tokens = sums.T
+        losses, shares, correct, tokens = sums.T
         metrics = {
-            "loss": jnp.sum(jnp.asarray([weights[name] for name in tasks]) * losses),
+            "loss": jnp.sum(jnp.asarray(factors) * losses),
             "token_accuracy": jnp.sum(correct) / jnp.maximum(jnp.sum(tokens), 1.0),
             "tokens": jnp.sum(tokens),
         }
-        for index, name in enumerate(tasks if len(tasks) > 1 else ()):
-            metrics[f"{name}/loss"] = losses[index]
+        for index, name in enumerate(names if len(names) > 1 else ()):
+            metrics[f"{name}/loss"] = losses[index] / jnp.maximum(shares[index], 1e-9)
             metrics[f"{name}/token_accuracy"] = correct[index] / jnp.maximum(tokens[index], 1.0)
         return grads, batch_stats, metrics
 

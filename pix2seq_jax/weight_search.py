@@ -15,15 +15,14 @@ it was stopped: finished runs are not repeated, the interrupted one is resumed.
 import json
 import math
 import os
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import jax
 import ml_collections
-from absl import app, flags, logging
+from absl import app, flags
 
-from pix2seq_jax.main import QUIET, join_other_hosts
+from pix2seq_jax.main import QUIET, guarded
 
 if __name__ == "__main__":  # before TensorFlow is imported
     os.environ.update(QUIET | os.environ)
@@ -139,13 +138,10 @@ def config_of(config: ml_collections.ConfigDict, weights: Mapping[str, float]) -
 
 def main_metrics(metrics: dict, names: Sequence[str]) -> dict[str, float]:
     """The metric of each task by its name, which says so where boxes came from the annotations; NaN: not measured."""
-    found, chosen = evaluate.flat(metrics), {}
-    for name in names:
-        given = evaluate.MAIN_METRICS[name]
-        if given not in found:
-            given = f"{name}/{given.rpartition('/')[2]}"
-        chosen[given] = found[given]
-    return chosen
+    found = evaluate.flat(metrics)
+    labels = (name if name in metrics else f"{name}_{evaluate.GROUND_TRUTH}_boxes" for name in names)
+    chosen = (f"{label}/{evaluate.MAIN_METRICS[name]}" for name, label in zip(names, labels, strict=True))
+    return {name: found[name] for name in chosen}
 
 
 def _written(weights: Mapping[str, float]) -> str:
@@ -288,18 +284,13 @@ def main(argv: list[str]) -> None:
     given = flags.FLAGS
     if len(argv) > 1 or given["mode"].present:
         raise app.UsageError(f"unknown arguments {argv[1:] or '--mode'}: flags look like --workdir=DIR")
-    logging.set_verbosity(logging.WARNING)  # of jax and orbax; telemetry has a logger of its own
-    try:
-        if given.distributed:
-            join_other_hosts()
+
+    def run() -> None:
         weights = search(given.config, given.workdir, ratios=_RATIOS.value, order=_ORDER.value, steps=_STEPS.value)
         if weights and jax.process_index() == 0:
             print(as_flags(weights, given.config))
-    except (ValueError, FloatingPointError, OSError) as error:
-        if given.traceback:
-            raise
-        print(f"error: {error}\n(--traceback shows where it was raised)", file=sys.stderr)
-        sys.exit(2)
+
+    guarded(run)
 
 
 if __name__ == "__main__":

@@ -60,6 +60,14 @@ def test_fewer_boxes_than_asked_for():
     assert empty.boxes.shape == (2, 0, 4)
 
 
+def test_rows_of_few_slots_hold_all_boxes():
+    found = GIVEN.rows(3)
+    assert found.image_ids.tolist() == [0, 0, 1]  # none of the third image, which has no box
+    assert told(found) == [[(1, 2, 0.9), (2, 1, 0.4), (3, 3, 0.3)], [(0, 1, 0.2)], [(13, 2, 0.5), (11, 2, 0.1)]]
+    assert found.boxes.shape == (3, 3, 4)
+    assert told(GIVEN.rows(7)) == told(GIVEN.best(7))[:2]
+
+
 def test_boxes_of_some_images():
     given = GIVEN._replace(image_ids=np.int64([40, 2**40, 7]))
     found = given.of_images([7, 40, 8])

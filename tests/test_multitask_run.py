@@ -6,7 +6,7 @@ import shutil
 import pytest
 from PIL import Image
 
-from pix2seq_jax import checkpoint, evaluate, experiment, predict, train
+from pix2seq_jax import checkpoint, evaluate, experiment, predict, telemetry, train
 from pix2seq_jax.evaluators import masks
 from tests import small
 
@@ -86,6 +86,34 @@ def test_boxes_of_the_annotations_are_named_as_such(folder, trained, tmp_path):
         evaluate.run(make(folder, eval__boxes="nowhere.json"), workdir)
 
 
+def test_every_annotated_object_gets_a_mask(folder, trained, tmp_path, caplog, monkeypatch):
+    """However few slots there are; of predicted boxes the best `objects` are asked about, and the rest counted."""
+    monkeypatch.setattr(telemetry.log, "handlers", [caplog.handler])
+    workdir = shutil.copytree(trained[0], tmp_path / "run")
+    whole = "decode|resize(48)|pad_image(48)|pad_objects(1)"
+    few = {"tasks__segmentation__objects": 1, "tasks__segmentation__eval_ops": whole}
+    config = experiment.select_tasks(make(folder, eval__boxes="ground_truth", **few), ["detection", "segmentation"])
+    metrics = evaluate.run(config, workdir)
+    results = json.loads((workdir / "results" / "segmentation_ground_truth_boxes.json").read_text())
+    assert len(results) == metrics["segmentation_ground_truth_boxes"]["instances"] > small.VAL_IMAGES
+    assert "left out" not in caplog.text
+    evaluate.run(experiment.select_tasks(make(folder, **few), ["detection", "segmentation"]), workdir)
+    results = json.loads((workdir / "results" / "segmentation.json").read_text())
+    assert len({row["image_id"] for row in results}) == len(results)
+    assert "boxes left out, config.tasks.segmentation.objects=1" in caplog.text
+
+
+def test_the_best_checkpoint_is_chosen_by_what_is_measured(folder, trained, tmp_path):
+    with pytest.raises(ValueError, match=r"best_metric='detection/mAP' is not measured.*'captioning/BLEU-4'"):
+        train.run(make(folder, train__best_metric="detection/mAP"), tmp_path)
+    measured = evaluate.flat(trained[1])
+    assert {f"{task}/{metric}" for task in TASKS for metric in evaluate.METRICS[task]} == measured.keys()
+    config = make(folder, train__best_metric="captioning/BLEU-4", eval__boxes="ground_truth")
+    assert evaluate.best_metric(config) == "captioning/BLEU-4"
+    single = small.config("keypoints.py:shapes", folder)
+    assert evaluate.best_metric(single) == "keypoints_ground_truth_boxes/AP"
+
+
 def test_prediction_finds_all_of_it(folder, trained, tmp_path):
     rows = predict.run(str(trained[0]), str(folder / "val" / "*.jpg"), str(tmp_path / "out"), limit=5, threshold=0.0)
     assert len(rows) == 5 and all(isinstance(row["caption"], str) for row in rows)
@@ -114,6 +142,8 @@ def test_data_mixing_trains(folder, tmp_path):
     train.run(make(folder, train__mixing="data"), tmp_path, evaluate_too=False)
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["step"] == 2 and rows[-1]["train/tokens"] > 0
+    for task in TASKS:
+        assert f"train/{task}/loss" in rows[-1] and rows[-1][f"train/{task}/images_per_s"] > 0
 
 
 def test_a_task_can_read_several_data_sets(folder, tmp_path):

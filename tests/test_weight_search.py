@@ -31,10 +31,8 @@ def pretend(monkeypatch):
         configs[added] = config
         task, ratio = added.split("_")
         near = 1 - abs(float(ratio) - PEAKS.get(task, 0.3))
-        labels = {name: evaluate.MAIN_METRICS[name].split("/") for name in config.tasks}
-        if config.eval.boxes == "predicted":
-            labels = {name: (name, metric) for name, (_, metric) in labels.items()}
-        return {label: {metric: near, "images": 20} for label, metric in labels.values()}
+        metrics = {evaluate.label(config, name): evaluate.MAIN_METRICS[name] for name in config.tasks}
+        return {label: {metric: near, "images": 20} for label, metric in metrics.items()}
 
     monkeypatch.setattr(train, "run", run)
     return configs

@@ -4,6 +4,8 @@ A joint is (x, y, v) in pixels: v=0 not labelled, 1 labelled but hidden, 2 visib
 """
 
 import re
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +17,25 @@ _SIDE = re.compile(r"(?<![a-z])(left|right)(?![a-z])", re.IGNORECASE)  # the wor
 _OTHER = {"left": "right", "right": "left"}
 
 
-def mirrored(names: tuple[str, ...]) -> np.ndarray:
-    """i32[J], the joint that each becomes when the image is mirrored: `left` and `right` in its name change places.
+def mirrored(names: tuple[str, ...], pairs: Sequence[tuple[str, str]] = ()) -> np.ndarray:
+    """i32[J], the joint that each becomes when the image is mirrored.
 
-    All -1 when no name says a side, or one has no partner: then nobody can tell, and such images must not be mirrored.
+    Joints of a pair of names change places. Without pairs, `left` and `right` in the names say so; all are -1 when no
+    name says a side, or one has no partner: then nobody can tell, and such images must not be mirrored.
+
+    Raises:
+        ValueError: a pair that is not two of the names, or a name in two pairs.
     """
+    if pairs:
+        given = Counter(name for pair in pairs for name in pair)
+        for pair in pairs:
+            if len(pair) != 2 or not set(pair) <= set(names) or max(given[name] for name in pair) > 1:
+                raise ValueError(
+                    f"config.data.flip_pairs has {tuple(pair)}: give pairs of keypoint names, each name once; "
+                    f"the names are {list(names)}"
+                )
+        partner = {a: b for a, b in pairs} | {b: a for a, b in pairs}
+        return np.array([names.index(partner.get(name, name)) for name in names], np.int32)
     lower = [name.lower() for name in names]
     partners = [_SIDE.sub(lambda side: _OTHER[side.group()], name) for name in lower]
     if lower == partners or not set(partners) <= set(lower):
@@ -37,8 +53,9 @@ class Joints:
         category_ids: the categories that have joints.
     """
 
-    def __init__(self, path: Path, categories: list[dict]) -> None:
-        """Reads the schema; ValueError where no category has keypoints, or they differ between categories."""
+    def __init__(self, path: Path, categories: list[dict], flip_pairs: Sequence[tuple[str, str]] = ()) -> None:
+        """Reads the schema; ValueError where no category has keypoints, they differ between categories, or see
+        `mirrored`."""
         self._path = path
         having = [record for record in categories if record.get("keypoints")]
         if not having:
@@ -57,7 +74,7 @@ class Joints:
         self.names = tuple(str(name) for name in first["keypoints"])
         self.category_ids = frozenset(int(record["id"]) for record in having)
         self.skeleton = self._bones(first)
-        self.swap = mirrored(self.names)
+        self.swap = mirrored(self.names, flip_pairs)
 
     def _bones(self, category: dict) -> tuple[tuple[int, int], ...]:
         bones = category.get("skeleton") or []
@@ -83,7 +100,10 @@ class Joints:
             ValueError: a list of keypoints is not J times three finite numbers.
         """
         if (self.swap < 0).all():
-            kind = "keypoints without left and right in their names, images with them are not mirrored"
+            kind = (
+                "keypoints without left and right in their names, images with them are not mirrored; "
+                "config.data.flip_pairs can say which change places"
+            )
             report.add(kind, list(self.names))
         self._sizes = sizes
         self._joints = np.zeros((len(records), 3 * len(self.names)), np.float32)

@@ -84,6 +84,7 @@ class CocoDir:
         label_ids=(),
         max_points: int = 0,
         keypoints: bool = False,
+        flip_pairs=(),
     ) -> None:
         """Opens the JSON, checks it and the existence of every image.
 
@@ -95,6 +96,7 @@ class CocoDir:
                 ids for labels, gaps included.
             max_points: length of the point lists of `polygons`, 128 in the paper; 0: no polygons are read.
             keypoints: whether to read them; the JSON must be of the kind person_keypoints.
+            flip_pairs: names of keypoints that change places in a mirror image; () where their names say it.
 
         Raises:
             ValueError: the folder, the JSON or an image is missing, the JSON is broken or not COCO, a box is not
@@ -110,7 +112,7 @@ class CocoDir:
             self.annotations_path, self.folder, content["images"], self.report
         )
         self._outlines: Outlines | None = None
-        self._joints = Joints(self.annotations_path, content["categories"]) if keypoints else None
+        self._joints = Joints(self.annotations_path, content["categories"], flip_pairs) if keypoints else None
         self.keypoint_names = self._joints.names if self._joints else ()
         self.skeleton = self._joints.skeleton if self._joints else ()
         self.keypoint_categories = tuple(sorted(self._joints.category_ids)) if self._joints else ()

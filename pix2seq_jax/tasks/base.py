@@ -27,6 +27,8 @@ from pix2seq_jax.vocab import (
     Vocab,
 )
 
+OBJECT_PROMPT_TOKENS = 6  # task, four coordinates, class; see `object_prompt`
+
 
 class Sequences(NamedTuple):
     """Tokens of a batch, a pytree.
@@ -104,6 +106,17 @@ def object_prompt(vocab: Vocab, task_token: int, boxes: jnp.ndarray, labels: jnp
     task = jnp.full_like(labels, task_token)
     prompt = jnp.concatenate([task, vocab.coord_tokens(boxes), vocab.class_tokens(labels)], axis=-1)
     return jnp.where(labels > 0, prompt, PADDING)
+
+
+def prompted(example: Mapping[str, jnp.ndarray], scores: jnp.ndarray) -> dict[str, jnp.ndarray]:
+    """The prompted objects of an example as `decode` gives them back, with the scores f32[B,N] of what was found.
+
+    Returns:
+        `boxes f32[B,N,4]` yxyx in pixels of the original image; `labels i32[B,N]`, 0 for padding objects; `scores`, 0
+        for these.
+    """
+    labels = jnp.maximum(example["labels"].astype(jnp.int32), 0)
+    return {"boxes": boxes_to_original(example), "labels": labels, "scores": jnp.where(labels > 0, scores, 0.0)}
 
 
 def point_tokens(vocab: Vocab, points: jnp.ndarray) -> jnp.ndarray:

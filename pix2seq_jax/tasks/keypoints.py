@@ -12,17 +12,16 @@ import jax
 import jax.numpy as jnp
 
 from pix2seq_jax.tasks.base import (
+    OBJECT_PROMPT_TOKENS,
     Sequences,
-    boxes_to_original,
     check_samples,
     object_prompt,
     pad_objects,
     point_tokens,
+    prompted,
     to_original,
 )
 from pix2seq_jax.vocab import INVISIBLE, PADDING, PROMPT_KEYPOINTS, Vocab
-
-PROMPT_TOKENS = 6  # task, four coordinates, class
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ class Keypoints:
     @property
     def max_len(self) -> int:
         """Tokens of prompt and response together."""
-        return PROMPT_TOKENS + 2 * self.num_keypoints
+        return OBJECT_PROMPT_TOKENS + 2 * self.num_keypoints
 
     @property
     def allowed(self) -> tuple[tuple[tuple[int, int], ...], ...]:
@@ -142,15 +141,11 @@ class Keypoints:
         known = jnp.all((pairs >= start) & (pairs < stop), axis=-1, keepdims=True)  # [B,N,K,J,1]
         count = jnp.sum(known, axis=2)
         mean = jnp.sum(self.vocab.coords(pairs) * known, axis=2) / jnp.maximum(count, 1)  # [B,N,J,2]
-        boxes, labels = example["boxes"], jnp.maximum(example["labels"].astype(jnp.int32), 0)
+        boxes = example["boxes"]
         centre = (boxes[..., None, :2] + boxes[..., None, 2:]) / 2  # [B,N,1,2]
         points = jnp.where(count > 0, mean, centre)
-        return {
-            "keypoints": to_original(points, example),
-            "boxes": boxes_to_original(example),
-            "labels": labels,
-            "scores": jnp.where(labels > 0, self.score(tokens, scores, example["scores"]), 0.0),
-        }
+        found = prompted(example, self.score(tokens, scores, example["scores"]))
+        return found | {"keypoints": to_original(points, example)}
 
     def score(self, tokens: jnp.ndarray, scores: jnp.ndarray, box_scores: jnp.ndarray) -> jnp.ndarray:
         """w * mean likelihood of the tokens that are not padding + (1 - w) * score of the box; w: points_score_weight.

@@ -30,6 +30,11 @@ class Mixed:
     per_image: ClassVar[int] = 1
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """Of the tasks, in their order."""
+        return tuple(task.name for task in self.tasks)
+
+    @property
     def max_len(self) -> int:
         """Tokens of the longest task."""
         return max(task.max_len for task in self.tasks)

@@ -13,18 +13,17 @@ import jax.numpy as jnp
 from jax import lax
 
 from pix2seq_jax.tasks.base import (
+    OBJECT_PROMPT_TOKENS,
     Sequences,
-    boxes_to_original,
     check_samples,
     object_prompt,
     pad_objects,
     point_tokens,
+    prompted,
     read_points,
     to_original,
 )
 from pix2seq_jax.vocab import PADDING, POINT_PADDING, POINT_SEPARATOR, PROMPT_SEGMENTATION, SEPARATOR, Vocab
-
-PROMPT_TOKENS = 6  # task, four coordinates, class
 
 
 def rotate_rings(points: jnp.ndarray, rng: jax.Array) -> jnp.ndarray:
@@ -90,7 +89,7 @@ class Segmentation:
     @property
     def max_len(self) -> int:
         """Tokens of prompt and response together."""
-        return PROMPT_TOKENS + 2 * self.max_points
+        return OBJECT_PROMPT_TOKENS + 2 * self.max_points
 
     @property
     def allowed(self) -> tuple[tuple[tuple[int, int], ...], ...]:
@@ -159,14 +158,8 @@ class Segmentation:
             ValueError: tokens or scores of another shape.
         """
         check_samples(tokens, scores, example["labels"])
-        labels = jnp.maximum(example["labels"].astype(jnp.int32), 0)
-        points = read_points(self.vocab, tokens)
-        points = jnp.where(labels[..., None, None] > 0, points, POINT_PADDING)
+        found = prompted(example, example["scores"])
+        points = jnp.where(found["labels"][..., None, None] > 0, read_points(self.vocab, tokens), POINT_PADDING)
         pairs = points.reshape(*points.shape[:3], -1, 2)
         pixels = to_original(pairs, example).reshape(points.shape)
-        return {
-            "points": jnp.where(points < 0, points, pixels),
-            "boxes": boxes_to_original(example),
-            "labels": labels,
-            "scores": jnp.where(labels > 0, example["scores"], 0.0),
-        }
+        return found | {"points": jnp.where(points < 0, points, pixels)}

@@ -101,8 +101,22 @@ def test_joints_outside_the_image_and_missing_ones_are_counted(tmp_path):
 def test_names_without_sides_are_reported(tmp_path):
     source = opened(tmp_path, lambda content: content["categories"][0].update(keypoints=["a", "b", "c"]))
     np.testing.assert_array_equal(source.keypoint_swap, [-1, -1, -1])
-    text = "3 keypoints without left and right in their names, images with them are not mirrored (first: a, b, c)"
-    assert text in source.describe()
+    text = "not mirrored; config.data.flip_pairs can say which change places (first: a, b, c)"
+    assert "3 keypoints without left and right in their names" in source.describe() and text in source.describe()
+
+
+def test_pairs_of_names_may_be_given(tmp_path):
+    path = tmp_path / "persons.json"
+    opened(tmp_path, lambda content: content["categories"][0].update(keypoints=["a", "b", "c"]))
+    source = CocoDir(tmp_path, path, keypoints=True, flip_pairs=(("c", "a"),))
+    np.testing.assert_array_equal(source.keypoint_swap, [2, 1, 0])
+    assert "mirrored" not in source.describe()
+
+
+@pytest.mark.parametrize("pairs", [(("a", "d"),), (("a", "b", "c"),), (("a", "a"),), (("a", "b"), ("b", "c"))])
+def test_pairs_that_do_not_fit_the_names(pairs):
+    with pytest.raises(ValueError, match=r"config.data.flip_pairs has .* the names are \['a', 'b', 'c'\]"):
+        mirrored(("a", "b", "c"), pairs)
 
 
 def joints(value):

@@ -132,6 +132,16 @@ def test_the_loss_is_finite_and_padding_rows_do_not_count(metrics):
 
 
 @pytest.mark.parametrize("number", range(len(TASKS)))
+def test_each_task_is_told_by_itself(metrics, number):
+    name, whole = TASKS[number].name, metrics(BATCH)
+    own = metrics(BATCH | {"valid": BATCH["task"] == number})
+    for figure in ("loss", "token_accuracy"):
+        assert own[figure] > 0 or figure == "token_accuracy"
+        np.testing.assert_allclose(whole[f"{name}/{figure}"], own[figure], rtol=1e-5)
+        assert all(own[f"{other.name}/{figure}"] == 0 for other in TASKS if other.name != name)
+
+
+@pytest.mark.parametrize("number", range(len(TASKS)))
 def test_rows_of_one_task_have_its_loss(state, metrics, number):
     """Images with at most one sequence that weighs leave nothing to draw."""
     task, batch = TASKS[number], four_tasks.example(ROWS, SLOTS, seed=number)
