@@ -18,12 +18,11 @@ from pix2seq_jax import experiment, inference, inputs, sharding
 from pix2seq_jax.data.images import decode_image
 from pix2seq_jax.data.text import Text
 from pix2seq_jax.evaluators import captions, coco, draw
+from pix2seq_jax.experiment import GROUND_TRUTH, PROMPTED, label
 from pix2seq_jax.inference import Boxes
 from pix2seq_jax.pictures import drawable
 from pix2seq_jax.telemetry import MetricWriter, log, phase, setup_logging
 
-GROUND_TRUTH = "ground_truth"  # value of config.eval.boxes, and part of the names of what was measured with it
-PROMPTED = ("segmentation", "keypoints")  # tasks that need boxes
 # What a task is judged by; the best checkpoint is chosen by that of the first task.
 MAIN_METRICS = {"detection": "AP", "segmentation": "AP", "keypoints": "AP", "captioning": "CIDEr-D"}
 _BOX_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
@@ -68,6 +67,10 @@ def boxes_of_results(path: str | Path, image_ids, category_ids) -> Boxes:
                 others += 1
         if results and others == len(results):
             raise ValueError(f"none of its {others} boxes is of these images and categories")
+        if without := sum(not row for row in rows.values()):
+            log.warning(
+                "%s has no box of %d of the %d images: they count as images without objects", path, without, len(rows)
+            )
         if others:
             log.info("%s: %d of %d boxes are of other images or categories, left out", path, others, len(results))
         return _padded(rows)
@@ -84,14 +87,9 @@ def _padded(rows: dict[int, list[tuple]]) -> Boxes:
     shape = (len(rows), slots)
     boxes, labels, scores = np.zeros((*shape, 4), np.float32), np.zeros(shape, np.int32), np.zeros(shape, np.float32)
     for i, row in enumerate(rows.values()):
-        for j, ((x, y, width, height), label, score) in enumerate(row):
-            boxes[i, j], labels[i, j], scores[i, j] = (y, x, y + height, x + width), label, score
+        for j, ((x, y, width, height), labels[i, j], scores[i, j]) in enumerate(row):
+            boxes[i, j] = y, x, y + height, x + width
     return Boxes(np.array(list(rows), np.int64), boxes, labels, scores)
-
-
-def label(config: ml_collections.ConfigDict, name: str) -> str:
-    """Name of what is measured for a task: says so where boxes come from the annotations."""
-    return f"{name}_{GROUND_TRUTH}_boxes" if name in PROMPTED and config.eval.boxes == GROUND_TRUTH else name
 
 
 def best_metric(config: ml_collections.ConfigDict) -> str:

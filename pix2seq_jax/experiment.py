@@ -34,6 +34,8 @@ FREE = (  # of a task: how it is evaluated
     *("mask_threshold", "objects", "sigmas", "points_score_weight"),
 )
 TEXT_FILE = "text.model"  # of a workdir with captions
+GROUND_TRUTH = "ground_truth"  # value of config.eval.boxes, and part of the names of what was measured with it
+PROMPTED = ("segmentation", "keypoints")  # tasks that need boxes
 UNKNOWN_SIGMA = 0.05  # of a keypoint that COCO does not have; between its eyes (0.025) and hips (0.107)
 
 
@@ -106,6 +108,11 @@ def task_names(config: ml_collections.ConfigDict) -> list[str]:
     return [name for name in tasks.TASKS if name in config.tasks]
 
 
+def label(config: ml_collections.ConfigDict, name: str) -> str:
+    """Name of what is measured for a task: says so where boxes come from the annotations."""
+    return f"{name}_{GROUND_TRUTH}_boxes" if name in PROMPTED and config.eval.boxes == GROUND_TRUTH else name
+
+
 def check_weights(config: ml_collections.ConfigDict) -> None:
     """Raises ValueError unless the weights of the tasks are shares: at least 0, one in all."""
     weights = {name: config.tasks[name].weight for name in task_names(config)}
@@ -139,9 +146,10 @@ def select_tasks(config: ml_collections.ConfigDict, names: Iterable[str]) -> ml_
     for section in config.tasks.values():
         section.weight = section.weight / total if total else 1 / len(config.tasks)
     if "detection" not in chosen and config.eval.boxes == "predicted":
-        config.eval.boxes = "ground_truth"
-    if config.train.best_metric.partition("/")[0] not in chosen:
-        config.train.best_metric = ""
+        config.eval.boxes = GROUND_TRUTH
+    task, _, metric = config.train.best_metric.partition("/")
+    task = task.removesuffix(f"_{GROUND_TRUTH}_boxes")
+    config.train.best_metric = f"{label(config, task)}/{metric}" if task in chosen else ""
     return config
 
 

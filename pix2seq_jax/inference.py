@@ -3,10 +3,12 @@
 Evaluation and prediction share it. What comes out are results as COCO writes them, in pixels of the original image.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from jax.experimental import multihost_utils
@@ -65,8 +67,8 @@ class Boxes(NamedTuple):
 def make_decoder(model, task, section: ml_collections.ConfigDict) -> Callable:
     """Jitted `decode(variables, batch, keys) -> dict`: task.decode of freshly generated tokens.
 
-    `batch` is the Example dict, `keys` key[B] one per image, so that what is drawn for an image does not depend on its
-    neighbours in the batch. How tokens are drawn is in the task's section of the config.
+    `batch` is the Example dict, `keys` key[B] one per row, so that what is drawn for an image or object does not
+    depend on its neighbours in the batch. How tokens are drawn is in the task's section of the config.
 
     Raises:
         ValueError: a sampler that cannot be read, or beam search for anything but captions.
@@ -112,10 +114,21 @@ def to_host(tree):
 
 
 @jax.jit
-def image_keys(seed: jax.Array, ids: jax.Array) -> jax.Array:
-    """One random key per image, key[B], a function of the seed and the image's id u32[B,2] (low, high) alone."""
-    key = jax.random.key(seed)
-    return jax.vmap(lambda halves: jax.random.fold_in(jax.random.fold_in(key, halves[0]), halves[1]))(ids)
+def row_keys(seed: jax.Array, ids: jax.Array, corner: jax.Array, size: jax.Array) -> jax.Array:
+    """One random key per row, key[B]: a function of the seed, the image's id and the window cut from it alone.
+
+    Args:
+        seed: i32[].
+        ids: u32[B,2], low and high half of each id.
+        corner: i32[B,2], of the window, in pixels.
+        size: i32[B,2], of the window, in pixels.
+    """
+    parts = jnp.concatenate([ids, corner.astype(jnp.uint32), size.astype(jnp.uint32)], axis=1)
+
+    def fold(row):
+        return functools.reduce(jax.random.fold_in, row, jax.random.key(seed))
+
+    return jax.vmap(fold)(parts)
 
 
 def decode_batches(
@@ -128,7 +141,8 @@ def decode_batches(
             # 64-bit ids travel as two halves; through the devices, so that their order is that of the boxes.
             halves = np.stack([host["image_id"] & 0xFFFFFFFF, host["image_id"] >> 32 & 0xFFFFFFFF], axis=1)
             halves = feed.to_global(halves.astype(np.uint32), rows)
-            decoded = decode(variables, batch, image_keys(seed, halves))
+            keys = row_keys(seed, halves, batch["crop_offset"], batch["orig_size"])
+            decoded = decode(variables, batch, keys)
             part = to_host({**decoded, "valid": batch["valid"], "ids": halves})
             low, high = part.pop("ids").astype(np.int64).T
             part["image_id"] = low | high << 32

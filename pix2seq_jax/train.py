@@ -20,6 +20,7 @@ from jax.experimental import multihost_utils
 
 from pix2seq_jax import checkpoint, evaluate, experiment, inputs, optim, sharding, train_step, trees, warm_start
 from pix2seq_jax.data import feed, pipeline
+from pix2seq_jax.tasks import TASKS
 from pix2seq_jax.tasks.mixed import Mixed
 from pix2seq_jax.telemetry import MetricWriter, Progress, log, parameter_table, phase, profiler, setup_logging
 
@@ -126,6 +127,12 @@ def tokens_per_step(images: dict[str, float], trained: dict) -> dict[str, float]
     return {name: number * rows[name].per_image * rows[name].max_len for name, number in images.items()}
 
 
+def task_seed(seed: int, name: str) -> int:
+    """The seed of a task's data: tasks that read the same images would else see the same ones in each step."""
+    number = list(TASKS).index(name) if name in TASKS else 0
+    return (seed + 1_000_003 * number) % 2**31 if number else seed
+
+
 def open_feeds(
     config: ml_collections.ConfigDict, streams: dict[str, list], mesh, *, start: int
 ) -> dict[str, feed.Feed]:
@@ -144,7 +151,7 @@ def open_feeds(
             pipeline.train_dataset(
                 own,
                 batch_size=sizes[name],
-                seed=config.seed,
+                seed=task_seed(config.seed, name),
                 start_step=start,
                 repeats=config.train.repeats,
                 workers=config.data.workers or None,

@@ -235,7 +235,7 @@ def make_gradients(
 
     `batches` are Example dicts by task name. Rows whose `valid` is False weigh nothing. Metrics, f32[]: `loss`,
     `token_accuracy` (likeliest token is the target, over targets that weigh), `tokens` (number of those), and with
-    several tasks, in one batch or in several, `NAME/loss` and so on, unweighted.
+    several tasks, in one batch or in several, `NAME/loss` and so on, unweighted, NaN where nothing of a task weighs.
     """
     weights = dict.fromkeys(tasks, 1.0) | dict(weights or {})
     names = [part for name, task in tasks.items() for part in _names(name, task)]
@@ -268,8 +268,8 @@ def make_gradients(
             "tokens": jnp.sum(tokens),
         }
         for index, name in enumerate(names if len(names) > 1 else ()):
-            metrics[f"{name}/loss"] = losses[index] / jnp.maximum(shares[index], 1e-9)
-            metrics[f"{name}/token_accuracy"] = correct[index] / jnp.maximum(tokens[index], 1.0)
+            metrics[f"{name}/loss"] = losses[index] / shares[index]
+            metrics[f"{name}/token_accuracy"] = correct[index] / tokens[index]
         return grads, batch_stats, metrics
 
     return gradients

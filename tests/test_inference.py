@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pix2seq_jax.evaluate import boxes_of_annotations, boxes_of_results
-from pix2seq_jax.inference import Boxes, image_keys, make_decoder
+from pix2seq_jax.inference import Boxes, make_decoder, row_keys
 from tests import four_tasks
 
 CATEGORIES = (7, 3)  # category ids of labels 1 and 2
@@ -91,18 +91,20 @@ def test_only_captions_are_searched_for(name):
         make_decoder(model, tasks[name], section("best"))
 
 
-def keys_of(image_ids, seed: int = 0) -> list[tuple]:
+def keys_of(image_ids, seed: int = 0, corner=(0, 0), size=(64, 48)) -> list[tuple]:
     halves = np.array([[image_id & 0xFFFFFFFF, image_id >> 32 & 0xFFFFFFFF] for image_id in image_ids], np.uint32)
-    return [tuple(key) for key in np.asarray(jax.random.key_data(image_keys(seed, halves))).tolist()]
+    window = (np.tile(np.int32(pair), (len(halves), 1)) for pair in (corner, size))
+    return [tuple(key) for key in np.asarray(jax.random.key_data(row_keys(seed, halves, *window))).tolist()]
 
 
-def test_the_key_of_an_image_is_its_own():
+def test_the_key_of_an_image_or_a_window_of_it_is_its_own():
     ids = [5, 6, 5 + 2**32, 5 * 2**32, -1]
     keys = keys_of(ids)
     assert len(set(keys)) == len(ids)
     assert keys_of(ids[::-1]) == keys[::-1]
     assert keys_of([9, 9, 6, 1, 5])[2::2] == [keys[1], keys[0]]  # whatever the neighbours
-    assert not set(keys_of(ids, seed=1)) & set(keys)
+    for other in ({"seed": 1}, {"corner": (0, 3)}, {"corner": (3, 0)}, {"size": (48, 64)}):
+        assert not set(keys_of(ids, **other)) & set(keys)
 
 
 def annotation(image_id: int, box, category: int = 7, crowd: int = 0, **more) -> dict:

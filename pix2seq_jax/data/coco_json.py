@@ -46,7 +46,8 @@ class Report(Counter):
 
     def describe(self, file: str) -> str:
         """One line per kind with the first names; "" when there is nothing to report."""
-        lines = [f"{count} {kind} (first: {', '.join(self._named[kind])})" for kind, count in self.items()]
+        with self._lock:
+            lines = [f"{count} {kind} (first: {', '.join(self._named[kind])})" for kind, count in self.items()]
         return "\n".join(f"{file}: {line}" for line in lines)
 
 

@@ -20,24 +20,25 @@ _OTHER = {"left": "right", "right": "left"}
 def mirrored(names: tuple[str, ...], pairs: Sequence[tuple[str, str]] = ()) -> np.ndarray:
     """i32[J], the joint that each becomes when the image is mirrored.
 
-    Joints of a pair of names change places. Without pairs, `left` and `right` in the names say so; all are -1 when no
-    name says a side, or one has no partner: then nobody can tell, and such images must not be mirrored.
+    Joints of a pair of names change places, and those of which `left` and `right` in the names say so. All are -1 when
+    neither tells anything, or a name says a side and has no partner: then nobody can tell, and such images must not be
+    mirrored.
 
     Raises:
         ValueError: a pair that is not two of the names, or a name in two pairs.
     """
-    if pairs:
-        given = Counter(name for pair in pairs for name in pair)
-        for pair in pairs:
-            if len(pair) != 2 or not set(pair) <= set(names) or max(given[name] for name in pair) > 1:
-                raise ValueError(
-                    f"config.data.flip_pairs has {tuple(pair)}: give pairs of keypoint names, each name once; "
-                    f"the names are {list(names)}"
-                )
-        partner = {a: b for a, b in pairs} | {b: a for a, b in pairs}
-        return np.array([names.index(partner.get(name, name)) for name in names], np.int32)
+    given = Counter(name for pair in pairs for name in pair)
+    for pair in pairs:
+        if len(pair) != 2 or not set(pair) <= set(names) or max(given[name] for name in pair) > 1:
+            raise ValueError(
+                f"config.data.flip_pairs has {tuple(pair)}: give pairs of keypoint names, each name once; "
+                f"the names are {list(names)}"
+            )
     lower = [name.lower() for name in names]
     partners = [_SIDE.sub(lambda side: _OTHER[side.group()], name) for name in lower]
+    for pair in pairs:
+        first, second = map(names.index, pair)
+        partners[first], partners[second] = lower[second], lower[first]
     if lower == partners or not set(partners) <= set(lower):
         return np.full(len(names), -1, np.int32)
     return np.array([lower.index(partner) for partner in partners], np.int32)
@@ -102,7 +103,7 @@ class Joints:
         if (self.swap < 0).all():
             kind = (
                 "keypoints without left and right in their names, images with them are not mirrored; "
-                "config.data.flip_pairs can say which change places"
+                "config.data.flip_pairs can say which ones change places"
             )
             report.add(kind, list(self.names))
         self._sizes = sizes

@@ -101,7 +101,7 @@ def test_joints_outside_the_image_and_missing_ones_are_counted(tmp_path):
 def test_names_without_sides_are_reported(tmp_path):
     source = opened(tmp_path, lambda content: content["categories"][0].update(keypoints=["a", "b", "c"]))
     np.testing.assert_array_equal(source.keypoint_swap, [-1, -1, -1])
-    text = "not mirrored; config.data.flip_pairs can say which change places (first: a, b, c)"
+    text = "not mirrored; config.data.flip_pairs can say which ones change places (first: a, b, c)"
     assert "3 keypoints without left and right in their names" in source.describe() and text in source.describe()
 
 
@@ -111,6 +111,18 @@ def test_pairs_of_names_may_be_given(tmp_path):
     source = CocoDir(tmp_path, path, keypoints=True, flip_pairs=(("c", "a"),))
     np.testing.assert_array_equal(source.keypoint_swap, [2, 1, 0])
     assert "mirrored" not in source.describe()
+
+
+@pytest.mark.parametrize(
+    ("names", "pairs", "swap"),
+    [
+        (["left_eye", "right_eye", "wing_l", "wing_r"], (("wing_l", "wing_r"),), [1, 0, 3, 2]),
+        (["left_eye", "wing_l", "wing_r"], (("wing_l", "wing_r"),), [-1, -1, -1]),
+        (["a", "b", "left c"], (("left c", "a"),), [2, 1, 0]),
+    ],
+)
+def test_pairs_go_before_the_words(names, pairs, swap):
+    np.testing.assert_array_equal(mirrored(tuple(names), pairs), swap)
 
 
 @pytest.mark.parametrize("pairs", [(("a", "d"),), (("a", "b", "c"),), (("a", "a"),), (("a", "b"), ("b", "c"))])
