@@ -28,7 +28,7 @@ def parse(arg: str, *, recipe: str) -> ml_collections.ConfigDict:
     defaults = {name: presets.RECIPES[recipe][name] for name in ("data", "arch", "size")}
     defaults |= {"recipe": recipe, "slots": 100}
     if pairs.get("data") == "shapes":
-        defaults |= {"arch": "tiny", "size": 48}
+        defaults |= {"arch": "tiny", "size": 48, "slots": 4}  # it draws no more objects
     chosen = ml_collections.ConfigDict(defaults)
     for key, value in pairs.items():
         if key not in chosen:
@@ -213,7 +213,7 @@ def segmentation(*, slots: int, **sizes) -> dict:
         "eval_batch_size": 4,  # times `objects` times `num_samples` sequences at a time
         "num_samples": 8,
         "mask_threshold": 0.5,  # share of the samples that must cover a pixel
-        "objects": prompted,  # best-scored boxes of an image that are given a mask
+        "objects": prompted,  # best-scored predicted boxes of an image that get a mask; annotated ones all do
     }
 
 
@@ -227,7 +227,7 @@ def keypoints(*, slots: int, **sizes) -> dict:
     ) | {
         "points_score_weight": 1.0,  # of the tokens' likelihood, the rest is the box's score
         "grammar": True,  # coordinates only: the invisible token is suppressed
-        "objects": min(slots, 20),  # best-scored boxes of an image that are given keypoints; COCO counts 20
+        "objects": min(slots, 20),  # the same for keypoints; COCO counts 20
         # Standard deviation of each keypoint in OKS, relative to the object's size; (): COCO's for its 17, by name.
         "sigmas": (),
     }
@@ -252,14 +252,13 @@ SECTIONS = {
 }
 
 
-def shapes(config: ml_collections.ConfigDict, size: int) -> None:
+def shapes(config: ml_collections.ConfigDict, size: int, slots: int) -> None:
     """Changes a config to the embedded data and to what learns on two cores within the hour.
 
     What the paper's settings would learn in days has to be learned in some 400,000 images here: objects in the order of
     their place instead of a random one, no jitter, no noise boxes, coarse bins, the largest learning rate that still
     helps, short captions, and short outlines of objects in crops.
     """
-    slots = 4  # shapes draws no more objects
     sizes = {"size": size, "side": config.model.image_size[0], "slots": slots, "objects": slots}
     changes = {
         "detection": {"max_instances": slots, "eval_ops": presets.DETECTION_EVAL.format(**sizes)},
@@ -303,5 +302,5 @@ def build(arg: str, *, recipe: str, tasks: Sequence[str]) -> ml_collections.Conf
         for name in tasks:
             config.tasks[name].weight = presets.TASK_MIX[name]
     if variant.data == "shapes":
-        shapes(config, variant.size)
+        shapes(config, variant.size, variant.slots)
     return config

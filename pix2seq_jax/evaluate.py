@@ -2,7 +2,8 @@
 
 `--mode=eval` and the training loop use the same Evaluator. It writes `metrics.json`, `results/<task>.json` as the COCO
 servers take them, and `pictures/`, prediction beside ground truth. Detection goes first: its boxes prompt masks and
-keypoints. Where `config.eval.boxes` asks for the boxes of the annotations instead, the names of the metrics say so.
+keypoints. Where `config.eval.boxes` asks for the boxes of the annotations instead, the names of the metrics say so, and
+those of a model that has boxes of its own go into `metrics_ground_truth_boxes.json`.
 """
 
 import functools
@@ -15,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from pix2seq_jax import experiment, inference, inputs, sharding
+from pix2seq_jax.data import pipeline
 from pix2seq_jax.data.images import decode_image
 from pix2seq_jax.data.text import Text
 from pix2seq_jax.evaluators import captions, coco, draw
@@ -105,6 +107,17 @@ def best_metric(config: ml_collections.ConfigDict) -> str:
     return chosen or f"{label(config, names[0])}/{MAIN_METRICS[names[0]]}"
 
 
+def same_images(one, other) -> None:
+    """Raises ValueError where an image id of one source means another file in the other source."""
+    files = dict(zip(one.image_ids.tolist(), one.files, strict=True))
+    for image_id, file in zip(other.image_ids.tolist(), other.files, strict=True):
+        if files.get(image_id, file) != file:
+            raise ValueError(
+                f"image id {image_id} is {files[image_id]} in {one.annotations_path} and {file} in "
+                f"{other.annotations_path}: boxes of one would prompt the other; number the images alike"
+            )
+
+
 class Evaluator:
     """Scores a model on the validation data of a config; compiles once, can be called at many steps."""
 
@@ -114,15 +127,21 @@ class Evaluator:
         inputs.check_paths(config, "val")
         self.sources = inputs.open_sources(config, "val", text)
         for name, source in self.sources.items():
+            pipeline.check_ops(config.tasks[name].eval_ops)
             if name != "captioning":
                 experiment.check_classes(source.category_names, config, where=str(source.annotations_path))
-        if "keypoints" in tasks and len(self.sources["keypoints"].keypoint_names) != tasks["keypoints"].num_keypoints:
-            raise ValueError(
-                f"{self.sources['keypoints'].annotations_path} has {len(self.sources['keypoints'].keypoint_names)} "
-                f"keypoints per object and the model {tasks['keypoints'].num_keypoints}; give the annotations that it "
-                "was trained for, or leave keypoints out of the tasks"
-            )
+        if "keypoints" in tasks:
+            source, number = self.sources["keypoints"], tasks["keypoints"].num_keypoints
+            experiment.check_keypoints(source.keypoint_names, config, number, where=str(source.annotations_path))
         self._config, self._tasks, self._text = config, tuple(tasks), text
+        self._given = {}  # boxes of a file
+        if config.eval.boxes not in ("predicted", GROUND_TRUTH):
+            for name in (name for name in PROMPTED if name in tasks):
+                source = self.sources[name]
+                given = config.eval.boxes, source.image_ids.tolist(), list(source.category_ids)
+                self._given[name] = boxes_of_results(*given)
+        elif config.eval.boxes == "predicted" and "detection" in tasks and "keypoints" in tasks:
+            same_images(self.sources["detection"], self.sources["keypoints"])
         self._runner = inference.Runner(config, model, tasks, mesh)
         if config.eval.boxes == "predicted" and "detection" not in tasks and any(t in tasks for t in PROMPTED):
             raise ValueError(
@@ -157,7 +176,7 @@ class Evaluator:
         if chosen == GROUND_TRUTH:
             with_keypoints = name == "keypoints"
             return boxes_of_annotations(self.annotations[name], image_ids, category_ids, with_keypoints=with_keypoints)
-        return self._runner.choose(name, boxes_of_results(chosen, image_ids, category_ids), labels)
+        return self._runner.choose(name, self._given[name].of_images(image_ids), labels)
 
     def results(self, variables, *, limit: int = 0) -> tuple[dict[str, list[dict]], dict[str, list[int]]]:
         """(COCO results by task, ids of the images they are of), of the first `limit` images (0: all)."""
@@ -214,10 +233,16 @@ class Evaluator:
                 hidden = () if name == "detection" else ("bbox",)
                 rows = [{key: value for key, value in row.items() if key not in hidden} for row in results[name]]
                 write_json(folder / "results" / f"{self.label(name)}.json", rows)
-            samplers = {name: self._config.tasks[name].sampler for name in self._tasks}
-            summary = {"step": step, "seed": self._config.seed, "samplers": samplers, **metrics}
-            write_json(folder / "metrics.json", coco.json_safe(summary))
-            sheet = self._draw(results, images, folder / "pictures")
+            sections = {name: self._config.tasks[name] for name in self._tasks}
+            summary = {"step": step, "seed": self._config.seed}
+            summary |= {"samplers": {name: section.sampler for name, section in sections.items()}}
+            summary |= {"num_samples": {name: section.num_samples for name, section in sections.items()}}
+            summary |= {"boxes": self._config.eval.boxes} if any(name in PROMPTED for name in self._tasks) else {}
+            # Figures of annotated boxes do not replace those of the model's own.
+            apart = "detection" in self._tasks and self._config.eval.boxes == GROUND_TRUTH
+            suffix = f"_{GROUND_TRUTH}_boxes" if apart else ""
+            write_json(folder / f"metrics{suffix}.json", coco.json_safe(summary | metrics))
+            sheet = self._draw(results, images, folder / f"pictures{suffix}")
             if sheet is not None:
                 writer.images(step, {"eval/predictions": np.asarray(sheet)})
         return metrics

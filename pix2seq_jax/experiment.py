@@ -26,7 +26,10 @@ CONFIG_FILE = "config.json"
 CHECKPOINTS = "checkpoints"  # folder of a workdir; step 0 is an imported model, without an optimizer
 # What a workdir's checkpoints depend on; the rest of a config (steps, intervals, evaluation) may change on a resume.
 FIXED_BY_MODEL = ("model", "vocab")
-FIXED = (*FIXED_BY_MODEL, "seed", "tasks", "train.batch_size", "train.repeats", "train.loss", "optim.name")
+FIXED = (
+    *(*FIXED_BY_MODEL, "seed", "tasks", "train.batch_size", "train.repeats", "train.mixing", "train.loss"),
+    *("optim.name", "more_data", "data.flip_pairs"),
+)
 # Of the model: how it is computed and regularised, not what its weights are.
 FREE_OF_MODEL = ("frozen_bn", "dtype", "remat", "attention_init", "drop_path", "drop_units", "drop_att")
 FREE = (  # of a task: how it is evaluated
@@ -200,6 +203,19 @@ def check_classes(names, config: ml_collections.ConfigDict, *, where: str) -> No
             )
 
 
+def check_keypoints(names, config: ml_collections.ConfigDict, number: int, *, where: str) -> None:
+    """Raises ValueError unless `names` are the `number` keypoints that a resolved config was made for, in its order.
+
+    Imported models have a number and no names.
+    """
+    known, found = list(config.data.keypoint_names), list(names)
+    if len(found) != number or (known and found != known):
+        raise ValueError(
+            f"{where} has the keypoints {found} and the model {known or number}; give the annotations that it was "
+            "trained for, in the same order, or leave keypoints out of the tasks"
+        )
+
+
 def label_ids(config: ml_collections.ConfigDict) -> tuple[int, ...]:
     """Category ids that the labels of a resolved config stand for, () for the order of the annotations."""
     return tuple(config.data.label_ids) if "label_ids" in config.data else ()  # early runs did not record it
@@ -257,6 +273,9 @@ def claim_workdir(workdir: str | Path, config: ml_collections.ConfigDict) -> Non
             log.info("config.%s changed since the last run: %r -> %r", name, old.get(name), new.get(name))
         where = f"workdir {workdir} holds another run: the training data"
         check_classes(config.data.category_names, saved, where=where)
+        if "keypoints" in config.tasks and "keypoints" in saved.tasks:
+            number = saved.tasks.keypoints.num_keypoints
+            check_keypoints(config.data.keypoint_names, saved, number, where=where)
     save_config(workdir, config)
 
 
@@ -287,6 +306,8 @@ def adopt(saved: ml_collections.ConfigDict, given: ml_collections.ConfigDict) ->
     config.data.category_names = tuple(saved.data.category_names)
     config.data.category_ids = tuple(saved.data.category_ids)
     config.data.label_ids = label_ids(saved)
+    if not {"detection", "segmentation"} & set(given.tasks):  # files of keypoints list fewer categories
+        config.data.label_ids = label_ids(saved) or tuple(saved.data.category_ids)
     return config.lock()
 
 

@@ -20,6 +20,8 @@ def _open(data: ml_collections.ConfigDict, split: str, kind: str) -> tuple[str, 
     """(folder of images, annotation file) of a data section; ValueError where one is missing."""
     if data.source != "coco_dir":
         raise ValueError(f"config.data.source={data.source!r}: only 'coco_dir' (a COCO-format folder) is known")
+    if missing := [name for name in (f"{split}_images", f"{split}_{kind}") if name not in data]:
+        raise ValueError(f"a section of config.more_data lacks {missing[0]}; a task's `mix` needs it")
     images, annotations = data[f"{split}_images"], data[f"{split}_{kind}"]
     for path in (annotations, images):
         if not Path(path).exists():
@@ -98,7 +100,8 @@ def _open_more(config: ml_collections.ConfigDict, dataset: str, text: Text | Non
     Raises:
         ValueError: its classes or keypoints are not those of config.data.
     """
-    data = ml_collections.ConfigDict(config.more_data[dataset].to_dict())
+    shared = {key: value for key, value in config.data.items() if not key.startswith(("train_", "val_"))}
+    data = ml_collections.ConfigDict(shared | config.more_data[dataset].to_dict())
     data.label_ids = config.data.category_ids
     names = [name for name in experiment.task_names(config) if dataset in config.tasks[name].mix]
     opened = open_sources(config, "train", text, data=data, names=names)
@@ -143,11 +146,15 @@ def open_streams(config: ml_collections.ConfigDict, opened: dict[str, Any], text
     for name in opened:
         section, streams[name] = config.tasks[name], []
         total = sum(section.mix.values())
+        if not total > 0:
+            raise ValueError(f"config.tasks.{name}.mix={dict(section.mix)}: at least one share must be above 0")
         for dataset, share in section.mix.items():
+            if not share:
+                continue
             source = every[dataset][name]
             if "crop_to_box" in section.train_ops:
                 source = selections.PerObject(source, min_keypoints=int(name == "keypoints"))
-            streams[name].append(pipeline.Stream(source, section.train_ops, share / total if total else share))
+            streams[name].append(pipeline.Stream(source, section.train_ops, share / total))
     return streams
 
 
@@ -177,6 +184,16 @@ def _load_given(config: ml_collections.ConfigDict) -> Text:
     return text
 
 
+def _stored_text(workdir: str | Path) -> Text | None:
+    """The text model of a workdir, or of its newest checkpoint."""
+    stored = Path(workdir) / experiment.TEXT_FILE
+    if stored.is_file():
+        return Text.load(stored)
+    if model := checkpoint.load_meta(Path(workdir) / experiment.CHECKPOINTS).get("text_model"):
+        return Text.from_bytes(base64.b64decode(model))
+    return None
+
+
 def open_text(config: ml_collections.ConfigDict, workdir: str | Path) -> Text | None:
     """The text model of a run: that of the workdir, else config.data.text_model, else one of the training captions.
 
@@ -188,14 +205,14 @@ def open_text(config: ml_collections.ConfigDict, workdir: str | Path) -> Text | 
     """
     if "captioning" not in config.tasks:
         return None
-    stored, given = Path(workdir) / experiment.TEXT_FILE, config.data.text_model
-    if stored.is_file():
-        if given and Text.load(given) != Text.load(stored):
+    stored, given = _stored_text(workdir), config.data.text_model
+    if stored:
+        if given and Text.load(given) != stored:
             raise ValueError(
-                f"workdir {workdir} was started with another text model ({stored}) than "
+                f"workdir {workdir} was started with another text model ({stored.source}) than "
                 f"config.data.text_model={given}; use another --workdir, or leave config.data.text_model empty"
             )
-        return Text.load(stored)
+        return stored
     if given:
         return _load_given(config)
     if experiment.is_imported(workdir):
@@ -207,13 +224,10 @@ def open_text(config: ml_collections.ConfigDict, workdir: str | Path) -> Text | 
 
 def load_text(config: ml_collections.ConfigDict, workdir: str | Path) -> Text | None:
     """The text model of a trained workdir, or of its newest checkpoint; of an imported one config.data.text_model."""
-    stored = Path(workdir) / experiment.TEXT_FILE
     if "captioning" not in config.tasks:
         return None
-    if stored.is_file():
-        return Text.load(stored)
-    if model := checkpoint.load_meta(Path(workdir) / experiment.CHECKPOINTS).get("text_model"):
-        return Text.from_bytes(base64.b64decode(model))
+    if stored := _stored_text(workdir):
+        return stored
     if config.data.text_model:
         return _load_given(config)
     raise _no_text(workdir)

@@ -191,6 +191,9 @@ def run(
     made, model = experiment.make_tasks(config), experiment.make_model(config)
     if not {"detection", "captioning"} & set(made):
         raise ValueError(f"{workdir}: {' and '.join(made)} alone cannot predict: boxes are needed, so detection is")
+    for name in made if "detection" not in made else ():
+        if name in experiment.PROMPTED:
+            log.warning("no %s: it needs boxes, and this model is not asked for detection", name)
     text = inputs.load_text(config, workdir)
     runner, names = inference.Runner(config, model, made, mesh), config.data.category_names
     source = Files(tuple(paths), np.array(sizes, np.int32).reshape(-1, 2))

@@ -92,8 +92,14 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(tuple(axis for axis in RULES["batch"] if axis in mesh.axis_names)))
 
 
-def check_batch(mesh: Mesh, batch_size: int, *, accum: int = 1) -> None:
+def check_batch(mesh: Mesh, batch_size: int, *, accum: int = 1, name: str = "") -> None:
     """Refuses a global batch that the data axes, times the `accum` parts it is worked off in, do not divide.
+
+    Args:
+        mesh: of the run.
+        batch_size: rows.
+        accum: parts.
+        name: of the task, for the message.
 
     Raises:
         ValueError: with the nearest batch sizes that fit.
@@ -103,8 +109,9 @@ def check_batch(mesh: Mesh, batch_size: int, *, accum: int = 1) -> None:
     if batch_size < 1 or batch_size % part:
         below = max(batch_size // part, 1) * part
         parts = f" x {accum} gradient accumulation steps" if accum > 1 else ""
+        title = f"{name}: " if name else ""
         raise ValueError(
-            f"batch size {batch_size} is not a multiple of {part} ({devices} data-parallel devices{parts}); "
+            f"{title}batch size {batch_size} is not a multiple of {part} ({devices} data-parallel devices{parts}); "
             f"use {below} or {below + part}, or fewer devices"
         )
 

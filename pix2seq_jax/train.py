@@ -108,7 +108,7 @@ def mixed(config: ml_collections.ConfigDict, tasks: dict) -> dict:
         ValueError: config.train.mixing is neither "batch" nor "data".
     """
     if config.train.mixing == "data":
-        return {Mixed.name: Mixed(tuple(tasks.values()))}
+        return {Mixed.name: Mixed(tuple(task for name, task in tasks.items() if config.tasks[name].weight))}
     if config.train.mixing != "batch":
         raise ValueError(f"config.train.mixing={config.train.mixing!r}: give 'batch' or 'data'")
     return tasks
@@ -142,7 +142,7 @@ def open_feeds(
         streams = {
             Mixed.name: [
                 dataclasses.replace(stream, weight=stream.weight * config.tasks[name].weight, task=number)
-                for number, (name, own) in enumerate(streams.items())
+                for number, (name, own) in enumerate((n, s) for n, s in streams.items() if config.tasks[n].weight)
                 for stream in own
             ]
         }
@@ -190,8 +190,8 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path, *, evaluate_too:
     experiment.check_weights(config)
     best_metric = evaluate.best_metric(config)
     mesh = sharding.make_mesh(config.mesh.to_dict())
-    for size in batch_sizes(config).values():
-        sharding.check_batch(mesh, size, accum=config.train.accumulate)
+    for name, size in batch_sizes(config).items():
+        sharding.check_batch(mesh, size, accum=config.train.accumulate, name=name)
     with phase("open the data"):
         config = experiment.keep_labels(config, workdir)
         inputs.check_paths(config, "train")

@@ -139,9 +139,12 @@ def config_of(config: ml_collections.ConfigDict, weights: Mapping[str, float]) -
 def main_metrics(metrics: dict, names: Sequence[str]) -> dict[str, float]:
     """The metric of each task by its name, which says so where boxes came from the annotations; NaN: not measured."""
     found = evaluate.flat(metrics)
-    labels = (name if name in metrics else f"{name}_{evaluate.GROUND_TRUTH}_boxes" for name in names)
-    chosen = (f"{label}/{evaluate.MAIN_METRICS[name]}" for name, label in zip(names, labels, strict=True))
-    return {name: found[name] for name in chosen}
+    chosen = {}
+    for name in names:
+        given = f"{name}_{experiment.GROUND_TRUTH}_boxes"
+        metric = f"{given if given in metrics else name}/{evaluate.MAIN_METRICS[name]}"
+        chosen[metric] = found.get(metric, math.nan)
+    return chosen
 
 
 def _written(weights: Mapping[str, float]) -> str:

@@ -77,6 +77,10 @@ def test_boxes_of_the_annotations_are_named_as_such(folder, trained, tmp_path):
     )
     results = json.loads((workdir / "results" / "keypoints_ground_truth_boxes.json").read_text())
     assert results and {len(row["keypoints"]) for row in results} == {51}
+    before, apart = (json.loads((workdir / f"metrics{end}.json").read_text()) for end in ("", "_ground_truth_boxes"))
+    assert before == json.loads((trained[0] / "metrics.json").read_text()) and before["boxes"] == "predicted"
+    assert apart["boxes"] == "ground_truth" and apart["num_samples"]["segmentation"] == 2
+    assert set(metrics) < set(apart)
     known = {tuple(row["bbox"]) for row in json.loads((workdir / "results" / "detection.json").read_text())}
     assert known  # the predicted boxes are scored as before
 
@@ -114,6 +118,28 @@ def test_the_best_checkpoint_is_chosen_by_what_is_measured(folder, trained, tmp_
     assert evaluate.best_metric(single) == "keypoints_ground_truth_boxes/AP"
 
 
+@pytest.mark.parametrize(
+    ("before", "names", "after"),
+    [
+        ("segmentation/AP", ["segmentation"], "segmentation_ground_truth_boxes/AP"),
+        ("keypoints_ground_truth_boxes/AR", ["keypoints"], "keypoints_ground_truth_boxes/AR"),
+        ("captioning/BLEU-1", ["detection", "captioning"], "captioning/BLEU-1"),
+        ("captioning/BLEU-1", ["detection"], ""),
+    ],
+)
+def test_the_metric_of_fewer_tasks(before, names, after):
+    config = small.load("multitask.py:shapes")
+    config.train.best_metric = before
+    chosen = experiment.select_tasks(config, names)
+    assert chosen.train.best_metric == after
+    assert evaluate.best_metric(chosen) == after or not after
+
+
+def test_tasks_read_apart():
+    seeds = [train.task_seed(2**31 - 1, name) for name in (*TASKS, "mixed")]
+    assert seeds[0] == seeds[4] == 2**31 - 1 and len(set(seeds)) == 4 and min(seeds) >= 0 and max(seeds) < 2**31
+
+
 def test_prediction_finds_all_of_it(folder, trained, tmp_path):
     rows = predict.run(str(trained[0]), str(folder / "val" / "*.jpg"), str(tmp_path / "out"), limit=5, threshold=0.0)
     assert len(rows) == 5 and all(isinstance(row["caption"], str) for row in rows)
@@ -127,6 +153,54 @@ def test_prediction_finds_all_of_it(folder, trained, tmp_path):
     assert len(list((tmp_path / "out").glob("*.png"))) == 5
 
 
+def test_keypoints_alone_are_evaluated(folder, trained, tmp_path):
+    """Their file lists one category of the seven."""
+    workdir = shutil.copytree(trained[0], tmp_path / "run")
+    config = experiment.select_tasks(make(folder), ["keypoints"])
+    assert list(evaluate.run(config, workdir)) == ["keypoints_ground_truth_boxes"]
+
+
+def keypoints_reversed(folder, path):
+    """The annotations with the names of the joints in reverse order."""
+    content = json.loads((folder / "annotations" / "person_keypoints_val.json").read_text())
+    content["categories"][0]["keypoints"].reverse()
+    path.write_text(json.dumps(content))
+    return {"data__val_keypoints": str(path)}
+
+
+def images_renumbered(folder, path):
+    """The annotations with the files of the first two images exchanged."""
+    content = json.loads((folder / "annotations" / "person_keypoints_val.json").read_text())
+    one, two = content["images"][:2]
+    one["file_name"], two["file_name"] = two["file_name"], one["file_name"]
+    path.write_text(json.dumps(content))
+    return {"data__val_keypoints": str(path)}
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        (keypoints_reversed, r"keypoints.json has the keypoints \['right_ankle'.* in the same order"),
+        (images_renumbered, r"image id \d+ is .* number the images alike"),
+        (lambda *_: {"tasks__keypoints__eval_ops": "decode|shrink(3)"}, "shrink"),
+        (lambda *_: {"eval__boxes": "Predicted"}, r"config.eval.boxes='Predicted' cannot be used"),
+    ],
+)
+def test_what_evaluation_could_not_use_is_named_before_the_first_step(folder, tmp_path, broken, message):
+    config = make(folder, **broken(folder, tmp_path / "keypoints.json"))
+    with pytest.raises(ValueError, match=message):
+        train.run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_other_keypoints_are_refused_on_a_resume(folder, trained, tmp_path):
+    workdir = shutil.copytree(trained[0], tmp_path / "run")
+    path = keypoints_reversed(folder, tmp_path / "keypoints.json")["data__val_keypoints"]
+    config = make(folder, data__train_keypoints=path, data__train_images=str(folder / "val"), train__steps=3)
+    with pytest.raises(ValueError, match=r"holds another run: the training data has the keypoints \['right_ankle'"):
+        train.run(config, workdir, evaluate_too=False)
+
+
 def test_the_text_model_is_in_workdir_and_checkpoint(folder, trained, tmp_path):
     workdir = shutil.copytree(trained[0], tmp_path / "run")
     stored = (workdir / "text.model").read_bytes()
@@ -134,7 +208,11 @@ def test_the_text_model_is_in_workdir_and_checkpoint(folder, trained, tmp_path):
     (workdir / "text.model").unlink()
     rows = predict.run(str(workdir), str(folder / "val" / "*.jpg"), str(tmp_path / "out"), limit=2)
     assert rows[0]["caption"] is not None
-    train.run(make(folder, train__steps=3), workdir, evaluate_too=False)
+    # Of other captions: only the checkpoint has the model.
+    other = {f"data__train_{kind}": small.on_folder(folder)[f"data.val_{kind}"] for kind in ("captions", "keypoints")}
+    other |= {"data__train_images": str(folder / "val")}
+    other |= {"data__train_annotations": small.on_folder(folder)["data.val_annotations"]}
+    train.run(make(folder, train__steps=3, **other), workdir, evaluate_too=False)
     assert (workdir / "text.model").read_bytes() == stored
 
 
@@ -146,12 +224,29 @@ def test_data_mixing_trains(folder, tmp_path):
         assert f"train/{task}/loss" in rows[-1] and rows[-1][f"train/{task}/images_per_s"] > 0
 
 
+def test_data_mixing_leaves_out_tasks_of_weight_0(folder, tmp_path):
+    config = make(folder, train__mixing="data", tasks__segmentation__weight=0.0, tasks__detection__weight=0.7)
+    train.run(config, tmp_path, evaluate_too=False)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["train/segmentation/images_per_s"] == 0 and "train/detection/loss" in rows[-1]
+
+
 def test_a_task_can_read_several_data_sets(folder, tmp_path):
     config = make(folder)
-    config.more_data = {"again": config.data.to_dict()}
+    paths = {name: value for name, value in config.data.to_dict().items() if name.startswith("train_")}
+    config.more_data = {"again": paths}  # the rest is as in config.data
     config.tasks.detection.mix = {"data": 0.7, "again": 0.3}
     train.run(config, tmp_path, evaluate_too=False)
     assert experiment.load_config(tmp_path).tasks.detection.mix.again == 0.3
+    config.tasks.detection.mix = {"data": 0.0, "again": 1.0}
+    train.run(config, tmp_path / "only", evaluate_too=False)
+    config.tasks.detection.mix = {"data": 0.0, "again": 0.0}
+    with pytest.raises(ValueError, match=r"tasks.detection.mix=.*above 0"):
+        train.run(config, tmp_path / "none", evaluate_too=False)
+    config.more_data.again = {"train_images": paths["train_images"]}
+    config.tasks.detection.mix = {"again": 1.0}
+    with pytest.raises(ValueError, match="config.more_data lacks train_annotations"):
+        train.run(config, tmp_path / "none", evaluate_too=False)
     config.tasks.detection.mix = {"data": 0.7, "other": 0.3}
     with pytest.raises(ValueError, match=r"tasks.detection.mix names 'other'.*'again'"):
         train.run(config, tmp_path / "other", evaluate_too=False)

@@ -139,17 +139,25 @@ def _run_lengths(text: str) -> list[int]:
     return runs
 
 
-def decode_rle(rle: dict) -> np.ndarray:
-    """COCO run lengths, compressed or not -> bool[H,W]. ValueError where they do not fill the mask."""
+def run_lengths(rle: dict) -> np.ndarray:
+    """COCO run lengths, compressed or not -> i64[n]. ValueError where they do not fill the mask."""
     height, width = (int(side) for side in rle["size"])
     try:
-        runs = _run_lengths(rle["counts"]) if isinstance(rle["counts"], str) else rle["counts"]
-        flat = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
-    except (IndexError, TypeError, ValueError) as error:
+        runs = np.array(_run_lengths(rle["counts"]) if isinstance(rle["counts"], str) else rle["counts"])
+    except (IndexError, ValueError) as error:
         raise ValueError(f"the run lengths are broken ({error})") from error
-    if len(flat) != height * width:
-        raise ValueError(f"the run lengths fill {len(flat)} of {height} x {width} pixels")
-    return flat.reshape(width, height).T  # runs go down the columns
+    if runs.ndim != 1 or runs.dtype.kind not in "iu" or (runs < 0).any():
+        raise ValueError("the run lengths are broken (they are no list of whole numbers from 0 on)")
+    if runs.sum() != height * width:
+        raise ValueError(f"the run lengths fill {runs.sum()} of {height} x {width} pixels")
+    return runs
+
+
+def decode_rle(rle: dict) -> np.ndarray:
+    """COCO run lengths, compressed or not -> bool[H,W]. ValueError where they do not fill the mask."""
+    runs = run_lengths(rle)
+    flat = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
+    return flat.reshape(rle["size"][::-1]).T  # runs go down the columns
 
 
 def point_list(rings: list[np.ndarray], size: np.ndarray, max_points: int) -> np.ndarray:
@@ -187,7 +195,7 @@ class Outlines:
 
         Raises:
             ValueError: max_points is below 3, or a segmentation is not what COCO allows: a list of polygons, each a
-                list of finite x, y, x, y, ..., or run lengths of the image's size.
+                list of finite x, y, x, y, ..., or run lengths that fill the image.
         """
         if max_points < 3:
             raise ValueError(f"max_points={max_points}: an outline needs at least 3 points")
@@ -218,6 +226,10 @@ class Outlines:
             raise self._error(row, value, f"has run lengths that are not for {height} x {width} (height x width)")
         if not (value.get("counts") and isinstance(value["counts"], str | list)):
             raise self._error(row, value, "has no run lengths `counts`")
+        try:
+            run_lengths(value)
+        except ValueError as error:
+            raise self._error(row, value, f"cannot be read, {error}") from error
 
     def _read_rings(self, rings: list[list], owner: np.ndarray) -> None:
         """Coordinates of all rings end to end, without those that enclose nothing."""
@@ -248,14 +260,24 @@ class Outlines:
         self._bounds = np.searchsorted(owner[kept], np.arange(len(self._ids) + 1))  # rings of each row
 
     def count(self, crowd: np.ndarray, report: Report) -> None:
-        """Reports what was dropped and what is missing, crowd regions bool[n] aside."""
+        """Reports what was dropped and what is missing, crowd regions bool[n] aside.
+
+        Raises:
+            ValueError: no object has a segmentation.
+        """
         report.add(
             "polygons of fewer than 3 points or without area, dropped", [self._ids[i] for i in self._dropped.tolist()]
         )
         number = np.diff(self._bounds)
         described = number > 0
         described[list(self._rle)] = True
-        report.add("objects without segmentation", [self._ids[i] for i in np.flatnonzero(~described & ~crowd)])
+        missing = np.flatnonzero(~described & ~crowd)
+        if 0 < len(missing) == np.count_nonzero(~crowd):
+            raise ValueError(
+                f"annotation file {self._path}: none of its {len(missing)} objects has a `segmentation`; give them "
+                "polygons or run lengths, or leave segmentation out of the tasks"
+            )
+        report.add("objects without segmentation", [self._ids[i] for i in missing])
         limit = most_rings(self.max_points)
         over = np.flatnonzero((number > limit) & ~crowd)
         report.add(self._too_many, [self._ids[i] for i in over])
@@ -280,15 +302,11 @@ class Outlines:
     def points(self, row: int, report: Report) -> np.ndarray:
         """f32[2*max_points] of one annotation, see `point_list`; all padding where it has no segmentation.
 
-        Rings run clockwise as seen in the image; the first point is that of the file. Raises ValueError where run
-        lengths cannot be read.
+        Rings run clockwise as seen in the image; the first point is that of the file.
         """
         rings = self._polygons(row)
         if row in self._rle:
-            try:
-                rings = trace(decode_rle(self._rle[row]))
-            except ValueError as error:
-                raise self._error(row, self._rle[row], f"cannot be read, {error}") from error
+            rings = trace(decode_rle(self._rle[row]))
             if not rings:
                 report.add_once("objects without segmentation", self._ids[row])
             if len(rings) > most_rings(self.max_points):

@@ -145,10 +145,15 @@ def test_malformed_segmentations_are_named(tmp_path, value, message):
 
 
 @pytest.mark.parametrize("counts", [[5, 5], "0", "zzz", [-1, HEIGHT * WIDTH + 1], ["a"], [1.5]])
-def test_broken_run_lengths_are_named_when_they_are_needed(tmp_path, counts):
-    source = opened(tmp_path, [{"size": [HEIGHT, WIDTH], "counts": counts}])
+def test_broken_run_lengths_are_named(tmp_path, counts):
     with pytest.raises(ValueError, match=r"segmentation of annotation 50 cannot be read, the run lengths .*correct or"):
-        source[0]
+        opened(tmp_path, [{"size": [HEIGHT, WIDTH], "counts": counts}])
+
+
+def test_a_file_without_segmentations_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"none of its 2 objects has a `segmentation`.*out of the tasks"):
+        opened(tmp_path, [..., ...])
+    assert len(opened(tmp_path, [..., ...], max_points=0)[0]["labels"]) == 2
 
 
 def test_no_room_is_refused(tmp_path):
