@@ -133,6 +133,8 @@ class Evaluator:
         if "keypoints" in tasks:
             source, number = self.sources["keypoints"], tasks["keypoints"].num_keypoints
             experiment.check_keypoints(source.keypoint_names, config, number, where=str(source.annotations_path))
+        if "segmentation" in tasks and not 0 < (share := config.tasks.segmentation.mask_threshold) <= 1:
+            raise ValueError(f"config.tasks.segmentation.mask_threshold={share}: give a share above 0 and at most 1")
         self._config, self._tasks, self._text = config, tuple(tasks), text
         self._given = {}  # boxes of a file
         if config.eval.boxes not in ("predicted", GROUND_TRUTH):

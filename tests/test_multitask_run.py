@@ -183,6 +183,7 @@ def images_renumbered(folder, path):
         (keypoints_reversed, r"keypoints.json has the keypoints \['right_ankle'.* in the same order"),
         (images_renumbered, r"image id \d+ is .* number the images alike"),
         (lambda *_: {"tasks__keypoints__eval_ops": "decode|shrink(3)"}, "shrink"),
+        (lambda *_: {"tasks__segmentation__mask_threshold": 0.0}, r"mask_threshold=0.0: give a share above 0"),
         (lambda *_: {"eval__boxes": "Predicted"}, r"config.eval.boxes='Predicted' cannot be used"),
     ],
 )
@@ -245,7 +246,7 @@ def test_a_task_can_read_several_data_sets(folder, tmp_path):
         train.run(config, tmp_path / "none", evaluate_too=False)
     config.more_data.again = {"train_images": paths["train_images"]}
     config.tasks.detection.mix = {"again": 1.0}
-    with pytest.raises(ValueError, match="config.more_data lacks train_annotations"):
+    with pytest.raises(ValueError, match=r"config.more_data lacks train_annotations"):
         train.run(config, tmp_path / "none", evaluate_too=False)
     config.tasks.detection.mix = {"data": 0.7, "other": 0.3}
     with pytest.raises(ValueError, match=r"tasks.detection.mix names 'other'.*'again'"):
