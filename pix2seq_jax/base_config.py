@@ -276,7 +276,7 @@ def shapes(config: ml_collections.ConfigDict, size: int, slots: int) -> None:
     config.data.text_pieces = 256
     config.vocab.update({"size": 0, "coord_shift": 0, "text_shift": 0, "num_bins": 48})
     config.model.max_seq_len = 0
-    config.train.update({"batch_size": 40, "steps": 9_600, "log_steps": 100, "eval_steps": 4_800})
+    config.train.update({"batch_size": 48, "steps": 9_600, "log_steps": 100, "eval_steps": 4_800})
     config.schedule.update({"name": "cosine", "base": 1e-3, "warmup": 300})
     config.optim.clip = 1.0
     config.eval.update({"batch_size": 100, "images_in_training": 100})

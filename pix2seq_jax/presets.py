@@ -250,4 +250,4 @@ COCO_KEYPOINTS = {
     ),
 }
 # fmt: on
-SHAPES_MIX = {"detection": 0.4, "segmentation": 0.3, "captioning": 0.15, "keypoints": 0.15}  # ours, for the demo
+SHAPES_MIX = {"detection": 0.55, "segmentation": 0.25, "captioning": 0.1, "keypoints": 0.1}  # ours, for the demo

@@ -160,12 +160,12 @@ def test_keypoints_alone_are_evaluated(folder, trained, tmp_path):
     assert list(evaluate.run(config, workdir)) == ["keypoints_ground_truth_boxes"]
 
 
-def keypoints_reversed(folder, path):
+def keypoints_reversed(folder, path, split="val"):
     """The annotations with the names of the joints in reverse order."""
-    content = json.loads((folder / "annotations" / "person_keypoints_val.json").read_text())
+    content = json.loads((folder / "annotations" / f"person_keypoints_{split}.json").read_text())
     content["categories"][0]["keypoints"].reverse()
     path.write_text(json.dumps(content))
-    return {"data__val_keypoints": str(path)}
+    return {f"data__{split}_keypoints": str(path)}
 
 
 def images_renumbered(folder, path):
@@ -196,8 +196,7 @@ def test_what_evaluation_could_not_use_is_named_before_the_first_step(folder, tm
 
 def test_other_keypoints_are_refused_on_a_resume(folder, trained, tmp_path):
     workdir = shutil.copytree(trained[0], tmp_path / "run")
-    path = keypoints_reversed(folder, tmp_path / "keypoints.json")["data__val_keypoints"]
-    config = make(folder, data__train_keypoints=path, data__train_images=str(folder / "val"), train__steps=3)
+    config = make(folder, train__steps=3, **keypoints_reversed(folder, tmp_path / "keypoints.json", "train"))
     with pytest.raises(ValueError, match=r"holds another run: the training data has the keypoints \['right_ankle'"):
         train.run(config, workdir, evaluate_too=False)
 
