@@ -255,7 +255,7 @@ SECTIONS = {
 def shapes(config: ml_collections.ConfigDict, size: int, slots: int) -> None:
     """Changes a config to the embedded data and to what learns on two cores within the hour.
 
-    What the paper's settings would learn in days has to be learned in some 400,000 images here: objects in the order of
+    What the paper's settings would learn in days has to be learned in some 460,000 images here: objects in the order of
     their place instead of a random one, no jitter, no noise boxes, coarse bins, the largest learning rate that still
     helps, short captions, and short outlines of objects in crops.
     """
