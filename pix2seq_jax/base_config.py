@@ -4,6 +4,7 @@ The text after the colon of `--config=configs/detection.py:data=coco,arch=vit-b,
 values are changed by flags such as `--config.train.steps=1000`.
 """
 
+import math
 from collections.abc import Sequence
 
 import ml_collections
@@ -252,6 +253,13 @@ SECTIONS = {
 }
 
 
+def share_out(config: ml_collections.ConfigDict, mix: dict[str, float]) -> None:
+    """Sets the weights of the tasks in the proportions of a mix, so that they sum to one."""
+    total = math.fsum(mix[name] for name in config.tasks)
+    for name, section in config.tasks.items():
+        section.weight = mix[name] / total
+
+
 def shapes(config: ml_collections.ConfigDict, size: int, slots: int) -> None:
     """Changes a config to the embedded data and to what learns on two cores within the hour.
 
@@ -271,8 +279,7 @@ def shapes(config: ml_collections.ConfigDict, size: int, slots: int) -> None:
     }
     for name, section in config.tasks.items():
         section.update(changes[name] | {"train_ops": presets.SHAPES_TRAIN[name].format(**sizes)})
-        if len(config.tasks) > 1:
-            section.weight = presets.SHAPES_MIX[name]
+    share_out(config, presets.SHAPES_MIX)
     config.data.text_pieces = 256
     config.vocab.update({"size": 0, "coord_shift": 0, "text_shift": 0, "num_bins": 48})
     config.model.max_seq_len = 0
@@ -298,9 +305,7 @@ def build(arg: str, *, recipe: str, tasks: Sequence[str]) -> ml_collections.Conf
         config.vocab.size = 35_000  # room for the 32,000 pieces of the published text model
     if "detection" not in tasks:
         config.eval.boxes = "ground_truth"
-    if len(tasks) > 1:
-        for name in tasks:
-            config.tasks[name].weight = presets.TASK_MIX[name]
+    share_out(config, presets.TASK_MIX)
     if variant.data == "shapes":
         shapes(config, variant.size, variant.slots)
     return config

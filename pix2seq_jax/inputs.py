@@ -101,6 +101,7 @@ def _open_more(config: ml_collections.ConfigDict, dataset: str, text: Text | Non
         ValueError: its classes or keypoints are not those of config.data.
     """
     shared = {key: value for key, value in config.data.items() if not key.startswith(("train_", "val_"))}
+    shared["hint"] = f"correct config.more_data.{dataset}"
     data = ml_collections.ConfigDict(shared | config.more_data[dataset].to_dict())
     data.label_ids = config.data.category_ids
     names = [name for name in experiment.task_names(config) if dataset in config.tasks[name].mix]

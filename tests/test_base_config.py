@@ -43,6 +43,15 @@ def test_data_is_a_known_set_or_a_folder():
     assert base_config.data("/my/data").val_images == "/my/data/val"
 
 
+@pytest.mark.parametrize("arg", ["", "shapes"])
+def test_some_tasks_share_the_weight_of_all(arg):
+    names = ("detection", "keypoints")
+    config = base_config.build(arg, recipe="multitask", tasks=names)
+    mix = presets.SHAPES_MIX if arg else presets.TASK_MIX
+    weights = [config.tasks[name].weight for name in names]
+    assert sum(weights) == pytest.approx(1) and weights[0] / weights[1] == pytest.approx(mix[names[0]] / mix[names[1]])
+
+
 def test_task_mix_is_the_published_one():
     config = small.load("multitask.py")
     assert {name: section.weight for name, section in config.tasks.items()} == presets.TASK_MIX
