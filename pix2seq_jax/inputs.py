@@ -107,13 +107,13 @@ def _open_more(config: ml_collections.ConfigDict, dataset: str, text: Text | Non
     names = [name for name in experiment.task_names(config) if dataset in config.tasks[name].mix]
     opened = open_sources(config, "train", text, data=data, names=names)
     for name, source in opened.items():
-        if name != "captioning":
-            experiment.check_classes(source.category_names, config, where=f"data {dataset}: {source.annotations_path}")
-        if name == "keypoints" and tuple(source.keypoint_names) != tuple(config.data.keypoint_names):
-            raise ValueError(
-                f"data {dataset}: {source.annotations_path} has the keypoints {list(source.keypoint_names)}, not "
-                f"{list(config.data.keypoint_names)}; bring them into the same order and names"
-            )
+        if name == "captioning":
+            continue
+        where = f"data {dataset}: {source.annotations_path}"
+        experiment.check_classes(source.category_names, config, where=where)
+        if name == "keypoints":
+            number = config.tasks.keypoints.num_keypoints
+            experiment.check_keypoints(source.keypoint_names, config, number, where=where)
         if name == "detection":
             source.count_over(pipeline.slots(config.tasks.detection.train_ops))
     log.info("data %s: %s images", dataset, len(next(iter(opened.values()))))
