@@ -224,6 +224,16 @@ def test_data_mixing_trains(folder, tmp_path):
         assert f"train/{task}/loss" in rows[-1] and rows[-1][f"train/{task}/images_per_s"] > 0
 
 
+def test_further_keypoints_have_the_names_of_the_first(folder, tmp_path):
+    config = make(folder)
+    paths = {name: value for name, value in config.data.to_dict().items() if name.startswith("train_")}
+    other = keypoints_reversed(folder, tmp_path / "keypoints.json", "train")["data__train_keypoints"]
+    config.more_data = {"again": paths | {"train_keypoints": other}}
+    config.tasks.keypoints.mix = {"data": 0.5, "again": 0.5}
+    with pytest.raises(ValueError, match=r"data again: .* has the keypoints \['right_ankle'.* in the same order"):
+        train.run(config, tmp_path / "run", evaluate_too=False)
+
+
 def test_data_mixing_leaves_out_tasks_of_weight_0(folder, tmp_path):
     config = make(folder, train__mixing="data", tasks__segmentation__weight=0.0, tasks__detection__weight=0.8)
     train.run(config, tmp_path, evaluate_too=False)
