@@ -78,6 +78,13 @@ def data(name: str) -> ml_collections.ConfigDict:
     config.text_model = ""  # SentencePiece model for captions; "": one is trained from the training captions
     config.text_pieces = 8_000  # size of that one
     config.check_images = True  # look at the ends of all files before the first step
+    # An image that cannot be decoded: "replace" counts and names it and reads another one in its place, "error" ends
+    # the run.
+    config.bad_images = "replace"
+    # An annotation that breaks COCO's format: "error" refuses it before the first step, "drop" counts and names it.
+    config.bad_annotations = "error"
+    # An image of the JSON that is not in the folder: the same choice.
+    config.missing_images = "error"
     config.workers = 0  # images prepared at a time; 0: as many as there are cores
     for split, folder in zip(("train", "val"), layout["splits"], strict=True):
         config[f"{split}_images"] = presets.IMAGES.format(root=layout["root"], split=folder)

@@ -186,6 +186,9 @@ def load_config(workdir: str | Path) -> ml_collections.ConfigDict:
     for name in ("keypoint_names", "keypoint_categories", "skeleton", "flip_pairs"):  # nor these
         if name not in config.data:
             config.data[name] = ()
+    for name, value in (("bad_images", "replace"), ("bad_annotations", "error"), ("missing_images", "error")):
+        if name not in config.data:
+            config.data[name] = value
     return config.lock()
 
 

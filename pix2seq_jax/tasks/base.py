@@ -46,6 +46,25 @@ class Sequences(NamedTuple):
     weights: jnp.ndarray
 
 
+def images(example: Mapping[str, jnp.ndarray]) -> jnp.ndarray:
+    """The images of an example as the model takes them: f32[B,H,W,3] in [0, 1].
+
+    Args:
+        example: `image`: f32[B,H,W,3], which is returned as it is, or u8[B,H,W,3] in [0, 255], as the pipeline sends it
+            to spare memory. With the latter `unpadded_size i32[B,2]` and `pad_value f32[B]`: what lies below and to the
+            right of the unpadded size gets exactly that value (0.3 as published is no whole number of 255ths).
+    """
+    image = example["image"]
+    if image.dtype != jnp.uint8:
+        return image
+    height, width = image.shape[1:3]
+    size = example["unpadded_size"]
+    rows = jnp.arange(height)[None, :] < size[:, :1]  # [B,H]
+    columns = jnp.arange(width)[None, :] < size[:, 1:]  # [B,W]
+    inside = (rows[:, :, None] & columns[:, None, :])[..., None]  # [B,H,W,1]
+    return jnp.where(inside, image.astype(jnp.float32) * (1 / 255), example["pad_value"][:, None, None, None])
+
+
 def to_original(points: jnp.ndarray, example: Mapping[str, jnp.ndarray]) -> jnp.ndarray:
     """Points of the padded image -> pixels of the original image, clipped to it.
 
