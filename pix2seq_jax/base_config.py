@@ -217,6 +217,7 @@ def segmentation(*, slots: int, **sizes) -> dict:
         eval_ops=presets.SEGMENTATION_EVAL.format(objects=prompted, **sizes),
         sampler="nucleus(0.8)",
         **{"max_instances": min(slots, 10), "max_points": 128, "random_start": True, "eos_weight": 1.0},
+        padding_weight=1.0,  # as published; the weights of the tasks belong to it
     ) | {
         "eval_batch_size": 4,  # times `objects` times `num_samples` sequences at a time
         "num_samples": 8,
@@ -249,6 +250,7 @@ def captioning(*, slots: int, **sizes) -> dict:
         eval_ops=presets.CAPTIONING_EVAL.format(**sizes),
         sampler="greedy",
         **{"captions_per_image": 5, "max_tokens": 128, "input_drop": 0.5, "eos_weight": 0.1},
+        padding_weight=1.0,  # as published; the weights of the tasks belong to it
     ) | {"grammar": True}
 
 
@@ -280,9 +282,10 @@ def shapes(config: ml_collections.ConfigDict, size: int, slots: int) -> None:
         "segmentation": {
             **{"max_instances": 1, "max_points": 24, "objects": slots, "batch_size": 16},
             **{"eval_ops": presets.SHAPES_SEGMENTATION_EVAL.format(**sizes), "eval_batch_size": 200},
+            "padding_weight": 0.0,
         },
         "keypoints": {"batch_size": 8, "objects": slots},
-        "captioning": {"batch_size": 8, "max_tokens": 32},
+        "captioning": {"batch_size": 8, "max_tokens": 32, "padding_weight": 0.0},
     }
     for name, section in config.tasks.items():
         section.update(changes[name] | {"train_ops": presets.SHAPES_TRAIN[name].format(**sizes)})

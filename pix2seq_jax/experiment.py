@@ -186,6 +186,10 @@ def load_config(workdir: str | Path) -> ml_collections.ConfigDict:
     for name in ("keypoint_names", "keypoint_categories", "skeleton", "flip_pairs"):  # nor these
         if name not in config.data:
             config.data[name] = ()
+    for name in config.tasks:  # nor later fields of a task
+        for field in dataclasses.fields(tasks.TASKS[name]) if name in tasks.TASKS else ():
+            if field.default is not dataclasses.MISSING and field.name not in config.tasks[name]:
+                config.tasks[name][field.name] = field.default
     for name, value in (("bad_images", "replace"), ("bad_annotations", "error"), ("missing_images", "error")):
         if name not in config.data:
             config.data[name] = value

@@ -52,6 +52,7 @@ def _segmentation(task: Mapping[str, Any], longest: int, sizes: dict) -> dict:
         "max_points": min(task["max_points_per_object"], (longest - OBJECT_PROMPT_TOKENS) // 2),
         "random_start": bool(task["shuffle_polygon_start_point"]),
         "eos_weight": float(task["eos_token_weight"]),
+        "padding_weight": float(task["eos_token_weight"]),  # the release has one weight for both
         "sampler": sampler(task),
         "num_samples": task["ensemble_num_samples"],
         "mask_threshold": float(task["ensemble_threshold"]),

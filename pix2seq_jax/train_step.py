@@ -68,7 +68,10 @@ def token_loss(logits: jax.Array, targets: jax.Array, kind: str = "xent") -> jax
     if name == "focal":
         # The 1e-8 inside the logarithm is the release's; it bounds the loss of one token by 18.4.
         p = jnp.exp(target_logit - jax.nn.logsumexp(logits, axis=-1))
-        return -((1.0 - p) ** value) * jnp.log(p + 1e-8)
+        # At p = 1 the slope of (1 - p)^g is infinite for g < 1; there the loss and its gradient are 0.
+        rest = 1.0 - p
+        power = jnp.where(rest > 0.0, jnp.where(rest > 0.0, rest, 1.0) ** value, 0.0**value)
+        return -power * jnp.log(p + 1e-8)
     if name == "logistic":
         # The release shifts by the log of the sequence length, not of the vocabulary.
         shift = jnp.log(jnp.asarray(logits.shape[-2], logits.dtype))

@@ -9,7 +9,7 @@ added to it, in runs like DIR/detection+segmentation_0.5+captioning_0.1. After d
 
 The paper reads the best ratio off the curves, where all tasks are near their peaks. Here a rule stands for that, see
 `relative`. DIR/weight_search.json, .txt and .png are written anew after each run. The same command again goes on where
-it was stopped: finished runs are not repeated, the interrupted one is resumed.
+it was stopped: finished runs are not repeated, the interrupted one is resumed. A run that diverges counts as 0.
 """
 
 import json
@@ -206,8 +206,15 @@ def _stored(path: Path, config: ml_collections.ConfigDict) -> dict[str, dict]:
 
 
 def _trained(config: ml_collections.ConfigDict, weights: Mapping[str, float], workdir: Path) -> dict | None:
-    """The main metrics of a run with these weights, or None where SIGTERM stopped it."""
-    metrics = train.run(config_of(config, weights), workdir)
+    """The main metrics of a run with these weights, or None where SIGTERM stopped it.
+
+    A run whose loss is no longer finite is over: nothing is measured of it, which counts as 0.
+    """
+    try:
+        metrics = train.run(config_of(config, weights), workdir)
+    except FloatingPointError as error:
+        log.warning("%s diverged and counts as 0: %s", workdir, error)
+        return coco.json_safe(main_metrics({}, list(weights)))
     return coco.json_safe(main_metrics(metrics, list(weights))) if metrics else None
 
 
@@ -252,7 +259,6 @@ def search(
 
     Raises:
         ValueError: ratios, order or config that do not fit, or a workdir of another search.
-        FloatingPointError: see `train.run`.
     """
     setup_logging()
     folder, ratios, order = Path(workdir), check_ratios(ratios), check_order(order, config)

@@ -130,6 +130,15 @@ def test_losses_equal_the_recorded_ones(io, kind):
     np.testing.assert_allclose(mean, io[f"loss/{kind}"], rtol=1e-5)
 
 
+@pytest.mark.parametrize("gamma", [0.0, 0.25, 0.5, 1.0, 2.0])
+def test_focal_has_finite_gradients_where_the_target_is_certain(gamma):
+    logits = jnp.array([[[200.0, 0.0, 0.0]]])  # probability 1 in float32
+    loss, gradient = jax.value_and_grad(
+        lambda x: train_step.token_loss(x, jnp.zeros((1, 1), jnp.int32), f"focal@{gamma}").sum()
+    )(logits)
+    assert abs(loss) < 1e-6 and jnp.isfinite(gradient).all()
+
+
 @pytest.mark.parametrize("kind", ["mse", "xent@", "focal@much"])
 def test_unknown_loss_is_refused(kind):
     with pytest.raises(ValueError, match=f"train.loss='{kind}'.*focal@GAMMA"):

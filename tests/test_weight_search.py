@@ -143,6 +143,25 @@ def test_a_stopped_run_ends_the_search_and_keeps_the_rest(pretend, tmp_path, mon
     assert len(pretend) == 9
 
 
+def test_a_ratio_that_diverges_counts_as_0_and_is_not_tried_again(pretend, tmp_path, monkeypatch):
+    config, whole, tried = small.load("multitask.py:shapes"), train.run, []
+
+    def diverging(config, workdir):
+        tried.append(workdir.name)
+        if workdir.name.endswith("_0.5"):  # PEAKS: the best ratio of segmentation
+            raise FloatingPointError("step 7: loss nan")
+        return whole(config, workdir)
+
+    monkeypatch.setattr(train, "run", diverging)
+    weights = weight_search.search(config, tmp_path, ratios=RATIOS)
+    rows = json.loads((tmp_path / "weight_search.json").read_text())["rows"]
+    lost = [row for row in rows if row["ratio"] == 0.5]
+    assert len(lost) == 3 and all(row["relative"] == 0 and not row["chosen"] for row in lost)
+    assert weights["segmentation"] / (weights["segmentation"] + weights["detection"]) == pytest.approx(0.3)
+    before = list(tried)
+    assert weight_search.search(config, tmp_path, ratios=RATIOS) == weights and tried == before
+
+
 def test_a_config_that_failed_can_be_mended_in_its_workdir(folder, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"warm-up 5 .* leave no step of 2"):
         weight_search.search(small.config("multitask.py:shapes", folder, schedule__warmup=5), tmp_path, ratios=(0.5,))

@@ -83,8 +83,12 @@ class Dense(nn.Module):
 
 
 def gelu(x: jnp.ndarray) -> jnp.ndarray:
-    """The exact GELU, by erf; nn.gelu takes erfc, which is slower."""
-    return 0.5 * x * (1.0 + lax.erf(x * 0.5**0.5))
+    """The exact GELU, by erf; nn.gelu takes erfc, which is slower.
+
+    Computed in float32: bfloat16 would round 1 + erf(x) where it is near 0, which makes gelu(-3) 45 % off.
+    """
+    wide = x.astype(jnp.float32)
+    return (0.5 * wide * (1.0 + lax.erf(wide * 0.5**0.5))).astype(x.dtype)
 
 
 def layer_norm(dtype: str, name: str) -> nn.LayerNorm:

@@ -24,7 +24,10 @@ class Captioning:
         max_tokens: pieces per caption, the end piece included.
         input_drop: chance of each piece to be read as FAKE, so that the image is looked at, not only the words before;
             the papers' release uses 0.5.
-        eos_weight: weight of the end piece; the release uses 0.1. The padding behind it weighs nothing.
+        eos_weight: weight of the end piece; the release uses 0.1.
+        padding_weight: weight of each padding token behind the end piece, 0 to leave them out. The release has 1.0, so
+            that a caption of 12 pieces in 128 tokens has a sum of weights of 127 and its pieces a tenth of the
+            gradient; the published weights of the tasks belong to these sums.
     """
 
     vocab: Vocab
@@ -32,6 +35,7 @@ class Captioning:
     max_tokens: int = 128
     input_drop: float = 0.5
     eos_weight: float = 0.1
+    padding_weight: float = 0.0
 
     name: ClassVar[str] = "captioning"
     slots: ClassVar[None] = None  # no class probabilities to keep
@@ -47,8 +51,9 @@ class Captioning:
                 raise ValueError(f"captioning.{field}={getattr(self, field)}: must be at least 1")
         if not 0 <= self.input_drop <= 1:
             raise ValueError(f"captioning.input_drop={self.input_drop}: a chance is between 0 and 1")
-        if self.eos_weight < 0:
-            raise ValueError(f"captioning.eos_weight={self.eos_weight}: a token weight must be 0 or more")
+        for field in ("eos_weight", "padding_weight"):
+            if not getattr(self, field) >= 0:
+                raise ValueError(f"captioning.{field}={getattr(self, field)}: a token weight must be 0 or more")
 
     @property
     def per_image(self) -> int:
@@ -97,7 +102,8 @@ class Captioning:
         is_piece = pieces > 0
         targets = jnp.where(is_piece, pieces + self.vocab.text_shift, PADDING)
         dropped = is_piece & jax.random.bernoulli(rng, self.input_drop, pieces.shape)
-        weights = jnp.where(is_piece, jnp.where(pieces == END_PIECE, self.eos_weight, 1.0), 0.0)
+        weights = jnp.where(is_piece, jnp.where(pieces == END_PIECE, self.eos_weight, 1.0), self.padding_weight)
+        weights *= jnp.any(is_piece, axis=-1, keepdims=True)
         return Sequences(
             prompt=jnp.full((batch, self.captions_per_image, 1), PROMPT_CAPTIONING, jnp.int32),
             inputs=jnp.where(dropped, FAKE, targets),

@@ -17,8 +17,8 @@ PER_OBJECT = ("boxes", "labels", "polygons", "keypoints")  # [B,N,...]
 class Mixed:
     """One sequence per row, of the task that the row's `task` names. For training only.
 
-    Of tasks with several sequences per image (one per object or caption) a row takes a random one that weighs
-    something. The part of the prompt after the task token goes with the response, at weight 0.
+    Of tasks with several sequences per image (one per object or caption) a row takes a random one that has something
+    to learn besides padding. The part of the prompt after the task token goes with the response, at weight 0.
 
     Attributes:
         tasks: number t of them is `task` t of the example.
@@ -56,9 +56,9 @@ class Mixed:
         if hasattr(task, "max_instances"):  # the batch has room for the objects of the task that takes most
             example = {k: v[:, : task.max_instances] if k in PER_OBJECT else v for k, v in example.items()}
         sequences = task.encode(example, rng_encode)
-        if sequences.prompt.ndim == 3:  # [B,N,T]: a random one of those that weigh something
-            weighs = jnp.any(sequences.weights > 0, axis=-1)  # [B,N]
-            row = jnp.argmax(jax.random.uniform(rng_row, weighs.shape) + weighs, axis=1)[:, None, None]
+        if sequences.prompt.ndim == 3:  # [B,N,T]: a random one that is not all padding
+            learns = jnp.any((sequences.weights > 0) & (sequences.targets != PADDING), axis=-1)  # [B,N]
+            row = jnp.argmax(jax.random.uniform(rng_row, learns.shape) + learns, axis=1)[:, None, None]
             sequences = Sequences(*(jnp.take_along_axis(array, row, axis=1)[:, 0] for array in sequences))
         prompt, inputs, targets, weights = sequences
         given = prompt[:, 1:]

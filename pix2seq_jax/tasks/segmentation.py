@@ -61,6 +61,10 @@ class Segmentation:
         max_points: points per object, separators counted; the paper uses 128.
         random_start: let each polygon begin at a random one of its points, as in the paper.
         eos_weight: weight of the padding targets of an object that has points.
+        padding_weight: weight of the tokens of padding objects, 0 to leave them out. The release has 1.0: its weights
+            of padding targets are set after those of padding objects were zeroed, so that half-empty slots double the
+            sum of weights. It counts the prompt as well, all 261 tokens that follow the first one. Here prompts never
+            weigh; the response has their share, so that the sum over a padding object is the same.
     """
 
     vocab: Vocab
@@ -68,6 +72,7 @@ class Segmentation:
     max_points: int = 128
     random_start: bool = True
     eos_weight: float = 1.0
+    padding_weight: float = 0.0
 
     name: ClassVar[str] = "segmentation"
     slots: ClassVar[None] = None  # no class is drawn
@@ -78,8 +83,9 @@ class Segmentation:
             raise ValueError(f"segmentation.max_instances={self.max_instances}: at least one object is needed")
         if self.max_points < 3:
             raise ValueError(f"segmentation.max_points={self.max_points}: a polygon has at least 3 points")
-        if self.eos_weight < 0:
-            raise ValueError(f"segmentation.eos_weight={self.eos_weight}: a token weight must be 0 or more")
+        for field in ("eos_weight", "padding_weight"):
+            if not getattr(self, field) >= 0:
+                raise ValueError(f"segmentation.{field}={getattr(self, field)}: a token weight must be 0 or more")
 
     @property
     def per_image(self) -> int:
@@ -108,8 +114,8 @@ class Segmentation:
             rng: a jax.random.key, for `random_start`; draws for a row do not depend on how many other rows there are.
 
         Returns:
-            Padding objects weigh nothing, and neither do objects without a single point: of their masks nothing is
-            known.
+            Padding objects weigh `padding_weight`. Objects without a single point weigh nothing: of their masks
+            nothing is known.
 
         Raises:
             ValueError: more objects per image than max_instances, or more points than max_points.
@@ -127,6 +133,8 @@ class Segmentation:
         targets = jnp.where(labels[..., None] > 0, point_tokens(self.vocab, points), PADDING)
         written = targets != PADDING
         weights = jnp.where(written, 1.0, self.eos_weight) * jnp.any(written, axis=-1, keepdims=True)
+        padding = self.padding_weight * (self.max_len - 1) / (2 * self.max_points)  # with the share of the prompt
+        weights = jnp.where(labels[..., None] > 0, weights, padding)
         return Sequences(
             prompt=object_prompt(self.vocab, PROMPT_SEGMENTATION, boxes, labels),
             inputs=targets,

@@ -39,6 +39,16 @@ def test_targets_and_weights():
     np.testing.assert_allclose(sequences.weights[0], weights, rtol=1e-6)
 
 
+@pytest.mark.parametrize("padding_weight", [0.0, 1.0])
+def test_a_caption_has_the_published_sum_of_weights(padding_weight):
+    """12 pieces, the end and 115 padding tokens weigh 12 + 0.1 + 115 in the release; no caption, no weight."""
+    captions = np.zeros((1, 2, 128), np.int32)
+    captions[0, 0, :13] = [*range(5, 17), 1]
+    task = make_task(max_tokens=128, padding_weight=padding_weight)
+    sums = jnp.sum(encode(task, captions).weights, axis=-1)[0]
+    np.testing.assert_allclose(sums, [12.1 + 115 * padding_weight, 0, 0, 0, 0], rtol=1e-6)
+
+
 def test_shapes_and_dtypes_as_promised():
     task = make_task()
     sequences = encode(task, np.tile(CAPTIONS, (2, 1, 1)))

@@ -1,5 +1,7 @@
 """Rows of four tasks in one batch: every row is what its own task would make of it."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -90,6 +92,17 @@ def test_a_row_is_one_of_the_sequences_of_its_task(drawn):
             varied.add(task.name)
     assert varied == {"segmentation", "keypoints", "captioning"}  # the batch has rows to choose from, and images
     assert silent  # of which nothing is known
+
+
+def test_padding_that_weighs_is_not_drawn_in_place_of_an_object():
+    task = dataclasses.replace(four_tasks.TASKS["segmentation"], padding_weight=1.0)
+    batch = {name: BATCH[name] for name in ("boxes", "labels", "polygons")} | {"task": jnp.zeros(ROWS, jnp.int32)}
+    keys = jax.random.split(KEY, DRAWS)
+    targets = jax.vmap(Mixed((task,)).encode, (None, 0))(batch, keys).targets[..., 5:]  # behind the prompt
+    outlined = (batch["labels"][:, : task.max_instances] > 0) & (batch["polygons"][:, : task.max_instances, 0] > 0)
+    has_one = np.asarray(outlined.any(axis=1))
+    assert 0 < has_one.sum() < ROWS
+    np.testing.assert_array_equal((targets != PADDING).any(axis=-1), np.broadcast_to(has_one, (DRAWS, ROWS)))
 
 
 def test_what_is_given_weighs_nothing(drawn):

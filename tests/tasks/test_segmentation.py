@@ -125,8 +125,18 @@ def test_weights_of_points_end_and_padding_objects():
         assert (tokens[0, 1:] == PADDING).all()
 
 
+@pytest.mark.parametrize("padding_weight", [0.0, 0.5, 1.0])
+def test_a_padding_object_has_the_published_sum_of_weights(padding_weight):
+    """128 points: the release weighs the 261 tokens after the first one of a padding object (PARITY of the papers)."""
+    task = Segmentation(VOCAB, max_instances=2, max_points=128, random_start=False, padding_weight=padding_weight)
+    example = make_example([[9]], slots=256)
+    example["polygons"] = jnp.full((1, 1, 256), -1.0).at[0, 0, :6].set(0.5)
+    sums = jnp.sum(task.encode(example, jax.random.key(0)).weights, axis=-1)[0]
+    np.testing.assert_allclose(sums, [256, 261 * padding_weight], rtol=1e-6)
+
+
 def test_an_object_without_a_point_weighs_nothing():
-    task = Segmentation(VOCAB, max_instances=1, max_points=4)
+    task = Segmentation(VOCAB, max_instances=1, max_points=4, padding_weight=1.0)
     example = make_example([[9]]) | {"polygons": jnp.full((1, 1, 8), -1.0)}
     sequences = task.encode(example, jax.random.key(0))
     assert (sequences.weights == 0).all() and (sequences.targets == PADDING).all() and sequences.prompt[0, 0, 5] == 109
