@@ -221,6 +221,8 @@ class Evaluator:
         """Evaluates, logs, and writes metrics.json, results/ and pictures/; returns the metrics by task."""
         log.info("evaluate step %d", step)
         results, images = self.results(variables, limit=limit)
+        if self._runner.bad_images:
+            log.warning("data: %s", self._runner.bad_images.describe())
         with phase("score"):
             scored = [name for name in self._tasks if images[name]]
             metrics = {self.label(name): self._score(name, results[name], images[name]) for name in scored}

@@ -13,13 +13,14 @@ import ml_collections
 import numpy as np
 from jax.experimental import multihost_utils
 
-from pix2seq_jax import sharding
+from pix2seq_jax import inputs, sharding
 from pix2seq_jax.data import feed, pipeline, selections
 from pix2seq_jax.data.text import Text
 from pix2seq_jax.decoding import sampling
 from pix2seq_jax.decoding.beam import beam_search
 from pix2seq_jax.decoding.generate import Slots, generate
 from pix2seq_jax.evaluators import coco, masks
+from pix2seq_jax.tasks.base import images
 from pix2seq_jax.telemetry import log
 
 
@@ -97,7 +98,7 @@ def make_decoder(model, task, section: ml_collections.ConfigDict) -> Callable:
 
     @jax.jit
     def decode(variables, batch, keys):
-        memory = model.apply(variables, batch["image"], method="encode")
+        memory = model.apply(variables, images(batch), method="encode")
         drawn = draw(variables, memory, task.prompt(batch), keys)
         if task.slots:  # of the first sample: class probabilities stand for the samples of the class
             return task.decode(drawn.tokens[:, 0], drawn.class_probs[:, 0], batch)
@@ -155,6 +156,7 @@ class Runner:
 
     def __init__(self, config: ml_collections.ConfigDict, model, tasks: dict, mesh: jax.sharding.Mesh) -> None:
         self._config, self._mesh = config, mesh
+        self.bad_images = inputs.bad_images(config)
         self._decoders = {name: make_decoder(model, task, config.tasks[name]) for name, task in tasks.items()}
 
     def _parts(self, name: str, variables, source, *, limit: int = 0) -> Iterator[dict[str, np.ndarray]]:
@@ -168,6 +170,7 @@ class Runner:
             workers=self._config.data.workers or None,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
+            bad_images=self.bad_images,
         )
         return decode_batches(self._decoders[name], variables, batches, self._mesh, seed=self._config.seed)
 

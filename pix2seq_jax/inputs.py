@@ -29,6 +29,13 @@ def _open(data: ml_collections.ConfigDict, split: str, kind: str) -> tuple[str, 
     return images, annotations
 
 
+def bad_images(config: ml_collections.ConfigDict) -> coco_json.Report | None:
+    """Where images that cannot be read are counted, or None where they are errors; see config.data.bad_images."""
+    if config.data.bad_images not in ("replace", "error"):
+        raise ValueError(f"config.data.bad_images={config.data.bad_images!r}: give 'replace' or 'error'")
+    return coco_json.Report() if config.data.bad_images == "replace" else None
+
+
 ANNOTATIONS = {  # which of the annotation files of a data section a task reads
     "detection": "annotations",
     "segmentation": "annotations",
@@ -80,8 +87,8 @@ def open_sources(
 
 
 def describe(opened: dict[str, Any]) -> str:
-    """What was repaired or dropped in sources by task, each line once; "" for nothing."""
-    lines = [line for source in opened.values() for line in source.describe().splitlines()]
+    """What was repaired or dropped in sources by task, each line once; "" for nothing. None stands for no source."""
+    lines = [line for source in opened.values() if source is not None for line in source.describe().splitlines()]
     return "\n".join(dict.fromkeys(lines))
 
 

@@ -20,6 +20,7 @@ from jax.experimental import multihost_utils
 
 from pix2seq_jax import checkpoint, evaluate, experiment, inputs, optim, sharding, train_step, trees, warm_start
 from pix2seq_jax.data import feed, pipeline
+from pix2seq_jax.data.coco_json import Report
 from pix2seq_jax.tasks import TASKS
 from pix2seq_jax.tasks.mixed import Mixed
 from pix2seq_jax.telemetry import MetricWriter, Progress, log, parameter_table, phase, profiler, setup_logging
@@ -134,7 +135,7 @@ def task_seed(seed: int, name: str) -> int:
 
 
 def open_feeds(
-    config: ml_collections.ConfigDict, streams: dict[str, list], mesh, *, start: int
+    config: ml_collections.ConfigDict, streams: dict[str, list], mesh, *, start: int, bad_images: Report | None
 ) -> dict[str, feed.Feed]:
     """One feed of training batches per task, or one for all of them, from step `start` on."""
     sizes = batch_sizes(config)
@@ -154,6 +155,7 @@ def open_feeds(
                 seed=task_seed(config.seed, name),
                 start_step=start,
                 repeats=config.train.repeats,
+                bad_images=bad_images,
                 workers=config.data.workers or None,
                 process_index=jax.process_index(),
                 process_count=jax.process_count(),
@@ -204,6 +206,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path, *, evaluate_too:
         for lines in filter(None, (inputs.describe(opened), evaluator and evaluator.describe())):
             log.warning("data: %s", lines)
     read = {(name, i): stream.source for name, own in streams.items() for i, stream in enumerate(own)}
+    read["images"] = bad_images = inputs.bad_images(config)
     told = inputs.describe(read)
     log.info("%s", config.about)
     total, trained, images = config.train.steps, mixed(config, tasks), images_per_step(config)
@@ -245,7 +248,8 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path, *, evaluate_too:
 
         jitted = train_step.jit_step(step_fn, abstract, mesh=mesh)
         rng = jax.random.fold_in(jax.random.key(config.seed), 1)
-        feeds = {name: stack.enter_context(f) for name, f in open_feeds(config, streams, mesh, start=start).items()}
+        feeds = open_feeds(config, streams, mesh, start=start, bad_images=bad_images)
+        feeds = {name: stack.enter_context(one) for name, one in feeds.items()}
         profile = profiler(workdir, first_profile=config.train.profile_at) if config.train.profile_at else None
         progress = stack.enter_context(
             Progress(

@@ -16,6 +16,7 @@ from flax import struct
 from jax.sharding import Mesh
 
 from pix2seq_jax import sharding
+from pix2seq_jax.tasks.base import PICTURE_FIELDS, images
 
 LOSSES = ("xent", "xent@SMOOTHING", "focal@GAMMA", "logistic", "logistic@SMOOTHING")
 
@@ -136,7 +137,7 @@ def init_state(model: nn.Module, tx: optax.GradientTransformation, rng: jax.Arra
 
 
 def _weighted_loss(
-    params: Any, batch_stats: Any, model: nn.Module, images: jax.Array, sequences: Any, rng: jax.Array, *, loss: str
+    params: Any, batch_stats: Any, model: nn.Module, pixels: jax.Array, sequences: Any, rng: jax.Array, *, loss: str
 ) -> tuple[jax.Array, tuple[Any, jax.Array]]:
     """(sum of w * token loss, (new BatchNorm statistics, f32[B,4])).
 
@@ -150,7 +151,8 @@ def _weighted_loss(
     targets, weights = jnp.pad(targets, pad), jnp.pad(weights, pad)
     logits, updated = model.apply(
         {"params": params, "batch_stats": batch_stats},
-        *(images, tokens),
+        pixels,
+        tokens,
         train=True,
         rngs={"dropout": rng},
         mutable=["batch_stats"],
@@ -202,16 +204,23 @@ def _task_gradients(
 
     def add_part(carry, part):
         grads, batch_stats, sums = carry
-        index, images, sequences, group = part
+        index, pictures, sequences, group = part
         (_, (batch_stats, rows)), new = jax.value_and_grad(_weighted_loss, has_aux=True)(
-            state.params, batch_stats, model, images, sequences, jax.random.fold_in(rng_dropout, index), loss=loss
+            state.params,
+            batch_stats,
+            model,
+            images(pictures),  # float32 of one part at a time
+            sequences,
+            jax.random.fold_in(rng_dropout, index),
+            loss=loss,
         )
         grads = jax.tree.map(lambda g, n: g + weight * n, grads, new)
         return (grads, batch_stats, sums + jax.ops.segment_sum(rows, group, groups)), None
 
     groups = len(_names("", task))
     group = batch["task"] if groups > 1 else jnp.zeros(len(batch["image"]), jnp.int32)
-    parts = jnp.arange(accum), cut(batch["image"]), jax.tree.map(cut, sequences), cut(group)
+    pictures = {name: cut(batch[name]) for name in PICTURE_FIELDS if name in batch}
+    parts = jnp.arange(accum), pictures, jax.tree.map(cut, sequences), cut(group)
     (grads, batch_stats, sums), _ = jax.lax.scan(add_part, (grads, state.batch_stats, jnp.zeros((groups, 4))), parts)
     return grads, batch_stats, sums
 

@@ -15,15 +15,15 @@ class CocoCaptions:
 
     `source[i]` gives the raw features of image i:
         image, file, image_id, orig_size: as CocoDir gives them;
-        captions: i32[C,T], piece ids of its first C captions, each with END_PIECE after it and cut at T; 0 is padding,
-        rows of zeros stand for captions that it lacks.
+        captions: i32[n,T], piece ids of all its captions, each with END_PIECE after it and cut at T; 0 is padding.
+        A row of a batch has C of them: those that the epoch has come to, so that all are read in time.
 
     Attributes:
         annotations_path: the JSON.
         image_ids: i64[len].
         files: paths.
         references: image id -> all of its captions, as written.
-        fields: what `source[i]` gives, see data.sources.
+        fields: what a row of a batch has of it, see data.sources.
         report: what was left out or cut, kind -> count.
     """
 
@@ -88,8 +88,8 @@ class CocoCaptions:
 
     def _encode(self, captions: dict[int, list[str]], text) -> None:
         """All pieces end to end, since captions differ in length and are short of the longest allowed."""
-        per_image, max_tokens = self.fields["captions"][1]
-        taken = [captions[image_id][:per_image] for image_id in self.image_ids.tolist()]
+        max_tokens = self.fields["captions"][1][1]
+        taken = [captions[image_id] for image_id in self.image_ids.tolist()]
         pieces = text.encode([caption for own in taken for caption in own])  # in one call, which is far quicker
         numbers = np.cumsum([0, *map(len, taken)])
         owners = np.repeat(self.image_ids, np.diff(numbers))
@@ -105,8 +105,9 @@ class CocoCaptions:
 
     def __getitem__(self, index: int) -> dict:
         """Raw features of one image, see the class. Raises ValueError where the file cannot be read."""
-        captions = np.zeros(self.fields["captions"][1], np.int32)
-        for row, number in enumerate(range(self._numbers[index], self._numbers[index + 1])):
+        start, stop = self._numbers[index], self._numbers[index + 1]
+        captions = np.zeros((stop - start, self.fields["captions"][1][1]), np.int32)
+        for row, number in enumerate(range(start, stop)):
             pieces = self._pieces[self._ends[number] : self._ends[number + 1]]
             captions[row, : len(pieces)] = pieces
         return {

@@ -44,11 +44,11 @@ class Report(Counter):
         self._named.pop(kind, None)
         self.add(kind, names)
 
-    def describe(self, file: str) -> str:
-        """One line per kind with the first names; "" when there is nothing to report."""
+    def describe(self, file: str = "") -> str:
+        """One line per kind with the first names, the file before it if given; "" when there is nothing to report."""
         with self._lock:
             lines = [f"{count} {kind} (first: {', '.join(self._named[kind])})" for kind, count in self.items()]
-        return "\n".join(f"{file}: {line}" for line in lines)
+        return "\n".join(f"{file}: {line}" if file else line for line in lines)
 
 
 @contextlib.contextmanager

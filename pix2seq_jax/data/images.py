@@ -1,6 +1,7 @@
 """The only reader of image files: bytes -> u8[h,w,3], by Pillow, for training, evaluation and prediction alike."""
 
 import io
+import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -8,12 +9,14 @@ import numpy as np
 from PIL import Image, ImageOps
 
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
+_IN_MEMORY = re.compile(r" <_io\.BytesIO object at \w+>")  # Pillow's name of what has none; other at every read
 _ORIENTATION = 0x0112  # EXIF tag
 
 
 def _damaged(name: str, error: Exception) -> ValueError:
+    reason = _IN_MEMORY.sub("", str(error))
     return ValueError(
-        f"image {name} cannot be decoded ({type(error).__name__}: {error}); "
+        f"image {name} cannot be decoded ({type(error).__name__}: {reason}); "
         "replace the file, or remove the image from the annotations"
     )
 

@@ -2,7 +2,7 @@
 
 An op is a frozen dataclass called as `op(example, seed) -> example`: a dict of tensors of one image (not batched; keys
 as in the Example dict) and a stateless seed i64[2] that no other op of this or any other image has; `derive` makes more
-of it. Images are u8[h,w,3] in [0,255] or f32[h,w,3] in [0,1]; resizing and padding give the latter.
+of it. Images are u8[h,w,3] in [0,255] or f32[h,w,3] in [0,1]; resizing gives the latter, padding the former.
 """
 
 import warnings
@@ -27,6 +27,11 @@ def derive(seed: tf.Tensor, number: int) -> tf.Tensor:
 def to_float(image: tf.Tensor) -> tf.Tensor:
     """u8 in [0,255] or float in [0,1] -> f32 in [0,1]."""
     return tf.cast(image, tf.float32) * (1 / 255) if image.dtype == tf.uint8 else image
+
+
+def to_bytes(image: tf.Tensor) -> tf.Tensor:
+    """u8 in [0,255] or float in [0,1] -> u8, rounded to the nearest."""
+    return image if image.dtype == tf.uint8 else tf.cast(tf.round(image * 255), tf.uint8)
 
 
 def _resize(image: tf.Tensor, size: tf.Tensor, antialias: bool) -> tf.Tensor:
@@ -200,6 +205,9 @@ class ColorJitter:
 class PadImage:
     """Pads at the bottom and on the right to `size` with `value`; coordinates become fractions of the padded image.
 
+    The image becomes u8, a quarter of the memory of f32, with 0 in the padding. `pad_value` and `unpadded_size` tell
+    the device what belongs there (tasks.base.images): 0.3, as published, is no whole number of 255ths.
+
     Raises ValueError (while iterating) for an image larger than `size`: resize or crop before.
     """
 
@@ -210,10 +218,12 @@ class PadImage:
         target = geometry.height_width(self.size)
         now = _size(example["image"])
         room = tf.concat([target - now, [0]], 0)
-        image = tf.pad(to_float(example["image"]), tf.stack([[0, 0, 0], room], 1), constant_values=self.value)
+        image = tf.pad(to_bytes(example["image"]), tf.stack([[0, 0, 0], room], 1))
         factor = tf.cast(now, tf.float32) / tf.constant(target, tf.float32)
         points = {k: geometry.scale(k, example[k], factor) for k in geometry.POINT_FIELDS if k in example}
-        return {**example, **points, "image": tf.ensure_shape(image, [*target, 3]), "unpadded_size": now}
+        image = tf.ensure_shape(image, [*target, 3])
+        value = tf.constant(self.value, tf.float32)
+        return {**example, **points, "image": image, "unpadded_size": now, "pad_value": value}
 
 
 OPS = {

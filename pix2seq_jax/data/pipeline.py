@@ -1,11 +1,8 @@
 """Batches of sources. Row k of global batch s is a pure function of (seed, s, k): no state, resuming is arithmetic.
 
-Row k of batch s is place q = s·B/r + k//r of an endless list of images (r repeats, B rows). Each cycle of CYCLE places
-is dealt out to the streams by one pattern, a permutation seeded with seed that gives every stream its exact share; so
-the number m of the image in its stream is a sum of counts. The epoch of the stream is e = m // N; it is a permutation
-of the N images by TensorFlow's index shuffle, seeded with (seed, e, number of the stream). Op number i of the row draws
-from the stateless seed (seed·2²⁰ + 16·i, s·B + k), which is unique. Process p of P computes rows [p·B/P, (p+1)·B/P)
-only.
+Row k of batch s of B rows is number d = s·B + k of all rows; data.order says which image that is. Op number i of the
+row draws from the stateless seed (seed·2²⁰ + 16·i, d), which is unique. Process p of P computes rows
+[p·B/P, (p+1)·B/P) only.
 """
 
 import contextlib
@@ -19,13 +16,18 @@ import numpy as np
 import tensorflow as tf
 
 from pix2seq_jax.data import geometry, ops_image, ops_objects
+from pix2seq_jax.data.coco_json import Report
+from pix2seq_jax.data.order import other_index, placer
 from pix2seq_jax.data.parse import parse
 
 OPS = {**ops_image.OPS, **ops_objects.OPS}
 INNER = ("keypoint_swap",)  # fields for the ops alone
-CYCLE = 1000  # places over which the shares of the streams are exact
+ATTEMPTS = 20  # images that are tried for one row before the run ends
+REPLACED = "images that cannot be read, others are read in their place"
+BLANK = "images that cannot be decoded, evaluated as black ones"
 
-RowMaker = Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]  # index i64[], draw i64[] -> Example of one image
+# index i64[], epoch i64[], draw i64[] -> Example of one image
+RowMaker = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]
 
 
 def _leave_accelerators_to_jax() -> None:
@@ -106,19 +108,70 @@ class Stream:
     task: int = 0
 
 
-def _row_maker(source, ops: str | tuple, seed: int) -> RowMaker:
+def _captions_in_turn(captions: np.ndarray, count: int, epoch: int) -> np.ndarray:
+    """i32[n,T], all captions of an image -> i32[count,T], those of an epoch: in `n / count` epochs each is read once.
+
+    Rows of zeros stand for captions that the image lacks.
+    """
+    total = len(captions)
+    if total > count:
+        return captions[(epoch * count + np.arange(count)) % total]
+    return np.pad(captions, [(0, count - total), (0, 0)])
+
+
+def _taken(source, features: dict, epoch: int) -> tuple[np.ndarray, ...]:
+    """The fields of a source, of raw features whose image is decoded."""
+    if "captions" in source.fields:
+        count = source.fields["captions"][1][0]
+        features = {**features, "captions": _captions_in_turn(features["captions"], count, epoch)}
+    return tuple(features[name] for name in source.fields)
+
+
+def _read_training(
+    source, decode: ops_image.Decode, row: tuple[int, int, int], seed: int, bad_images: Report | None
+) -> tuple[np.ndarray, ...]:
+    """The fields of row (index, epoch, draw); those of another image where that one cannot be read."""
+    index, epoch, draw = row
+    first = None
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return _taken(source, decode.read(source[index]), epoch)
+        except ValueError as error:
+            if bad_images is None:
+                raise
+            first = first or error
+            bad_images.add_once(REPLACED, error)
+            index = other_index(seed, draw, attempt, len(source))
+    raise ValueError(f"{ATTEMPTS} images in a row cannot be read, first: {first}")
+
+
+def _read_evaluation(source, decode: ops_image.Decode, index: int, bad_images: Report | None) -> tuple[np.ndarray, ...]:
+    """The fields of an image; one that cannot be decoded is black, of the size that the annotations say."""
+    features = source[index]
+    try:
+        return _taken(source, decode.read(features), 0)
+    except ValueError as error:
+        height, width = features["orig_size"].tolist()
+        if bad_images is None or not height:
+            raise
+        bad_images.add_once(BLANK, error)
+        return _taken(source, {**features, "image": np.zeros((height, width, 3), np.uint8)}, 0)
+
+
+def _row_maker(source, ops: str | tuple, seed: int, bad_images: Report | None, *, training: bool) -> RowMaker:
     """Reads and preprocesses one row; `draw` numbers all rows that are ever drawn with this seed."""
     chain = parse(ops, OPS) if isinstance(ops, str) else tuple(ops)
     if not chain or not isinstance(chain[0], ops_image.Decode):
         raise ValueError(f"preprocessing {ops!r} must begin with decode")
 
-    def read(index: np.ndarray) -> tuple:
-        features = chain[0].read(source[int(index)])
-        return tuple(features[name] for name in source.fields)
+    def read(index: np.ndarray, epoch: np.ndarray, draw: np.ndarray) -> tuple:
+        if training:
+            return _read_training(source, chain[0], (int(index), int(epoch), int(draw)), seed, bad_images)
+        return _read_evaluation(source, chain[0], int(index), bad_images)
 
-    def make(index: tf.Tensor, draw: tf.Tensor) -> dict[str, tf.Tensor]:
+    def make(index: tf.Tensor, epoch: tf.Tensor, draw: tf.Tensor) -> dict[str, tf.Tensor]:
         types = [tf.as_dtype(dtype) for dtype, _ in source.fields.values()]
-        values = tf.numpy_function(read, [index], types, stateful=False)
+        values = tf.numpy_function(read, [index, epoch, draw], types, stateful=False)
         example = {"crop_offset": tf.zeros([2], tf.int32)}
         for (name, (_, shape)), value in zip(source.fields.items(), values, strict=True):
             value.set_shape(shape)
@@ -173,32 +226,6 @@ def _rows(batch_size: int, process_index: int, process_count: int) -> int:
     return batch_size // process_count
 
 
-def shares(weights: Sequence[float]) -> np.ndarray:
-    """Rows of each stream among CYCLE: i64[S], in proportion to the weights, at least one each.
-
-    The largest remainders are rounded up. Raises ValueError for weights that are not positive.
-    """
-    if not all(np.isfinite(weight) and weight > 0 for weight in weights) or not 0 < len(weights) <= CYCLE:
-        raise ValueError(f"stream weights {list(weights)}: give positive numbers; leave out a stream of weight 0")
-    exact = np.array(weights, np.float64) / sum(weights) * CYCLE
-    counts = np.maximum(np.floor(exact).astype(np.int64), 1)
-    while counts.sum() < CYCLE:
-        counts[np.argmax(exact - counts)] += 1
-    while counts.sum() > CYCLE:  # others were raised to one
-        counts[np.argmax(np.where(counts > 1, counts - exact, -np.inf))] -= 1
-    return counts
-
-
-def _pattern(counts: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Stream of each place of a cycle i64[CYCLE], and how many places before it have the same i64[CYCLE]."""
-    # RandomState, not default_rng: NumPy promises never to change what it draws.
-    streams = np.random.RandomState(seed).permutation(np.repeat(np.arange(len(counts)), counts))
-    before = np.zeros(CYCLE, np.int64)
-    for stream, count in enumerate(counts):
-        before[streams == stream] = np.arange(count)
-    return streams, before
-
-
 def _union(rows: Sequence[dict[str, tf.TensorSpec]]) -> dict[str, tf.TensorSpec]:
     """Fields of all streams: as many objects as the stream with most has, and as many captions.
 
@@ -236,40 +263,22 @@ def _fill(example: dict[str, tf.Tensor], union: dict[str, tf.TensorSpec]) -> dic
     return filled
 
 
-def _mixed(streams: Sequence[Stream], seed: int) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]:
-    """(stream i64[], index i64[], draw i64[]) -> one row of the fields of all streams; only that stream runs."""
-    makers = [_row_maker(stream.source, stream.ops, seed) for stream in streams]
+def _mixed(streams: Sequence[Stream], seed: int, bad_images: Report | None) -> Callable[..., dict[str, tf.Tensor]]:
+    """(stream, index, epoch, draw, each i64[]) -> one row of the fields of all streams; only that stream runs."""
+    makers = [_row_maker(stream.source, stream.ops, seed, bad_images, training=True) for stream in streams]
     specs = []
     for stream, maker in zip(streams, makers, strict=True):
-        traced = tf.autograph.experimental.do_not_convert(lambda i, maker=maker: maker(i, i))
+        traced = tf.autograph.experimental.do_not_convert(lambda i, maker=maker: maker(i, i, i))
         specs.append(tf.data.Dataset.range(1).map(traced).element_spec)
         _check_shapes(specs[-1], str(stream.ops))
     union = _union(specs)
 
-    def make(number: tf.Tensor, index: tf.Tensor, draw: tf.Tensor) -> dict[str, tf.Tensor]:
-        branches = [lambda maker=maker: _fill(maker(index, draw), union) for maker in makers]
+    def make(number: tf.Tensor, index: tf.Tensor, epoch: tf.Tensor, draw: tf.Tensor) -> dict[str, tf.Tensor]:
+        branches = [lambda maker=maker: _fill(maker(index, epoch, draw), union) for maker in makers]
         tasks = tf.constant([stream.task for stream in streams], tf.int32)
         return {**tf.switch_case(tf.cast(number, tf.int32), branches), "task": tasks[number]}
 
     return make
-
-
-def _placer(streams: Sequence[Stream], seed: int, repeats: int) -> Callable[[tf.Tensor], tuple[tf.Tensor, ...]]:
-    """draw i64[n] -> stream i64[n], index in its source i64[n], draw."""
-    counts = shares([stream.weight for stream in streams])
-    pattern, before = _pattern(counts, seed)
-    lengths = np.array([len(stream.source) for stream in streams], np.int64)
-
-    def place(draw: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        cycle, offset = draw // repeats // CYCLE, draw // repeats % CYCLE
-        stream = tf.gather(tf.constant(pattern, tf.int64), offset)
-        number = cycle * tf.gather(counts, stream) + tf.gather(before, offset)
-        images = tf.gather(lengths, stream)
-        seeds = tf.stack([tf.fill(tf.shape(draw), tf.constant(seed, tf.int64)), number // images, stream], axis=1)
-        shuffled = tf.raw_ops.RandomIndexShuffle(index=number % images, seed=seeds, max_index=images - 1, rounds=4)
-        return stream, shuffled, draw
-
-    return place
 
 
 def _as_streams(source, ops) -> tuple[list[Stream], bool]:
@@ -293,6 +302,7 @@ def train_dataset(
     process_count: int = 1,
     workers: int | None = None,
     repeats: int = 1,
+    bad_images: Report | None = None,
 ) -> Batches:
     """Endless batches for training; the first one is that of `start_step`.
 
@@ -306,14 +316,16 @@ def train_dataset(
         process_index, process_count: which rows of each batch to compute.
         workers: images prepared at a time, by default the number of cores; the batches do not depend on it.
         repeats: differently augmented copies of each image in a batch (side by side).
+        bad_images: counts and names the images that cannot be read. Such a row reads another image of its source, the
+            same one whenever it is drawn. None: they are errors.
 
     Returns:
         Batches of this process' rows of global batches start_step, start_step + 1, ...: Example dicts, `valid` True.
         With Streams also `task i32[B]`; fields that a row's stream does not give are zeros, as are further objects.
 
     Raises:
-        ValueError: ops, sizes, seed, weights or shapes do not fit; while iterating: an image cannot be decoded (names
-            the file).
+        ValueError: ops, sizes, seed, weights or shapes do not fit; while iterating: an image cannot be read (names
+            the file), or ATTEMPTS of them in a row.
     """
     if repeats < 1 or batch_size % repeats:
         raise ValueError(f"batch_size={batch_size} must be a multiple of repeats={repeats}")
@@ -322,14 +334,16 @@ def train_dataset(
     streams, given = _as_streams(source, ops)
     spec = " and ".join(str(stream.ops) for stream in streams)
     local = _rows(batch_size, process_index, process_count)
-    place = _placer(streams, seed, repeats)
-    row_of = _mixed(streams, seed) if given else _row_maker(source, ops, seed)
+    weights = [stream.weight for stream in streams]
+    place = placer([len(stream.source) for stream in streams], weights, seed=seed, repeats=repeats)
+    row_of = _mixed(streams, seed, bad_images) if given else _row_maker(source, ops, seed, bad_images, training=True)
 
     def places(step: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        return place(step * batch_size + process_index * local + tf.range(local, dtype=tf.int64))
+        draw = step * batch_size + process_index * local + tf.range(local, dtype=tf.int64)
+        return *place(draw), draw
 
-    def make(number: tf.Tensor, index: tf.Tensor, draw: tf.Tensor) -> dict[str, tf.Tensor]:
-        row = row_of(number, index, draw) if given else row_of(index, draw)
+    def make(number: tf.Tensor, index: tf.Tensor, epoch: tf.Tensor, draw: tf.Tensor) -> dict[str, tf.Tensor]:
+        row = row_of(number, index, epoch, draw) if given else row_of(index, epoch, draw)
         return {**row, "valid": tf.constant(True)}
 
     rows = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max // batch_size).map(places).unbatch()
@@ -345,6 +359,7 @@ def eval_dataset(
     process_count: int = 1,
     limit: int | None = None,
     workers: int | None = None,
+    bad_images: Report | None = None,
 ) -> Batches:
     """Every image once, in the order of the source; arguments as in `train_dataset`.
 
@@ -353,6 +368,7 @@ def eval_dataset(
 
     Args:
         limit: only the first `limit` images.
+        bad_images: counts and names the images that cannot be decoded; they are black. None: they are errors.
 
     Returns:
         `len()` batches of this process' rows.
@@ -360,12 +376,12 @@ def eval_dataset(
     images = min(len(source), limit or len(source))
     local = _rows(batch_size, process_index, process_count)
     batches = -(-images // batch_size)
-    row_of = _row_maker(source, ops, 0)
+    row_of = _row_maker(source, ops, 0, bad_images, training=False)
 
     def make(row: tf.Tensor) -> dict[str, tf.Tensor]:
         place = row // local * batch_size + process_index * local + row % local
         valid = place < images
-        example = row_of(tf.minimum(place, images - 1), place)
+        example = row_of(tf.minimum(place, images - 1), tf.zeros_like(place), place)
         example["image_id"] = tf.where(valid, example["image_id"], -1)
         if "labels" in example:
             example["labels"] = tf.where(valid, example["labels"], 0)

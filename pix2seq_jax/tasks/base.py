@@ -27,6 +27,7 @@ from pix2seq_jax.vocab import (
     Vocab,
 )
 
+PICTURE_FIELDS = ("image", "unpadded_size", "pad_value")  # of an example, what `images` reads
 OBJECT_PROMPT_TOKENS = 6  # task, four coordinates, class; see `object_prompt`
 
 

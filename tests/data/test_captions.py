@@ -1,6 +1,7 @@
 """The captions source: piece ids, references, what is left out, what is refused."""
 
 import copy
+import itertools
 import json
 
 import numpy as np
@@ -48,8 +49,8 @@ def test_features(tmp_path):
     first, second = source[0], source[1]
     assert second.keys() == source.fields.keys() | {"file"}
     assert second["captions"].dtype == np.int32
-    np.testing.assert_array_equal(first["captions"], [[10, 11, 12, 13], [0, 0, 0, 0]])  # cut, and the only one
-    np.testing.assert_array_equal(second["captions"], [[10, 11, 1, 0], [12, 1, 0, 0]])
+    np.testing.assert_array_equal(first["captions"], [[10, 11, 12, 13]])  # cut, and the only one
+    np.testing.assert_array_equal(second["captions"], [[10, 11, 1, 0], [12, 1, 0, 0], [11, 10, 1, 0]])
     np.testing.assert_array_equal(second["orig_size"], [8, 6])
     assert second["image"] == (tmp_path / "9.png").read_bytes()
     assert source.references == {40: ["abcd"], 9: ["ab", "c", "ba"]}
@@ -93,6 +94,23 @@ def test_what_does_not_fit_is_named(tmp_path, change, message):
 def test_sizes_are_positive(tmp_path, option):
     with pytest.raises(ValueError, match=f"{option}=0: must be at least 1"):
         opened(tmp_path, **{option: 0})
+
+
+def test_captions_beyond_those_of_a_row_are_read_in_later_epochs(tmp_path):
+    """Five captions, two in a row of a batch: every one is read twice in five epochs."""
+    more = [{"id": 5 + i, "image_id": 9, "caption": letter} for i, letter in enumerate("de")]
+    source = opened(tmp_path, lambda content: content["annotations"].extend(more))
+    batches = pipeline.train_dataset(source, "decode|pad_image(8)", batch_size=2, seed=0)  # an epoch each
+    seen, short = [], []
+    for batch in itertools.islice(batches, 5):
+        assert sorted(batch["image_id"].tolist()) == [9, 40]
+        row = batch["image_id"].tolist().index(9)
+        seen += batch["captions"][row].tolist()
+        short.append(batch["captions"][1 - row].tolist())
+    assert sorted(seen) == sorted(2 * source[1]["captions"].tolist())
+    assert short == [[[10, 11, 12, 13], [0, 0, 0, 0]]] * 5
+    (evaluated,) = pipeline.eval_dataset(source, "decode|pad_image(8)", batch_size=2)
+    np.testing.assert_array_equal(evaluated["captions"][1], source[1]["captions"][:2])
 
 
 def test_the_embedded_captions_reach_the_batch(tmp_path):

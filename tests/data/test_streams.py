@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pix2seq_jax.data import pipeline
-from pix2seq_jax.data.pipeline import CYCLE, Stream
+from pix2seq_jax.data import order, pipeline
+from pix2seq_jax.data.order import CYCLE
+from pix2seq_jax.data.pipeline import Stream
 from pix2seq_jax.data.sources import FIELDS, IMAGE_FIELDS
 
 OPS = "decode|flip_lr|order(random)|pad_image(16)|pad_objects({})"
@@ -78,7 +79,7 @@ def assert_same(one: list[dict], other: list[dict]) -> None:
 def test_every_row_has_all_fields():
     (batch,) = train(three(), batch_size=40)
     shapes = {name: (value.dtype, value.shape[1:]) for name, value in batch.items()}
-    assert shapes["image"] == (np.float32, (16, 16, 3))
+    assert shapes["image"] == (np.uint8, (16, 16, 3))
     assert shapes["labels"] == (np.int32, (4,))
     assert shapes["polygons"] == (np.float32, (4, 6))
     assert shapes["captions"] == (np.int32, (2, 3))
@@ -163,7 +164,7 @@ def test_only_the_images_of_the_batch_are_read():
     ],
 )
 def test_shares(weights, counts):
-    assert pipeline.shares(weights).tolist() == counts
+    assert order.shares(weights).tolist() == counts
 
 
 @pytest.mark.parametrize("weights", [[0, 1], [-1, 2], [float("nan")], [float("inf"), 1]])
@@ -174,7 +175,7 @@ def test_weights_are_positive(weights):
 
 def test_streams_that_do_not_fit_are_refused():
     one = Stream(Source(0, 3), OPS.format(2))
-    with pytest.raises(ValueError, match=r"'image' as float32\[20, 20, 3\] and as float32\[16, 16, 3\]"):
+    with pytest.raises(ValueError, match=r"'image' as uint8\[20, 20, 3\] and as uint8\[16, 16, 3\]"):
         train([one, Stream(Source(0, 3), "decode|pad_image(20)|pad_objects(2)")])
     longer = {"polygons": np.zeros((2, 8), np.float32)}
     with pytest.raises(ValueError, match=r"'polygons' as float32\[2, 8\] .* same max_points"):
