@@ -245,7 +245,6 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path, *, evaluate_too:
         report = evaluator and functools.partial(evaluator.report, workdir=workdir, writer=writer)
         log.info("%s parameters (see parameters.txt), devices %s", f"{trees.count(state.params):,}", dict(mesh.shape))
         writer.text("parameters.txt", parameter_table(state.params))
-
         jitted = train_step.jit_step(step_fn, abstract, mesh=mesh)
         rng = jax.random.fold_in(jax.random.key(config.seed), 1)
         feeds = open_feeds(config, streams, mesh, start=start, bad_images=bad_images)
