@@ -161,6 +161,7 @@ class Runner:
 
     def _parts(self, name: str, variables, source, *, limit: int = 0) -> Iterator[dict[str, np.ndarray]]:
         section = self._config.tasks[name]
+        index, count = feed.row_block(sharding.batch_sharding(self._mesh))
         batches = pipeline.eval_dataset(
             *(source, section.eval_ops),
             batch_size=sharding.round_batch(
@@ -168,8 +169,8 @@ class Runner:
             ),
             limit=limit or None,
             workers=self._config.data.workers or None,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            process_index=index,
+            process_count=count,
             bad_images=self.bad_images,
         )
         return decode_batches(self._decoders[name], variables, batches, self._mesh, seed=self._config.seed)

@@ -138,7 +138,8 @@ def open_feeds(
     config: ml_collections.ConfigDict, streams: dict[str, list], mesh, *, start: int, bad_images: Report | None
 ) -> dict[str, feed.Feed]:
     """One feed of training batches per task, or one for all of them, from step `start` on."""
-    sizes = batch_sizes(config)
+    sizes, rows = batch_sizes(config), sharding.batch_sharding(mesh)
+    index, count = feed.row_block(rows)
     if config.train.mixing == "data":
         streams = {
             Mixed.name: [
@@ -157,10 +158,10 @@ def open_feeds(
                 repeats=config.train.repeats,
                 bad_images=bad_images,
                 workers=config.data.workers or None,
-                process_index=jax.process_index(),
-                process_count=jax.process_count(),
+                process_index=index,
+                process_count=count,
             ),
-            sharding.batch_sharding(mesh),
+            rows,
         )
         for name, own in streams.items()
     }

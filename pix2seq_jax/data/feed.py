@@ -13,11 +13,36 @@ import numpy as np
 Batch = dict[str, np.ndarray]
 
 
+def row_block(sharding: jax.sharding.Sharding) -> tuple[int, int]:
+    """Which rows of a batch this process reads: block `index` of `count` equal ones, as (index, count).
+
+    It follows from where the devices of the process lie on the axes that the rows are cut over. Processes whose devices
+    hold the same rows, where a `model` axis crosses them, read the same block.
+
+    Raises:
+        ValueError: the rows of this process' devices are no such block.
+    """
+    every = sharding.devices_indices_map((sharding.num_devices,))
+    starts = sorted({rows.start or 0 for (rows,) in every.values()})
+    own = [starts.index(start) for start in sorted({every[d][0].start or 0 for d in sharding.addressable_devices})]
+    index, count = own[0] // len(own), len(starts) // len(own)
+    if own != list(range(index * len(own), (index + 1) * len(own))) or len(starts) % len(own):
+        raise ValueError(
+            f"the devices of process {jax.process_index()} hold the parts {own} of {len(starts)} of a batch, which is "
+            "no block of rows; change config.mesh so that the data axes go through the processes one after the other"
+        )
+    return index, count
+
+
+def to_global(rows: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:
+    """The rows of a batch that this process reads (`row_block`) -> the global array."""
+    count = row_block(sharding)[1]
+    return jax.make_array_from_process_local_data(sharding, rows, (rows.shape[0] * count, *rows.shape[1:]))
+
+
 def _transfer(batch: Batch, sharding: jax.sharding.Sharding) -> tuple[dict[str, jax.Array], Batch]:
     arrays = {
-        name: jax.make_array_from_process_local_data(sharding, value)
-        for name, value in batch.items()
-        if value.dtype not in (np.int64, np.uint64)
+        name: to_global(value, sharding) for name, value in batch.items() if value.dtype not in (np.int64, np.uint64)
     }
     return arrays, {name: value for name, value in batch.items() if name != "image"}
 
@@ -49,13 +74,6 @@ def _end(thread: threading.Thread, ready: queue.Queue, stop: threading.Event) ->
         ready.get_nowait()
 
 
-def to_global(rows: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:
-    """This process' rows of a batch -> the global array; ValueError where the devices do not hold different rows."""
-    return jax.make_array_from_process_local_data(
-        sharding, rows, (rows.shape[0] * jax.process_count(), *rows.shape[1:])
-    )
-
-
 class Feed:
     """Iterator of (device batch, host batch) pairs, prepared by a background thread.
 
@@ -73,7 +91,7 @@ class Feed:
         """Starts to read.
 
         Args:
-            batches: this process' rows of the global batches (data.pipeline).
+            batches: this process' rows of the global batches (data.pipeline, `row_block`).
             sharding: of the first axis of every array, e.g. over the mesh's data axis.
             depth: device batches kept ready.
         """

@@ -313,7 +313,7 @@ def train_dataset(
         batch_size: rows of a global batch, repeats included.
         seed: of the order and of all augmentation, 0 to 2³¹ - 1.
         start_step: s of the first batch.
-        process_index, process_count: which rows of each batch to compute.
+        process_index, process_count: which of that many blocks of rows of each batch to compute (feed.row_block).
         workers: images prepared at a time, by default the number of cores; the batches do not depend on it.
         repeats: differently augmented copies of each image in a batch (side by side).
         bad_images: counts and names the images that cannot be read. Such a row reads another image of its source, the

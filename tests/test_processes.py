@@ -1,0 +1,72 @@
+"""Several processes of one job, on this machine's loopback: the same images, losses and metrics as one process."""
+
+import json
+import math
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from pix2seq_jax.data import feed
+from tests import small
+
+ROOT = Path(__file__).parent.parent
+SECONDS = 240  # a job that takes longer hangs
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return small.make_shapes(tmp_path_factory.mktemp("data") / "shapes")
+
+
+def train(count: int, mesh: dict, folder: Path, workdir: Path) -> list[dict]:
+    """Trains in `count` processes; the rows of metrics.jsonl."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    jobs, logs = [], [workdir / f"process{index}.log" for index in range(count)]
+    for index, log in enumerate(logs):
+        arguments = [str(port), str(count), str(index), json.dumps(mesh), str(folder), str(workdir)]
+        with log.open("w") as output:
+            command = [sys.executable, "-m", "tests.one_of_several_processes", *arguments]
+            jobs.append(subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT))
+    try:
+        codes = [job.wait(timeout=SECONDS) for job in jobs]
+    finally:
+        for job in jobs:
+            job.kill()
+            job.wait()
+    assert codes == [0] * count, "\n".join(log.read_text() for log in logs)
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def alone(folder, tmp_path_factory):
+    return train(1, {"data": 1}, folder, tmp_path_factory.mktemp("alone"))
+
+
+@pytest.mark.parametrize("mesh", [{"data": 1, "model": 2}, {"data": 2}])
+def test_two_processes_equal_one(mesh, alone, folder, tmp_path):
+    """Where the model axis crosses processes, both read the same rows; they read different ones under one name."""
+    rows = train(2, mesh, folder, tmp_path)
+    assert len(rows) == len(alone)
+    for one, other in zip(alone, rows, strict=True):
+        assert one["step"] == other["step"] and one.keys() == other.keys()
+        for name in ("train/loss", "train/tokens", "eval/detection/AP"):
+            if name in one:
+                assert math.isclose(one[name], other[name], rel_tol=1e-6, abs_tol=1e-6), (name, one[name], other[name])
+
+
+def test_a_process_reads_the_rows_of_its_devices():
+    """On one process with eight devices that is the whole batch, whatever the mesh."""
+    for axes in ({"data": 8}, {"data": 2, "model": 4}, {"data": 2, "fsdp": 2, "model": 2}, {"model": 8}):
+        mesh = jax.make_mesh(tuple(axes.values()), tuple(axes), axis_types=(jax.sharding.AxisType.Auto,) * len(axes))
+        cut = tuple(axis for axis in ("data", "fsdp") if axis in axes)
+        rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(cut))
+        assert feed.row_block(rows) == (0, 1)
+        batch = np.arange(16)
+        np.testing.assert_array_equal(feed.to_global(batch, rows), batch)
