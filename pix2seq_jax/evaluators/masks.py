@@ -82,10 +82,31 @@ def average_masks(points, height: int, width: int, threshold: float = 0.5) -> np
         raise ValueError(f"points{list(points.shape)}: give [K,T], the samples of one object")
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold={threshold}: give a share of the samples, above 0 and at most 1")
-    votes = np.zeros((height, width), np.uint16, order="F")  # the order of what pycocotools gives
-    for sample in points:
-        votes += coco_mask.decode(_rle(split_rings(sample), height, width))
-    return votes >= threshold * len(points)
+    samples = [split_rings(sample) for sample in points]
+    mask = np.zeros((height, width), bool, order="F")  # the order of what pycocotools gives and takes
+    corner, size = _window(samples, height, width)
+    votes = np.zeros(size, np.uint16, order="F")
+    for rings in samples:
+        votes += coco_mask.decode(_rle([ring - corner[::-1] for ring in rings], *size))
+    window = tuple(slice(start, start + length) for start, length in zip(corner, size, strict=True))
+    mask[window] = votes >= threshold * len(points)
+    return mask
+
+
+def _window(samples: list[list[np.ndarray]], height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Corner (y, x) and size (height, width) of the part of an image that the rings of all samples lie in.
+
+    Votes are counted there alone: of a photograph of 12 megapixels most objects cover a small part. The window reaches
+    a pixel beyond the rings, so that they are filled as in the whole image.
+    """
+    rings = [ring for rings in samples for ring in rings]
+    if not rings:
+        return (0, 0), (1, 1)
+    points = np.concatenate(rings)[:, ::-1]  # y, x
+    limits = np.array([height, width])
+    low = np.clip(np.floor(points.min(axis=0)).astype(np.int64) - 1, 0, limits - 1)
+    high = np.clip(np.ceil(points.max(axis=0)).astype(np.int64) + 1, low + 1, limits)
+    return tuple(low.tolist()), tuple((high - low).tolist())
 
 
 def to_rle(mask) -> dict:

@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import math
 import subprocess
 import sys
 import textwrap
@@ -14,6 +15,7 @@ from PIL import Image
 
 from pix2seq_jax.data import pipeline, sources
 from pix2seq_jax.data.coco_json import Report
+from tests import small
 
 ALL_OPS = (
     "decode|scale_jitter(24,0.5,1.5)|fixed_crop(24)|flip_lr|color_jitter(0.5)|filter_objects|order(random)"
@@ -231,6 +233,19 @@ def test_an_image_larger_than_its_padding_names_the_string():
         ValueError, match=r"preprocessing 'decode\|pad_image\(8\)\|pad_objects\(3\)' failed: .*[Pp]adding"
     ):
         train(ops="decode|pad_image(8)|pad_objects(3)")
+
+
+def test_a_published_batch_is_a_quarter_of_its_floats():
+    """128 images of 640 pixels, as the multi-task recipe has them for each of four tasks."""
+    config = small.load("multitask.py:")
+    batches = pipeline.train_dataset(Source(7), config.tasks.detection.train_ops, batch_size=128, seed=0)
+    size = {name: math.prod(s.shape) * s.dtype.size for name, s in batches.dataset.element_spec.items()}
+    step = len(config.tasks) * sum(size.values())
+    print(
+        f"bytes of a step {step / 1e9:.2f} GB: 3 on the host {3 * step / 1e9:.2f}, 4 on the devices {4 * step / 1e9:.2f}"
+    )
+    assert size["image"] == 128 * 640 * 640 * 3
+    assert step < 4 * 1.01 * size["image"]
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,18 @@ def test_reserved_floats_and_leftovers():
         np.testing.assert_array_equal(masks.rasterize(points, 16, 20), expected)
 
 
+def test_votes_in_a_window_are_those_in_the_whole_image():
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        centre, spread = rng.uniform(-5, 65, 2), rng.uniform(1, 40)
+        samples = centre[None, None] + rng.normal(0, spread, (3, 7, 2))
+        samples = np.where(samples < 0, 0.0, samples)  # decoded points lie in the image or beyond its far ends
+        samples[:, 3] = np.where(rng.random() < 0.5, -2, samples[:, 3])
+        points = samples.reshape(3, 14)
+        whole = np.mean([masks.rasterize(one, 40, 60) for one in points], axis=0) >= 0.5
+        np.testing.assert_array_equal(masks.average_masks(points, 40, 60), whole)
+
+
 @pytest.mark.parametrize("points", [[], [-1, -1], [-2, -2], [-3, -3] * 4, [4, 4], [1, 1, 9, 9], [5.5, 5.5] * 3])
 def test_without_a_polygon_the_mask_is_empty(points):
     for mask in (masks.rasterize(points, 16, 20), masks.average_masks([points] * 2, 16, 20)):
