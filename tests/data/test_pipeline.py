@@ -241,9 +241,7 @@ def test_a_published_batch_is_a_quarter_of_its_floats():
     batches = pipeline.train_dataset(Source(7), config.tasks.detection.train_ops, batch_size=128, seed=0)
     size = {name: math.prod(s.shape) * s.dtype.size for name, s in batches.dataset.element_spec.items()}
     step = len(config.tasks) * sum(size.values())
-    print(
-        f"bytes of a step {step / 1e9:.2f} GB: 3 on the host {3 * step / 1e9:.2f}, 4 on the devices {4 * step / 1e9:.2f}"
-    )
+    print(f"a step {step / 1e9:.2f} GB, 3 on the host {3 * step / 1e9:.2f}, 4 on the devices {4 * step / 1e9:.2f}")
     assert size["image"] == 128 * 640 * 640 * 3
     assert step < 4 * 1.01 * size["image"]
 
