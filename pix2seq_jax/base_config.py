@@ -222,7 +222,10 @@ def segmentation(*, slots: int, **sizes) -> dict:
         "eval_batch_size": 4,  # times `objects` times `num_samples` sequences at a time
         "num_samples": 8,
         "mask_threshold": 0.5,  # share of the samples that must cover a pixel
-        "objects": prompted,  # best-scored predicted boxes of an image that get a mask; annotated ones all do
+        # Best-scored predicted boxes of an image that get a mask: while training; in the last evaluation, --mode=eval and
+        # prediction (COCO counts 100). Annotated boxes all do.
+        "objects": prompted,
+        "objects_final": min(slots, 100),
     }
 
 
@@ -280,7 +283,7 @@ def shapes(config: ml_collections.ConfigDict, size: int, slots: int) -> None:
     changes = {
         "detection": {"max_instances": slots, "eval_ops": presets.DETECTION_EVAL.format(**sizes)},
         "segmentation": {
-            **{"max_instances": 1, "max_points": 24, "objects": slots, "batch_size": 16},
+            **{"max_instances": 1, "max_points": 24, "objects": slots, "objects_final": slots, "batch_size": 16},
             **{"eval_ops": presets.SHAPES_SEGMENTATION_EVAL.format(**sizes), "eval_batch_size": 200},
             "padding_weight": 0.0,
         },

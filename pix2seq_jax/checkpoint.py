@@ -5,10 +5,13 @@ its files (`sha256sum -c` reads it). Orbax writes it under another name and rena
 that bears a plain step number was whole once; one that no longer agrees with its hashes is damaged.
 """
 
+import dataclasses
+import functools
 import hashlib
+import json
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any
@@ -18,11 +21,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
-from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
+from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, LatestN
 
 from pix2seq_jax import trees
 
 SUMS = "SHA256SUMS"
+METRICS = "metrics.json"
 # Orbax writes these two after the hashes: the time of the commit, no data.
 UNHASHED = (SUMS, "_CHECKPOINT_METADATA", "commit_success.txt")
 
@@ -190,11 +194,27 @@ def load_meta(directory: epath.PathLike) -> dict:
         return checkpointer.restore(folder, ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
 
 
+@dataclasses.dataclass(frozen=True)
+class _Best:
+    """Orbax' policy that keeps the `count` steps of the highest score; of equal ones the latest."""
+
+    count: int
+    score: Callable[[int, Any], float | None]
+
+    def should_preserve(self, checkpoints, *, context) -> list[bool]:
+        """Of each checkpoint, whether it is kept."""
+        del context
+        scores = {one.step: self.score(one.step, one.metrics) for one in checkpoints}
+        ranked = sorted((step for step, score in scores.items() if score is not None), key=scores.get)
+        return [one.step in ranked[-self.count :] for one in checkpoints]
+
+
 class Checkpointer:
     """Saves and restores the train state of one run in a directory of its own.
 
-    Keeps the `keep_latest` newest steps, and of those that were saved with metrics the `keep_best` best by
-    `best_metric` (higher is better). Use as: restore_latest, then save as often as needed, then close.
+    Keeps the `keep_latest` newest steps, and of those with metrics the `keep_best` best by `best_metric` (higher is
+    better). Metrics are given when a step is saved or later, by `set_metrics`: a run saves before it evaluates. Use as:
+    restore_latest, then save as often as needed, then close.
     """
 
     def __init__(
@@ -208,8 +228,44 @@ class Checkpointer:
         self._keep_latest, self._best_metric, self._keep_best = keep_latest, best_metric, keep_best
         self._saving = 0
 
-    def _score(self, metrics: Mapping[str, float]) -> float:
-        value = metrics.get(self._best_metric)
+    @cached_property
+    def _metrics(self) -> dict[int, dict[str, float | None]]:
+        """What `set_metrics` was given, by step. A file that cannot be read counts as none."""
+        path = self._directory / METRICS
+        try:
+            content = json.loads(path.read_text()) if path.exists() else {}
+            return {int(step): dict(values) for step, values in content.items()}
+        except (OSError, ValueError, AttributeError, TypeError) as error:
+            log.warning("%s cannot be read (%s): the best checkpoint is chosen from here on", path, error)
+            return {}
+
+    def set_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Gives metrics (flat numbers) to a step that is saved; they count from the next save on. All processes call it.
+
+        Orbax takes metrics only in a save, so these are in DIRECTORY/metrics.json, of the steps that are there.
+        """
+        # 32 bits: that is what the other processes hear from the one that scores, and all must choose alike.
+        values = {name: float(np.float32(value)) for name, value in metrics.items()}
+        self._metrics[step] = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        if jax.process_index():
+            return
+        there = {step, *steps(self._directory)}
+        content = {str(number): values for number, values in sorted(self._metrics.items()) if number in there}
+        self._directory.mkdir(parents=True, exist_ok=True)
+        partial = self._directory / f"{METRICS}.partial"
+        partial.write_text(json.dumps(content, indent=1))
+        partial.replace(self._directory / METRICS)
+
+    def has_metrics(self, step: int) -> bool:
+        """Whether a step was evaluated."""
+        return step in self._metrics or (self._directory / str(step) / "metrics").exists()
+
+    def _score(self, step: int, metrics: Mapping[str, float] | None) -> float | None:
+        """What the best steps are chosen by; None without metrics of `set_metrics` or (those given) of the checkpoint."""
+        known = self._metrics.get(step, metrics)
+        if known is None:
+            return None
+        value = known.get(self._best_metric)
         return -math.inf if value is None or math.isnan(value) else value
 
     def _on_written(self) -> None:
@@ -223,8 +279,8 @@ class Checkpointer:
         """Made at the first save: when it starts it reads every checkpoint there is, damaged ones too."""
         policies, best_fn = [LatestN(n=self._keep_latest)], None
         if self._best_metric:
-            best_fn = self._score
-            policies.append(BestN(get_metric_fn=best_fn, n=self._keep_best, keep_checkpoints_without_metrics=False))
+            policies.append(_Best(self._keep_best, self._score))
+            best_fn = functools.partial(self._score, -1)
         options = ocp.CheckpointManagerOptions(
             preservation_policy=AnyPreservationPolicy(policies),
             best_fn=best_fn,  # or the metrics are not stored

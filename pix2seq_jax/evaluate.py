@@ -8,23 +8,26 @@ those of a model that has boxes of its own go into `metrics_ground_truth_boxes.j
 
 import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import ml_collections
 import numpy as np
+from jax.experimental import multihost_utils
 from PIL import Image
 
-from pix2seq_jax import experiment, inference, inputs, sharding
-from pix2seq_jax.data import pipeline
-from pix2seq_jax.data.images import decode_image
+from pix2seq_jax import experiment, inference, inputs, sharding, stopping
+from pix2seq_jax.boxes import boxes_of_annotations, boxes_of_results, same_images
+from pix2seq_jax.chunks import Pictures
 from pix2seq_jax.data.text import Text
 from pix2seq_jax.evaluators import captions, coco, draw
 from pix2seq_jax.experiment import GROUND_TRUTH, PROMPTED, label
-from pix2seq_jax.inference import Boxes
+from pix2seq_jax.inference import Ask
 from pix2seq_jax.pictures import drawable
 from pix2seq_jax.telemetry import MetricWriter, log, phase, setup_logging
 
+EMPTY = 77  # of 255, about the 0.3 that images are padded with
 # What a task is judged by; the best checkpoint is chosen by that of the first task.
 MAIN_METRICS = {"detection": "AP", "segmentation": "AP", "keypoints": "AP", "captioning": "CIDEr-D"}
 _BOX_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
@@ -34,64 +37,6 @@ METRICS = {  # the numbers of each task
     "keypoints": ("AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl"),
     "captioning": ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "CIDEr-D", "ROUGE-L"),
 }
-
-
-def boxes_of_annotations(annotations: dict, image_ids, category_ids, *, with_keypoints: bool = False) -> Boxes:
-    """The boxes of a COCO dictionary for these images, crowds aside, all with score 1.
-
-    Args:
-        annotations: COCO dictionary.
-        image_ids: images, in this order.
-        category_ids: category id of label l at l - 1.
-        with_keypoints: only objects with a keypoint that is labelled.
-    """
-    rows = {image_id: [] for image_id in image_ids}
-    for one in annotations["annotations"]:
-        if one["image_id"] in rows and not one["iscrowd"] and (one.get("num_keypoints") or not with_keypoints):
-            rows[one["image_id"]].append((one["bbox"], category_ids.index(one["category_id"]) + 1, 1.0))
-    return _padded(rows)
-
-
-def boxes_of_results(path: str | Path, image_ids, category_ids) -> Boxes:
-    """The boxes of a COCO results file for these images and categories; the log says how many are of others.
-
-    Raises:
-        ValueError: the file is missing or no results file.
-    """
-    try:
-        results = json.loads(Path(path).read_text(encoding="utf-8"))
-        rows, others = {image_id: [] for image_id in image_ids}, 0
-        for result in results:
-            if result["image_id"] in rows and result["category_id"] in category_ids:
-                label = category_ids.index(result["category_id"]) + 1
-                rows[result["image_id"]].append((result["bbox"], label, result["score"]))
-            else:
-                others += 1
-        if results and others == len(results):
-            raise ValueError(f"none of its {others} boxes is of these images and categories")
-        if without := sum(not row for row in rows.values()):
-            log.warning(
-                "%s has no box of %d of the %d images: they count as images without objects", path, without, len(rows)
-            )
-        if others:
-            log.info("%s: %d of %d boxes are of other images or categories, left out", path, others, len(results))
-        return _padded(rows)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"config.eval.boxes={str(path)!r} cannot be used ({type(error).__name__}: {error}); give 'predicted', "
-            f"{GROUND_TRUTH!r}, or the results/detection.json of an evaluation on the same data"
-        ) from error
-
-
-def _padded(rows: dict[int, list[tuple]]) -> Boxes:
-    """Boxes of (x, y, width, height; label; score) by image."""
-    slots = max((len(row) for row in rows.values()), default=0) or 1
-    shape = (len(rows), slots)
-    boxes, labels, scores = np.zeros((*shape, 4), np.float32), np.zeros(shape, np.int32), np.zeros(shape, np.float32)
-    for i, row in enumerate(rows.values()):
-        for j, ((x, y, width, height), labels[i, j], scores[i, j]) in enumerate(row):
-            boxes[i, j] = y, x, y + height, x + width
-    return Boxes(np.array(list(rows), np.int64), boxes, labels, scores)
 
 
 def best_metric(config: ml_collections.ConfigDict) -> str:
@@ -107,17 +52,6 @@ def best_metric(config: ml_collections.ConfigDict) -> str:
     return chosen or f"{label(config, names[0])}/{MAIN_METRICS[names[0]]}"
 
 
-def same_images(one, other) -> None:
-    """Raises ValueError where an image id of one source means another file in the other source."""
-    files = dict(zip(one.image_ids.tolist(), one.files, strict=True))
-    for image_id, file in zip(other.image_ids.tolist(), other.files, strict=True):
-        if files.get(image_id, file) != file:
-            raise ValueError(
-                f"image id {image_id} is {files[image_id]} in {one.annotations_path} and {file} in "
-                f"{other.annotations_path}: boxes of one would prompt the other; number the images alike"
-            )
-
-
 class Evaluator:
     """Scores a model on the validation data of a config; compiles once, can be called at many steps."""
 
@@ -127,7 +61,6 @@ class Evaluator:
         inputs.check_paths(config, "val")
         self.sources = inputs.open_sources(config, "val", text)
         for name, source in self.sources.items():
-            pipeline.check_ops(config.tasks[name].eval_ops)
             if name != "captioning":
                 experiment.check_classes(source.category_names, config, where=str(source.annotations_path))
         if "keypoints" in tasks:
@@ -136,6 +69,7 @@ class Evaluator:
         if "segmentation" in tasks and not 0 < (share := config.tasks.segmentation.mask_threshold) <= 1:
             raise ValueError(f"config.tasks.segmentation.mask_threshold={share}: give a share above 0 and at most 1")
         self._config, self._tasks, self._text = config, tuple(tasks), text
+        self._broken: set[str] = set()  # files that cannot be decoded
         self._given = {}  # boxes of a file
         if config.eval.boxes not in ("predicted", GROUND_TRUTH):
             for name in (name for name in PROMPTED if name in tasks):
@@ -164,46 +98,85 @@ class Evaluator:
         """See `label`."""
         return label(self._config, name)
 
-    def _prompts(self, name: str, predicted: Boxes | None, limit: int) -> Boxes:
-        """The boxes that a task is asked about: all of the annotations, or the best ones of each image."""
-        source, chosen = self.sources[name], self._config.eval.boxes
-        category_ids = list(source.category_ids)
-        labels = [category_ids.index(i) + 1 for i in source.keypoint_categories] if name == "keypoints" else None
-        if chosen == "predicted":
-            kept = predicted.of_images(source.image_ids)
-            if missing := min(limit or len(source), len(source)) - len(kept.image_ids):
-                log.warning("%s: %d images are not among those that detection looked at, left out", name, missing)
-            return self._runner.choose(name, kept, labels)
-        image_ids = source.image_ids.tolist()[: limit or None]
-        if chosen == GROUND_TRUTH:
-            with_keypoints = name == "keypoints"
-            return boxes_of_annotations(self.annotations[name], image_ids, category_ids, with_keypoints=with_keypoints)
-        return self._runner.choose(name, self._given[name].of_images(image_ids), labels)
-
-    def results(self, variables, *, limit: int = 0) -> tuple[dict[str, list[dict]], dict[str, list[int]]]:
-        """(COCO results by task, ids of the images they are of), of the first `limit` images (0: all)."""
-        found, images, predicted = {}, {}, None
+    def _plan(self, limit: int, *, final: bool) -> tuple[Pictures, dict[str, Ask]]:
+        """The pictures that the tasks look at, each once, and which of them each task is asked about."""
+        places: dict[tuple, int] = {}  # a picture of one name and size is one picture, whatever file lists it
+        asks: dict[str, Ask] = {}
         for name in self._tasks:
-            source = self.sources[name]
-            with phase(f"decode {self.label(name)}"):
-                if name == "detection":
-                    predicted = self._runner.detect(variables, source, limit=limit)
-                    # The annotations may have fewer classes than an imported model; the others cannot be scored.
-                    listed = {category["id"] for category in self.annotations[name]["categories"]}
-                    scored = [label for label, i in enumerate(source.category_ids, 1) if i in listed]
-                    known = np.isin(predicted.labels, scored)
-                    predicted = predicted._replace(labels=np.where(known, predicted.labels, 0))
-                    found[name] = coco.results(*predicted, source.category_ids)
-                    images[name] = predicted.image_ids.tolist()
-                elif name == "captioning":
-                    found[name] = self._runner.caption(variables, source, self._text, limit=limit)
-                    images[name] = [result["image_id"] for result in found[name]]
-                else:
-                    prompts = self._prompts(name, predicted, limit)
-                    images[name] = prompts.image_ids.tolist()
-                    decode = self._runner.segment if name == "segmentation" else self._runner.pose
-                    found[name] = decode(variables, source, prompts, source.category_ids)
-        return found, images
+            source, chosen = self.sources[name], self._config.eval.boxes
+            keys = list(zip(source.image_ids.tolist(), source.files, map(tuple, source.sizes.tolist()), strict=True))
+            if name in PROMPTED and chosen == "predicted":
+                mine, of_detection = set(keys), set(asks["detection"].places.tolist())
+                own = [place for key, place in places.items() if place in of_detection and key in mine]
+                if missing := min(limit or len(keys), len(keys)) - len(own):
+                    log.warning("%s: %d images are not among those that detection looked at, left out", name, missing)
+            else:
+                own = [places.setdefault(key, len(places)) for key in keys[: limit or None]]
+            asks[name] = Ask(np.array(sorted(own), np.int64), **self._details(name, limit, final=final))
+        ids, files, sizes = zip(*places, strict=True)
+        return Pictures(np.array(ids, np.int64), files, np.array(sizes, np.int32), self._in_place_of_broken), asks
+
+    def _details(self, name: str, limit: int, *, final: bool) -> dict:
+        """The fields of a task's Ask but for its places."""
+        source, section = self.sources[name], self._config.tasks[name]
+        if name == "captioning":
+            return {}
+        category_ids = list(source.category_ids)
+        if name == "detection":
+            # The annotations may have fewer classes than an imported model; the others cannot be scored.
+            listed = {category["id"] for category in self.annotations[name]["categories"]}
+            scored = [label for label, i in enumerate(category_ids, 1) if i in listed]
+            return {"category_ids": category_ids, "labels": scored}
+        labels = [category_ids.index(i) + 1 for i in source.keypoint_categories] if name == "keypoints" else None
+        if self._config.eval.boxes == GROUND_TRUTH:
+            image_ids = source.image_ids.tolist()[: limit or None]
+            options = {"with_keypoints": name == "keypoints"}
+            boxes = boxes_of_annotations(self.annotations[name], image_ids, category_ids, **options)
+            return {"category_ids": category_ids, "boxes": boxes}
+        objects = section.objects_final if final and name == "segmentation" else section.objects
+        return {"category_ids": category_ids, "labels": labels, "boxes": self._given.get(name), "objects": objects}
+
+    def _in_place_of_broken(self, file: str, size: tuple[int, int], error: ValueError) -> np.ndarray:
+        """A picture of one colour and of the size in the JSON: the image counts, and there is nothing to be found."""
+        if self._config.data.bad_images == "error":
+            raise error
+        if file not in self._broken:
+            self._broken.add(file)
+            log.warning("%s; it is scored as an empty picture (%d so far)", error, len(self._broken))
+        return np.full((*size, 3), EMPTY, np.uint8)
+
+    def results(
+        self, variables, *, limit: int = 0, final: bool = True, leave: Callable[[], None] = lambda: None
+    ) -> tuple[dict[str, list[dict]], dict[str, list[int]], dict[int, Image.Image]]:
+        """Decodes the first `limit` images (0: all).
+
+        Args:
+            variables: of the model.
+            limit: of each source.
+            final: whether as many objects get a mask as COCO counts.
+            leave: called now and then; may raise.
+
+        Returns:
+            COCO results by task, on process 0; ids of the images they are of; pictures of the first images by id,
+            prediction beside ground truth, on process 0.
+        """
+        pictures, asks = self._plan(limit, final=final)
+        ids = {name: pictures.image_ids[ask.places].tolist() for name, ask in asks.items()}
+        found: dict[str, list[dict]] = {name: [] for name in asks}
+        drawn: dict[int, Image.Image] = {}
+        shown = next(iter(asks.values())).places[: self._config.eval.pictures].tolist()
+        truth = self._truth([int(pictures.image_ids[place]) for place in shown])
+        with phase(f"decode {len(pictures)} images"):
+            for part in self._runner.run(variables, pictures, asks, text=self._text, leave=leave):
+                for name, rows in part.results.items():
+                    found[name] += rows
+                for place in set(part.places) & set(shown) if jax.process_index() == 0 else ():
+                    image_id = int(pictures.image_ids[place])
+                    own = {n: [r for r in rows if r["image_id"] == image_id] for n, rows in part.results.items()}
+                    name = Path(pictures.files[place]).name
+                    size = pictures.sizes[place].tolist()
+                    drawn[image_id] = self._draw(part.pixels(place), size, own, truth[image_id], name)
+        return found, ids, dict(sorted(drawn.items(), key=lambda item: ids[next(iter(ids))].index(item[0])))
 
     def _score(self, name: str, results: list[dict], images: list[int]) -> dict:
         source = self.sources[name]
@@ -217,39 +190,69 @@ class Evaluator:
         sigmas = experiment.keypoint_sigmas(source.keypoint_names, tuple(self._config.tasks.keypoints.sigmas))
         return coco.evaluate(self.annotations[name], results, "keypoints", image_ids=images, sigmas=sigmas)
 
-    def report(self, variables, *, step: int, workdir: str | Path, writer: MetricWriter, limit: int = 0) -> dict:
-        """Evaluates, logs, and writes metrics.json, results/ and pictures/; returns the metrics by task."""
+    def _score_all(self, results: dict, images: dict, leave: Callable[[], None]) -> dict[str, dict]:
+        """Metrics by the label of the task: all of them on process 0, the numbers on the others."""
+        scored = [name for name in self._tasks if images[name]]
+        if jax.process_index():
+            return _shared_numbers({name: {} for name in scored}, self.label)
+        metrics = {}
+        try:
+            for name in scored:
+                if jax.process_count() == 1:  # else the others wait for the numbers
+                    leave()
+                metrics[name] = self._score(name, results[name], images[name])
+        finally:  # of an error, too: the other processes wait
+            _shared_numbers(metrics, self.label, names=scored)
+        return {self.label(name): numbers for name, numbers in metrics.items()}
+
+    def report(
+        self,
+        variables,
+        *,
+        step: int,
+        workdir: str | Path,
+        writer: MetricWriter,
+        limit: int = 0,
+        final: bool = True,
+        leave: Callable[[], None] = lambda: None,
+    ) -> dict:
+        """Evaluates, logs, and writes metrics.json, results/ and pictures/; returns the metrics by task.
+
+        Arguments as in `results`; `step`, `workdir` and `writer` say where it belongs.
+        """
         log.info("evaluate step %d", step)
-        results, images = self.results(variables, limit=limit)
-        if self._runner.bad_images:
-            log.warning("data: %s", self._runner.bad_images.describe())
+        results, images, drawn = self.results(variables, limit=limit, final=final, leave=leave)
         with phase("score"):
-            scored = [name for name in self._tasks if images[name]]
-            metrics = {self.label(name): self._score(name, results[name], images[name]) for name in scored}
+            metrics = self._score_all(results, images, leave)
         writer.scalars(step, {f"eval/{name}": value for name, value in flat(metrics).items()})
-        for name in scored:
-            label = self.label(name)
-            log.info("step %d, %s of %d images:\n%s", step, label, len(images[name]), table(metrics[label]))
         if jax.process_index() == 0:
-            folder = Path(workdir)
-            for name in self._tasks:
-                # pycocotools takes results that have a box for box results.
-                hidden = () if name == "detection" else ("bbox",)
-                rows = [{key: value for key, value in row.items() if key not in hidden} for row in results[name]]
-                write_json(folder / "results" / f"{self.label(name)}.json", rows)
-            sections = {name: self._config.tasks[name] for name in self._tasks}
-            summary = {"step": step, "seed": self._config.seed}
-            summary |= {"samplers": {name: section.sampler for name, section in sections.items()}}
-            summary |= {"num_samples": {name: section.num_samples for name, section in sections.items()}}
-            summary |= {"boxes": self._config.eval.boxes} if any(name in PROMPTED for name in self._tasks) else {}
-            # Figures of annotated boxes do not replace those of the model's own.
-            apart = "detection" in self._tasks and self._config.eval.boxes == GROUND_TRUTH
-            suffix = f"_{GROUND_TRUTH}_boxes" if apart else ""
-            write_json(folder / f"metrics{suffix}.json", coco.json_safe(summary | metrics))
-            sheet = self._draw(results, images, folder / f"pictures{suffix}")
-            if sheet is not None:
-                writer.images(step, {"eval/predictions": np.asarray(sheet)})
+            for name in (name for name in self._tasks if images[name]):
+                label = self.label(name)
+                log.info("step %d, %s of %d images:\n%s", step, label, len(images[name]), table(metrics[label]))
+            self._write(Path(workdir), step, results, metrics, drawn)
+            if drawn:
+                writer.images(step, {"eval/predictions": np.asarray(draw.contact_sheet(list(drawn.values())))})
         return metrics
+
+    def _write(self, folder: Path, step: int, results: dict, metrics: dict, drawn: dict[int, Image.Image]) -> None:
+        """Results, metrics and pictures into the workdir."""
+        for name in self._tasks:
+            # pycocotools takes results that have a box for box results.
+            hidden = () if name == "detection" else ("bbox",)
+            rows = [{key: value for key, value in row.items() if key not in hidden} for row in results[name]]
+            write_json(folder / "results" / f"{self.label(name)}.json", rows)
+        sections = {name: self._config.tasks[name] for name in self._tasks}
+        summary = {"step": step, "seed": self._config.seed}
+        summary |= {"samplers": {name: section.sampler for name, section in sections.items()}}
+        summary |= {"num_samples": {name: section.num_samples for name, section in sections.items()}}
+        summary |= {"boxes": self._config.eval.boxes} if any(name in PROMPTED for name in self._tasks) else {}
+        # Figures of annotated boxes do not replace those of the model's own.
+        apart = "detection" in self._tasks and self._config.eval.boxes == GROUND_TRUTH
+        suffix = f"_{GROUND_TRUTH}_boxes" if apart else ""
+        write_json(folder / f"metrics{suffix}.json", coco.json_safe(summary | metrics))
+        (folder / f"pictures{suffix}").mkdir(parents=True, exist_ok=True)
+        for image_id, picture in drawn.items():
+            picture.save(folder / f"pictures{suffix}" / f"{image_id}.png")
 
     def _truth(self, image_ids: list[int]) -> dict[int, dict[str, list[dict]]]:
         """The annotations of images by task."""
@@ -263,36 +266,38 @@ class Evaluator:
             found[image_id]["captioning"] = [{"caption": text} for text in texts]
         return found
 
-    def _draw(self, results: dict, images: dict, folder: Path) -> Image.Image | None:
-        """Saves prediction beside ground truth of the first images, and gives them on one sheet."""
-        folder.mkdir(parents=True, exist_ok=True)
-        source = next(iter(self.sources.values()))
-        index = {image_id: number for number, image_id in enumerate(source.image_ids.tolist())}
+    def _draw(self, image: np.ndarray, size: list[int], found: dict, truth: dict, title: str) -> Image.Image:
+        """What was found in a picture u8[h,w,3] beside the truth, both in pixels of `size`, that of the JSON."""
         boxed = [own for name, own in self.sources.items() if name != "captioning"]
         label_of = {category_id: label for label, category_id in enumerate(boxed[0].category_ids if boxed else (), 1)}
-        chosen = next(iter(images.values()))[: self._config.eval.pictures]
-        found = {image_id: {name: [] for name in results} for image_id in chosen}
-        for name, rows in results.items():
-            for row in rows:
-                if row["image_id"] in found:
-                    found[row["image_id"]][name].append(row)
-        truth, pictures = self._truth(chosen), []
-        for image_id in chosen:
-            raw = source[index[image_id]]
-            image = decode_image(raw["image"], raw["file"], tuple(raw["orig_size"]))
-            if image.shape[:2] != tuple(raw["orig_size"]):  # results are in pixels of the size in the JSON
-                image = np.asarray(Image.fromarray(image).resize(raw["orig_size"][::-1].tolist()))
-            both = (drawable(rows, label_of, image.shape[:2]) for rows in (found[image_id], truth[image_id]))
-            pictures.append(
-                draw.side_by_side(
-                    *(image, *both, self._config.data.category_names),
-                    skeleton=tuple(map(tuple, self._config.data.skeleton)),
-                    threshold=self._config.eval.score_threshold,
-                    title=Path(raw["file"]).name,
-                )
-            )
-            pictures[-1].save(folder / f"{image_id}.png")
-        return draw.contact_sheet(pictures) if pictures else None
+        if list(image.shape[:2]) != size:
+            image = np.asarray(Image.fromarray(image).resize(size[::-1]))
+        both = (drawable(rows, label_of, image.shape[:2]) for rows in (found, truth))
+        return draw.side_by_side(
+            *(image, *both, self._config.data.category_names),
+            skeleton=tuple(map(tuple, self._config.data.skeleton)),
+            threshold=self._config.eval.score_threshold,
+            title=title,
+        )
+
+
+def _shared_numbers(metrics: dict[str, dict], label: Callable[[str], str], *, names=None) -> dict[str, dict]:
+    """The numbers of METRICS of process 0 on all processes, by label; nothing to do for one process.
+
+    Raises:
+        ValueError: on the others, where process 0 could not score.
+    """
+    names = list(metrics) if names is None else names
+    if jax.process_count() == 1:
+        return metrics
+    keys = [(name, key) for name in names for key in METRICS[name]]
+    whole = all(name in metrics for name in names)
+    numbers = [float(whole), *(metrics.get(name, {}).get(key, np.nan) for name, key in keys)]
+    shared = multihost_utils.broadcast_one_to_all(np.array(numbers, np.float32))
+    if not shared[0] and jax.process_index():
+        raise ValueError("process 0 could not score the results; its log says why")
+    values = dict(zip(keys, shared[1:].tolist(), strict=True))
+    return {label(name): {key: values[name, key] for key in METRICS[name]} for name in names}
 
 
 def table(metrics: dict) -> str:
@@ -326,12 +331,13 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> dict:
 
     Raises:
         ValueError: no run or no whole checkpoint in the workdir, or a config of another model.
+        stopping.Interrupted: SIGTERM came.
     """
     setup_logging()
     config = experiment.adopt(experiment.load_config(workdir), config)
     mesh = sharding.make_mesh(config.mesh.to_dict())
     tasks, model = experiment.make_tasks(config), experiment.make_model(config)
-    with jax.set_mesh(mesh):
+    with jax.set_mesh(mesh), stopping.termination() as terminated:
         with phase("open the data"):
             evaluator = Evaluator(config, model, tasks, mesh, inputs.load_text(config, workdir))
         if evaluator.describe():
@@ -340,6 +346,10 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> dict:
             step, variables = experiment.load_variables(workdir, config, model, mesh, step=config.eval.step)
         writer = MetricWriter(workdir, active=jax.process_index() == 0)
         try:
-            return evaluator.report(variables, step=step, workdir=workdir, writer=writer, limit=config.eval.images)
+            options = {"limit": config.eval.images, "leave": terminated.leave}
+            return evaluator.report(variables, step=step, workdir=workdir, writer=writer, **options)
+        except stopping.Interrupted:
+            log.warning("SIGTERM: the evaluation of step %d was left, nothing of it is written", step)
+            raise
         finally:
             writer.close()

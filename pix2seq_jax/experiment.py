@@ -34,8 +34,9 @@ FIXED = (
 FREE_OF_MODEL = ("frozen_bn", "dtype", "remat", "attention_init", "drop_path", "drop_units", "drop_att")
 FREE = (  # of a task: how it is evaluated
     *("eval_ops", "eval_batch_size", "sampler", "num_samples", "eos_bias", "grammar"),
-    *("mask_threshold", "objects", "sigmas", "points_score_weight"),
+    *("mask_threshold", "objects", "objects_final", "sigmas", "points_score_weight"),
 )
+OBJECTS_FINAL = 100  # masks of an image in a final evaluation, of early runs that did not record it; COCO counts 100
 TEXT_FILE = "text.model"  # of a workdir with captions
 GROUND_TRUTH = "ground_truth"  # value of config.eval.boxes, and part of the names of what was measured with it
 PROMPTED = ("segmentation", "keypoints")  # tasks that need boxes
@@ -190,6 +191,8 @@ def load_config(workdir: str | Path) -> ml_collections.ConfigDict:
         for field in dataclasses.fields(tasks.TASKS[name]) if name in tasks.TASKS else ():
             if field.default is not dataclasses.MISSING and field.name not in config.tasks[name]:
                 config.tasks[name][field.name] = field.default
+    if "segmentation" in config.tasks and "objects_final" not in config.tasks.segmentation:
+        config.tasks.segmentation.objects_final = OBJECTS_FINAL
     for name, value in (("bad_images", "replace"), ("bad_annotations", "error"), ("missing_images", "error")):
         if name not in config.data:
             config.data[name] = value

@@ -7,18 +7,26 @@ which ("weights: ...").
 
 import contextlib
 import dataclasses
-import functools
-import signal
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 import ml_collections
 import numpy as np
-from jax.experimental import multihost_utils
 
-from pix2seq_jax import checkpoint, evaluate, experiment, inputs, optim, sharding, train_step, trees, warm_start
+from pix2seq_jax import (
+    checkpoint,
+    evaluate,
+    evaluations,
+    experiment,
+    inputs,
+    optim,
+    sharding,
+    stopping,
+    train_step,
+    trees,
+    warm_start,
+)
 from pix2seq_jax.data import feed, pipeline
 from pix2seq_jax.data.coco_json import Report
 from pix2seq_jax.tasks import TASKS
@@ -27,29 +35,6 @@ from pix2seq_jax.telemetry import MetricWriter, Progress, log, parameter_table, 
 
 LOGGED_IDS = 64  # image ids named when a loss is not finite
 SHOWN = ("loss", "token_accuracy", "grad_norm", "lr")  # in the log line; metrics.jsonl has all
-
-
-@contextlib.contextmanager
-def sigterm_flag() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets instead of ending the process, so that the loop can save first.
-
-    With several processes JAX's own handler has to stay: it spreads the notice to all of them.
-    """
-    event = threading.Event()
-    ours = threading.current_thread() is threading.main_thread() and jax.process_count() == 1
-    before = signal.signal(signal.SIGTERM, lambda *_: event.set()) if ours else None
-    try:
-        yield event
-    finally:
-        if ours:
-            signal.signal(signal.SIGTERM, before)
-
-
-def stop_requested(flag: threading.Event, step: int) -> bool:
-    """Whether to save and leave after this step; all processes agree."""
-    if jax.process_count() > 1:
-        return multihost_utils.reached_preemption_sync_point(step)
-    return flag.is_set()
 
 
 def check_finite(step: int, metrics: dict, image_ids: dict[str, np.ndarray]) -> None:
@@ -182,11 +167,13 @@ def warming_up(progress: Progress) -> Iterator[None]:
 
 
 def run(config: ml_collections.ConfigDict, workdir: str | Path, *, evaluate_too: bool = True) -> dict:
-    """Trains to config.train.steps and returns the metrics of the evaluation there; {} without one, or after SIGTERM.
+    """Trains to config.train.steps and returns the metrics of the evaluation there, {} without one.
 
     Raises:
-        ValueError: config, data or workdir that do not fit, before any step.
+        ValueError: config, data or workdir that do not fit, before any step; two evaluations in a row that failed, or
+            the last one, after a save.
         FloatingPointError: loss or gradient that is not finite.
+        stopping.Interrupted: SIGTERM came; the last step is saved.
     """
     setup_logging()
     check_intervals(config.train)
@@ -227,7 +214,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path, *, evaluate_too:
     meta = experiment.meta(config, text)
     with contextlib.ExitStack() as stack:
         stack.enter_context(jax.set_mesh(mesh))
-        terminated = stack.enter_context(sigterm_flag())
+        terminated = stack.enter_context(stopping.termination())
         stack.callback(saver.close)
         abstract = train_step.abstract_state(model, tx, mesh=mesh)
         with phase("restore"):
@@ -243,7 +230,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path, *, evaluate_too:
         log.info("weights: %s", origin)
         writer = MetricWriter(workdir, active=jax.process_index() == 0, after=start)
         stack.callback(writer.close)
-        report = evaluator and functools.partial(evaluator.report, workdir=workdir, writer=writer)
+        scoring = evaluator and evaluations.Evaluations(config, evaluator, saver, terminated, workdir, writer)
         log.info("%s parameters (see parameters.txt), devices %s", f"{trees.count(state.params):,}", dict(mesh.shape))
         writer.text("parameters.txt", parameter_table(state.params))
         jitted = train_step.jit_step(step_fn, abstract, mesh=mesh)
@@ -258,7 +245,9 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path, *, evaluate_too:
                 tokens_per_step=sum(tokens.values()),
             )
         )
-        evaluation, pending, first, leave = {}, None, True, False
+        evaluation, pending, first = {}, None, True
+        if scoring and scoring.missing(start):  # it was interrupted
+            scoring.run(train_step.variables(state), start)
         for step in range(start + 1, total + 1):
             with warming_up(progress) if first else contextlib.nullcontext():
                 given = {name: next(f) for name, f in feeds.items()}
@@ -279,25 +268,22 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path, *, evaluate_too:
                 if len(tasks) > 1:
                     rates |= task_rates(rates["steps_per_s"], images, tokens)
                 writer.scalars(step, {f"train/{name}": value for name, value in (values | rates).items()})
-            leave = stop_requested(terminated, step)
-            scored = report is not None and not leave and (step % config.train.eval_steps == 0 or step == total)
-            if scored:
-                check_finite(*pending)
-                limit = config.eval.images if step == total else config.eval.images_in_training
-                with progress.paused():
-                    evaluation = report(train_step.variables(state), step=step, limit=limit)
-            if scored or leave or step % config.train.checkpoint_steps == 0 or step == total:
+            leave, due = terminated(), scoring is not None and scoring.due(step)
+            # Saved first: an evaluation takes long, may fail and may be interrupted.
+            if due or leave or step % config.train.checkpoint_steps == 0 or step == total:
                 check_finite(*pending)
                 told = inputs.tell_new(read, told)
-                saver.save(step, state, meta, metrics=evaluate.flat(evaluation) if scored else None)
+                saver.save(step, state, meta)
             if leave:
-                log.warning("SIGTERM: step %d is saved in %s; run the same command to go on", step, workdir)
-                evaluation = {}
-                break
+                stopping.say_saved(step, workdir)
+                raise stopping.Interrupted
+            if due:
+                with progress.paused():
+                    evaluation = scoring.run(train_step.variables(state), step)
         with phase("finish checkpoints"):
             saver.wait()
         if start >= total:
             log.info("nothing to train: %s stands at step %d of %d", workdir, start, total)
-            if report:
-                evaluation = report(train_step.variables(state), step=start, limit=config.eval.images)
+            if scoring:
+                evaluation = scoring.run(train_step.variables(state), start)
     return evaluation

@@ -7,8 +7,8 @@ import ml_collections
 import numpy as np
 import pytest
 
-from pix2seq_jax.evaluate import boxes_of_annotations, boxes_of_results
-from pix2seq_jax.inference import Boxes, make_decoder, row_keys
+from pix2seq_jax.boxes import Boxes, boxes_of_annotations, boxes_of_results
+from pix2seq_jax.decoders import make_decoder, row_keys
 from tests import four_tasks
 
 CATEGORIES = (7, 3)  # category ids of labels 1 and 2

@@ -95,7 +95,7 @@ def test_every_annotated_object_gets_a_mask(folder, trained, tmp_path, caplog, m
     monkeypatch.setattr(telemetry.log, "handlers", [caplog.handler])
     workdir = shutil.copytree(trained[0], tmp_path / "run")
     whole = "decode|resize(48)|pad_image(48)|pad_objects(1)"
-    few = {"tasks__segmentation__objects": 1, "tasks__segmentation__eval_ops": whole}
+    few = {"tasks__segmentation__objects_final": 1, "tasks__segmentation__eval_ops": whole}
     config = experiment.select_tasks(make(folder, eval__boxes="ground_truth", **few), ["detection", "segmentation"])
     metrics = evaluate.run(config, workdir)
     results = json.loads((workdir / "results" / "segmentation_ground_truth_boxes.json").read_text())
@@ -104,7 +104,7 @@ def test_every_annotated_object_gets_a_mask(folder, trained, tmp_path, caplog, m
     evaluate.run(experiment.select_tasks(make(folder, **few), ["detection", "segmentation"]), workdir)
     results = json.loads((workdir / "results" / "segmentation.json").read_text())
     assert len({row["image_id"] for row in results}) == len(results)
-    assert "boxes left out, config.tasks.segmentation.objects=1" in caplog.text
+    assert "segmentation: 60 of 80 boxes left out, at most 1 an image" in caplog.text
 
 
 def test_the_best_checkpoint_is_chosen_by_what_is_measured(folder, trained, tmp_path):

@@ -93,6 +93,15 @@ def to_original(points: jnp.ndarray, example: Mapping[str, jnp.ndarray]) -> jnp.
     return pixels + example["crop_offset"].astype(jnp.float32).reshape(per_row)
 
 
+def from_original(boxes: jnp.ndarray, example: Mapping[str, jnp.ndarray]) -> jnp.ndarray:
+    """The inverse of `boxes_to_original` for whole images: f32[B,N,4], yxyx in pixels of the original image, clipped to
+    it, -> normalised to the padded image; example as in `to_original`, without a window."""
+    padded = jnp.asarray(example["image"].shape[1:3], jnp.float32)
+    share = example["unpadded_size"].astype(jnp.float32) / padded[None]  # [B,2], of the padded image that is filled
+    limits = jnp.tile(example["orig_size"].astype(jnp.float32), (1, 2))[:, None]  # [B,1,4]
+    return jnp.clip(boxes, 0.0, limits) / limits * jnp.tile(share, (1, 2))[:, None]
+
+
 def boxes_to_original(example: Mapping[str, jnp.ndarray]) -> jnp.ndarray:
     """`boxes f32[B,N,4]` of an example -> f32[B,N,4], yxyx in pixels of the original image; see `to_original`."""
     boxes = example["boxes"]

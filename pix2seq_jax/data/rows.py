@@ -1,0 +1,138 @@
+"""Preprocessing of single images that are decoded already, for evaluation and prediction.
+
+Training streams its rows through tf.data (data.pipeline). Here the graph of a chain of ops is traced once per process
+and called for one row at a time: it is given the pixels, so it keeps no source alive, and one decoded image can serve
+several tasks and every window that is cut from it.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from pix2seq_jax.data import ops_image, ops_objects, pipeline
+from pix2seq_jax.data.parse import parse
+from pix2seq_jax.data.sources import FIELDS
+
+Row = dict[str, np.ndarray]
+WHOLE_FIELDS = ("image", "orig_size")
+OBJECT_FIELDS = ("boxes", "labels", "scores", "is_crowd")
+# Ops that tasks.base.to_original undoes, and one that changes no object.
+_WHOLE_OPS = (ops_image.Resize, ops_image.PadImage, ops_objects.PadObjects)
+
+
+def chain(ops: str) -> tuple:
+    """The ops of a preprocessing string, without the decode that it must begin with.
+
+    Raises:
+        ValueError: the string cannot be read, or does not begin with decode.
+    """
+    decode, *rest = parse(ops, pipeline.OPS)
+    if not isinstance(decode, ops_image.Decode):
+        raise ValueError(f"preprocessing {ops!r} must begin with decode")
+    return tuple(rest)
+
+
+def image_ops(ops: tuple) -> tuple:
+    """Those ops of a chain that change the image; the others are about objects."""
+    return tuple(op for op in ops if isinstance(op, tuple(ops_image.OPS.values())))
+
+
+def keeps_whole(ops: tuple) -> bool:
+    """Whether a chain only resizes and pads the image and pads its objects: then boxes that are found later can be
+    turned into its coordinates, and tasks whose images are made alike can share what the encoder makes of them."""
+    return all(isinstance(op, _WHOLE_OPS) for op in ops)
+
+
+@functools.lru_cache(maxsize=64)
+def _traced(ops: tuple, names: tuple[str, ...]) -> Any:
+    """The graph of a chain: (draw i64[], one tensor per name) -> the fields of the row."""
+
+    def make(draw: tf.Tensor, *values: tf.Tensor) -> dict[str, tf.Tensor]:
+        example = {"crop_offset": tf.zeros([2], tf.int32), **dict(zip(names, values, strict=True))}
+        for number, op in enumerate(ops):
+            example = op(example, tf.stack([tf.constant(16 * number, tf.int64), draw]))
+        return example
+
+    specs = [tf.TensorSpec(FIELDS[name][1], FIELDS[name][0]) for name in names]
+    untouched = tf.autograph.experimental.do_not_convert(make)  # errors of our code stay as they are
+    return tf.function(untouched, [tf.TensorSpec([], tf.int64), *specs]).get_concrete_function()
+
+
+class Preprocess:
+    """A chain of ops as a function of one decoded image.
+
+    Attributes:
+        shapes: name -> (dtype, shape) of what it gives.
+    """
+
+    def __init__(self, ops: tuple, *, objects: bool, spec: str) -> None:
+        """Traces the chain, unless the process has done so before.
+
+        Args:
+            ops: without decode.
+            objects: whether rows have boxes, labels, scores and is_crowd.
+            spec: the preprocessing string, for errors.
+
+        Raises:
+            ValueError: the ops need what a row does not have, or what they give has no fixed shape.
+        """
+        self._names, self._spec = WHOLE_FIELDS + OBJECT_FIELDS if objects else WHOLE_FIELDS, spec
+        try:
+            self._function = _traced(ops, self._names)
+        except KeyError as error:
+            raise ValueError(
+                f"preprocessing {spec!r}: an op needs {error}, which is not given; leave it out"
+            ) from error
+        except (TypeError, tf.errors.OpError) as error:
+            raise ValueError(f"preprocessing {spec!r} cannot be done: {error}; correct the arguments") from error
+        outputs = self._function.structured_outputs
+        for name, value in outputs.items():
+            if not value.shape.is_fully_defined():
+                ends = "pad_image(size) and pad_objects(n)" if objects else "pad_image(size)"
+                raise ValueError(
+                    f"preprocessing {spec!r}: {name!r} has no fixed shape ({value.shape}) and cannot be batched; "
+                    f"end with {ends}"
+                )
+        self.shapes = {name: (value.dtype.as_numpy_dtype, tuple(value.shape)) for name, value in outputs.items()}
+
+    def __call__(self, features: Mapping[str, np.ndarray], draw: int) -> Row:
+        """The row of one image.
+
+        Args:
+            features: `image u8[h,w,3]` and the other fields, as data.sources.FIELDS describes them.
+            draw: number of the row, which random ops draw from.
+
+        Raises:
+            ValueError: an op that cannot be done on this image.
+        """
+        try:
+            outputs = self._function(
+                tf.constant(draw, tf.int64), *(tf.constant(features[name]) for name in self._names)
+            )
+        except tf.errors.OpError as error:
+            raise ValueError(f"preprocessing {self._spec!r} failed: {error.message}") from error
+        return {name: value.numpy() for name, value in outputs.items()}
+
+    def batch(self, rows: Mapping[int, Row], size: int) -> Row:
+        """The rows by their number as a batch of `size`; those that are missing are blank images of one pixel."""
+        filled = {}
+        for name, (dtype, shape) in self.shapes.items():
+            blank = 1 if name in ("orig_size", "unpadded_size") else 0
+            filled[name] = np.full((size, *shape), blank, dtype)
+            for number, row in rows.items():
+                filled[name][number] = row[name]
+        return filled
+
+
+def read(file: str, size: tuple[int, int], load: Callable[[str], bytes]) -> tuple[np.ndarray, np.ndarray]:
+    """(pixels u8[h,w,3], orig_size i32[2]) of an image file; `size` (0, 0) means that of the file.
+
+    Raises:
+        ValueError: the file cannot be read or decoded.
+    """
+    features = {"image": load(file), "file": file, "orig_size": np.array(size, np.int32)}
+    decoded = ops_image.Decode().read(features)
+    return decoded["image"], decoded["orig_size"]
