@@ -158,11 +158,28 @@ def _read_evaluation(source, decode: ops_image.Decode, index: int, bad_images: R
         return _taken(source, {**features, "image": np.zeros((height, width, 3), np.uint8)}, 0)
 
 
-def _row_maker(source, ops: str | tuple, seed: int, bad_images: Report | None, *, training: bool) -> RowMaker:
-    """Reads and preprocesses one row; `draw` numbers all rows that are ever drawn with this seed."""
+def read_ops(ops: str | tuple) -> tuple:
+    """The ops of a preprocessing string, or of a tuple of them.
+
+    Raises:
+        ValueError: the string cannot be read, it does not begin with decode, or an op on the image follows pad_image:
+            what is to the right of and below the unpadded size is padding by then, whatever that op puts there.
+    """
     chain = parse(ops, OPS) if isinstance(ops, str) else tuple(ops)
     if not chain or not isinstance(chain[0], ops_image.Decode):
         raise ValueError(f"preprocessing {ops!r} must begin with decode")
+    names = [name for op in chain for name, kind in ops_image.OPS.items() if type(op) is kind]
+    if "pad_image" in names[:-1]:
+        late = names[names.index("pad_image") + 1]
+        raise ValueError(
+            f"preprocessing {ops!r}: {late} stands behind pad_image; put pad_image behind all other ops on the image"
+        )
+    return chain
+
+
+def _row_maker(source, ops: str | tuple, seed: int, bad_images: Report | None, *, training: bool) -> RowMaker:
+    """Reads and preprocesses one row; `draw` numbers all rows that are ever drawn with this seed."""
+    chain = read_ops(ops)
 
     def read(index: np.ndarray, epoch: np.ndarray, draw: np.ndarray) -> tuple:
         if training:
@@ -206,8 +223,8 @@ def _batched(rows: tf.data.Dataset, make: Callable, size: int, workers: int, spe
 
 
 def check_ops(ops: str) -> None:
-    """Raises ValueError where a preprocessing string cannot be read."""
-    parse(ops, OPS)
+    """Raises ValueError where a preprocessing string cannot be read or its ops stand in the wrong order."""
+    read_ops(ops)
 
 
 def slots(ops: str) -> int:

@@ -251,6 +251,8 @@ def test_a_published_batch_is_a_quarter_of_its_floats():
     [
         ({"ops": "flip_lr|pad_image(8)"}, "must begin with decode"),
         ({"ops": "decode|pad_objects(3)"}, "'image' has no fixed shape"),
+        ({"ops": "decode|pad_image(32)|flip_lr|pad_objects(3)"}, "flip_lr stands behind pad_image"),
+        ({"ops": "decode|pad_image(32)|pad_image(40)|pad_objects(3)"}, "pad_image stands behind pad_image"),
         ({"ops": "decode|fixed_crop(8)|pad_image(8)"}, "'boxes' has no fixed shape"),
         ({"ops": "decode|pad_image(-8)|pad_objects(3)"}, "image size -8"),
         ({"seed": -1}, "seed=-1 must be in"),
@@ -274,8 +276,7 @@ def test_python_ends_while_batches_are_being_made():
         import sys
         sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(pipeline.__file__).parents[2])!r}]
         import test_pipeline
-        from pix2seq_jax.data import pipeline, sources
-from pix2seq_jax.data.coco_json import Report
+        from pix2seq_jax.data import pipeline
         batches = iter(pipeline.train_dataset(test_pipeline.Source(50), {ALL_OPS!r}, batch_size=8, seed=0, workers=2))
         next(batches)
     """
