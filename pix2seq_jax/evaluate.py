@@ -15,7 +15,7 @@ import ml_collections
 import numpy as np
 from PIL import Image
 
-from pix2seq_jax import experiment, inference, inputs, sharding
+from pix2seq_jax import checks, experiment, inference, inputs, ranges
 from pix2seq_jax.data import pipeline
 from pix2seq_jax.data.images import decode_image
 from pix2seq_jax.data.text import Text
@@ -326,8 +326,9 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> dict:
         ValueError: no run or no whole checkpoint in the workdir, or a config of another model.
     """
     setup_logging()
+    ranges.check(config)
     config = experiment.adopt(experiment.load_config(workdir), config)
-    mesh = sharding.make_mesh(config.mesh.to_dict())
+    mesh = checks.check(config, workdir, training=False)
     tasks, model = experiment.make_tasks(config), experiment.make_model(config)
     with jax.set_mesh(mesh):
         with phase("open the data"):
