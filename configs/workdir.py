@@ -9,7 +9,7 @@ from pix2seq_jax import base_config, experiment
 KEYS = ("data", "tasks")
 
 
-def get_config(arg: str):
+def get_config(arg: str = ""):
     """A copy of config.json of a workdir: `WORKDIR`, or with more after commas:
 
     data: other data (coco, shapes, a folder), as in `WORKDIR,data=coco`.
@@ -19,7 +19,9 @@ def get_config(arg: str):
     """
     workdir, *parts = re.split(r",(?=\w+=)", arg)
     pairs = [part.split("=", 1) for part in parts]
-    changes = dict(pairs)
+    if not workdir.strip():
+        raise ValueError("config variant '': name the workdir of a run, as in --config=configs/workdir.py:WORKDIR")
+    changes = dict(pair for pair in pairs if len(pair) == 2)
     if len(changes) < len(pairs) or not set(changes) <= set(KEYS):
         raise ValueError(f"config variant {arg!r}: after the workdir, write each of {KEYS} at most once, as key=value")
     config = ml_collections.ConfigDict(experiment.load_config(workdir).to_dict())

@@ -22,7 +22,12 @@ def parse(arg: str, *, recipe: str) -> ml_collections.ConfigDict:
     Raises:
         ValueError: unknown key, recipe or architecture, or a number that is none.
     """
-    pairs = dict(part.split("=", 1) if "=" in part else ("data", part) for part in filter(None, arg.split(",")))
+    parts = [part.strip() for part in arg.split(",")] if arg else []
+    if "" in parts:
+        raise ValueError(f"config variant {arg!r}: a part is blank; write key=value,key=value without spaces")
+    pairs = dict(part.split("=", 1) if "=" in part else ("data", part) for part in parts)
+    if blank := [key for key, value in pairs.items() if not value.strip()]:
+        raise ValueError(f"config variant {arg!r}: {blank[0]}= has no value; write {blank[0]}=VALUE or leave it out")
     recipe = pairs.get("recipe", recipe)
     if recipe not in presets.RECIPES:
         raise ValueError(f"config variant {arg!r}: recipe={recipe!r}; use one of {sorted(presets.RECIPES)}")
@@ -172,7 +177,9 @@ def base(variant: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
                 # metrics' names say so), or the path of a results/detection.json.
                 "boxes": "predicted",
             },
-            "mesh": {"data": -1},
+            # Devices on each axis, -1 for the rest: `data` cuts the batch, `fsdp` that and the parameters, `model` wide
+            # dimensions.
+            "mesh": {"data": -1, "fsdp": 1, "model": 1},
         }
     )
 

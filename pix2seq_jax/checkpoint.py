@@ -271,7 +271,9 @@ class Checkpointer:
     def _on_written(self) -> None:
         """Hashes what was written. Orbax calls it in its commit thread, on process 0, just before the rename."""
         name = str(self._saving)
-        unfinished = list(self._directory.glob(f"{name}.orbax-checkpoint-tmp*"))
+        # No glob: the path of a workdir may hold the characters that it takes for patterns.
+        begins = f"{name}.orbax-checkpoint-tmp"
+        unfinished = [path for path in self._directory.iterdir() if path.name.startswith(begins)]
         _write_sums(unfinished[0] if unfinished else self._directory / name)  # object stores write in place
 
     @cached_property

@@ -17,7 +17,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from PIL import Image
 
-from pix2seq_jax import experiment, inference, inputs, sharding, stopping
+from pix2seq_jax import checks, experiment, inference, inputs, ranges, stopping
 from pix2seq_jax.boxes import boxes_of_annotations, boxes_of_results, same_images
 from pix2seq_jax.chunks import Pictures
 from pix2seq_jax.data.text import Text
@@ -334,8 +334,9 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> dict:
         stopping.Interrupted: SIGTERM came.
     """
     setup_logging()
+    ranges.check(config)
     config = experiment.adopt(experiment.load_config(workdir), config)
-    mesh = sharding.make_mesh(config.mesh.to_dict())
+    mesh = checks.check(config, workdir, training=False)
     tasks, model = experiment.make_tasks(config), experiment.make_model(config)
     with jax.set_mesh(mesh), stopping.termination() as terminated:
         with phase("open the data"):

@@ -8,35 +8,42 @@ import base64
 import dataclasses
 import itertools
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import jax
 import ml_collections
 
-from pix2seq_jax import checkpoint, presets, tasks, train_step
+from pix2seq_jax import checkpoint, presets, ranges, tasks, train_step
 from pix2seq_jax.data import sources
 from pix2seq_jax.data.text import Text
 from pix2seq_jax.models.pix2seq import Pix2Seq
 from pix2seq_jax.telemetry import log
 from pix2seq_jax.vocab import CLASS_SHIFT, Vocab
+from pix2seq_jax.workdir import CHECKPOINTS, CONFIG_FILE, check_local, read_json
 
-CONFIG_FILE = "config.json"
-CHECKPOINTS = "checkpoints"  # folder of a workdir; step 0 is an imported model, without an optimizer
 # What a workdir's checkpoints depend on; the rest of a config (steps, intervals, evaluation) may change on a resume.
 FIXED_BY_MODEL = ("model", "vocab")
 FIXED = (
     *(*FIXED_BY_MODEL, "seed", "tasks", "train.batch_size", "train.repeats", "train.mixing", "train.loss"),
     *("optim.name", "more_data", "data.flip_pairs"),
 )
-# Of the model: how it is computed and regularised, not what its weights are.
+# Of the model: how it is computed and regularised, not what its weights are. These may change on a resume.
 FREE_OF_MODEL = ("frozen_bn", "dtype", "remat", "attention_init", "drop_path", "drop_units", "drop_att")
 FREE = (  # of a task: how it is evaluated
     *("eval_ops", "eval_batch_size", "sampler", "num_samples", "eos_bias", "grammar"),
     *("mask_threshold", "objects", "objects_final", "sigmas", "points_score_weight"),
 )
 OBJECTS_FINAL = 100  # masks of an image in a final evaluation, of early runs that did not record it; COCO counts 100
+# What early runs did not record, by section.
+EARLIER = {
+    "data": {
+        **{name: () for name in ("keypoint_names", "keypoint_categories", "skeleton", "flip_pairs")},
+        **{"bad_images": "replace", "bad_annotations": "error", "missing_images": "error"},
+    },
+    "mesh": {"data": -1, "fsdp": 1, "model": 1},
+}
 TEXT_FILE = "text.model"  # of a workdir with captions
 GROUND_TRUTH = "ground_truth"  # value of config.eval.boxes, and part of the names of what was measured with it
 PROMPTED = ("segmentation", "keypoints")  # tasks that need boxes
@@ -83,19 +90,28 @@ def resolve(
         config.data.keypoint_categories = joints.keypoint_categories
         section.num_keypoints = len(joints.keypoint_names)
         section.sigmas = keypoint_sigmas(joints.keypoint_names, tuple(section.sigmas))
-    vocab.coord_shift = vocab.coord_shift or CLASS_SHIFT + 1 + vocab.num_classes
-    vocab.text_shift = vocab.text_shift or vocab.coord_shift + vocab.num_bins
     if text:
         if 0 < vocab.text_size < text.size:
             raise ValueError(f"the text model has {text.size} pieces but the vocabulary room for {vocab.text_size}")
         vocab.text_size = vocab.text_size or text.size
-    ends = vocab.coord_shift + vocab.num_bins, vocab.text_size and vocab.text_shift + vocab.text_size
-    vocab.size = vocab.size or max(ends)
+    vocab.update(laid_out(vocab))
     config.model.vocab_size = vocab.size
     # A decoder position per token; a published checkpoint keeps the longer table it was trained with.
     longest = max(task.max_len for task in make_tasks(config).values())
     config.model.max_seq_len = max(config.model.max_seq_len, longest)
     return config.lock()
+
+
+def laid_out(vocab: ml_collections.ConfigDict) -> dict[str, int]:
+    """The fields of a vocabulary with those that are 0 as small as the others allow."""
+    sizes = vocab.to_dict()
+    sizes["num_classes"] = max(sizes["num_classes"], 1)
+    sizes["coord_shift"] = sizes["coord_shift"] or CLASS_SHIFT + 1 + sizes["num_classes"]
+    coordinates_end = sizes["coord_shift"] + sizes["num_bins"]
+    sizes["text_shift"] = sizes["text_shift"] or coordinates_end
+    text_end = sizes["text_shift"] + sizes["text_size"] if sizes["text_size"] else 0
+    sizes["size"] = sizes["size"] or max(coordinates_end, text_end)
+    return sizes
 
 
 def task_names(config: ml_collections.ConfigDict) -> list[str]:
@@ -175,28 +191,33 @@ def make_model(config: ml_collections.ConfigDict) -> Pix2Seq:
 
 def load_config(workdir: str | Path) -> ml_collections.ConfigDict:
     """The resolved config of a workdir. Raises ValueError where there is none or it cannot be read."""
+    check_local(workdir)
     path = Path(workdir) / CONFIG_FILE
     if not path.is_file():
         raise ValueError(f"{path} does not exist: {workdir} is not the workdir of a run; train first, or fix --workdir")
-    try:
-        config = ml_collections.ConfigDict(json.loads(path.read_text(encoding="utf-8")))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON ({error}); restore it from config.json of a copy, or retrain") from error
-    if "init_from" not in config:  # early runs did not record it
-        config.init_from = ""
-    for name in ("keypoint_names", "keypoint_categories", "skeleton", "flip_pairs"):  # nor these
-        if name not in config.data:
-            config.data[name] = ()
-    for name in config.tasks:  # nor later fields of a task
-        for field in dataclasses.fields(tasks.TASKS[name]) if name in tasks.TASKS else ():
-            if field.default is not dataclasses.MISSING and field.name not in config.tasks[name]:
-                config.tasks[name][field.name] = field.default
-    if "segmentation" in config.tasks and "objects_final" not in config.tasks.segmentation:
-        config.tasks.segmentation.objects_final = OBJECTS_FINAL
-    for name, value in (("bad_images", "replace"), ("bad_annotations", "error"), ("missing_images", "error")):
-        if name not in config.data:
-            config.data[name] = value
-    return config.lock()
+    content = read_json(path)
+    content.setdefault("init_from", "")  # early runs did not record it
+    for section, values in EARLIER.items():  # nor these
+        there = content.get(section)
+        for name, value in values.items():
+            if isinstance(there, dict) and name not in there:
+                there[name] = value
+    sections = content.get("tasks")
+    for name, section in sections.items() if isinstance(sections, dict) else ():
+        if isinstance(section, dict):
+            for field, value in _later_fields(name).items():
+                section.setdefault(field, value)
+    ranges.check_fields(content, where=str(path))
+    return ml_collections.ConfigDict(content).lock()
+
+
+def _later_fields(task: str) -> dict[str, Any]:
+    """What the section of a task has besides the values that every run has recorded."""
+    if task not in tasks.TASKS:
+        return {}
+    fields = dataclasses.fields(tasks.TASKS[task])
+    own = {field.name: field.default for field in fields if field.default is not dataclasses.MISSING}
+    return own | {"objects_final": OBJECTS_FINAL} if task == "segmentation" else own
 
 
 def check_classes(names, config: ml_collections.ConfigDict, *, where: str) -> None:
@@ -265,16 +286,16 @@ def claim_workdir(workdir: str | Path, config: ml_collections.ConfigDict) -> Non
             imported model that was not trained yet, in FIXED_BY_MODEL.
     """
     path = Path(workdir) / CONFIG_FILE
-    new = dict(_flat(json.loads(config.to_json())))
+    new = dict(ranges.leaves(json.loads(config.to_json())))
     if path.is_file() and checkpoint.steps(Path(workdir) / CHECKPOINTS):  # a run that saved nothing binds nobody
         saved, fixed_names = load_config(workdir), FIXED_BY_MODEL if is_imported(workdir) else FIXED
-        old = dict(_flat(json.loads(saved.to_json())))
+        old = dict(ranges.leaves(json.loads(saved.to_json())))
         for name in sorted(old.keys() | new.keys()):
             if old.get(name) == new.get(name):
                 continue
             fixed = any(name == part or name.startswith(part + ".") for part in fixed_names)
             free = name.startswith("tasks.") and name.endswith(FREE)
-            free |= is_imported(workdir) and name.removeprefix("model.") in FREE_OF_MODEL
+            free |= name.removeprefix("model.") in FREE_OF_MODEL
             if fixed and not free:
                 raise ValueError(
                     f"workdir {workdir} holds another run: config.{name} is {old.get(name)!r} there and "
@@ -335,12 +356,3 @@ def load_variables(
     )
     check_classes(meta["category_names"], config, where=f"checkpoint {folder / str(step)}")
     return step, loaded
-
-
-def _flat(tree: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Dotted names and values of nested dictionaries."""
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import re
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +24,7 @@ from flax import traverse_util
 
 from pix2seq_jax import base_config, checkpoint, experiment, official, official_tasks, presets, trees
 from pix2seq_jax.data import sources
+from pix2seq_jax.guard import guarded
 from pix2seq_jax.models.pix2seq import Pix2Seq
 from pix2seq_jax.telemetry import log, setup_logging
 from pix2seq_jax.vocab import CLASS_SHIFT
@@ -347,12 +347,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m pix2seq_jax.import_tf", description=__doc__)
     parser.add_argument("--from", dest="source", required=True, help="official checkpoint folder, local or gs://")
     parser.add_argument("--workdir", required=True, help="new folder for the imported model")
+    parser.add_argument("--traceback", action="store_true", help="show the whole trace of an error")
     args = parser.parse_args()
-    try:
-        run(args.source, args.workdir)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    guarded(lambda: run(args.source, args.workdir), workdir=args.workdir, whole_trace=args.traceback)
 
 
 if __name__ == "__main__":

@@ -59,6 +59,16 @@ def duration(seconds: float) -> str:
     return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{s:02d}s" if minutes else f"{s}s"
 
 
+def _is_later(row: bytes, step: int) -> bool:
+    """Whether a line of metrics.jsonl is of a later step; a line that somebody else wrote is not."""
+    try:
+        content = json.loads(row)
+    except (ValueError, RecursionError):
+        return False
+    saved = content.get("step") if isinstance(content, dict) else None
+    return isinstance(saved, int | float) and saved > step
+
+
 class MetricWriter:
     """Scalars and pictures of a run, to TensorBoard (clu) and to `metrics.jsonl`; silent on processes other than 0."""
 
@@ -78,9 +88,9 @@ class MetricWriter:
             self._writer = metric_writers.SummaryWriter(str(workdir))
             path = self._workdir / "metrics.jsonl"
             if after is not None and path.exists():
-                rows = path.read_text(encoding="utf-8").splitlines(keepends=True)
-                kept = [row for row in rows if row.endswith("\n") and json.loads(row)["step"] <= after]
-                path.write_text("".join(kept), encoding="utf-8")
+                rows = path.read_bytes().splitlines(keepends=True)
+                kept = [row for row in rows if row.endswith(b"\n") and not _is_later(row, after)]
+                path.write_bytes(b"".join(kept))
             self._file = path.open("a", encoding="utf-8")
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:

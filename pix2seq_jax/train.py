@@ -16,6 +16,7 @@ import numpy as np
 
 from pix2seq_jax import (
     checkpoint,
+    checks,
     evaluate,
     evaluations,
     experiment,
@@ -47,16 +48,6 @@ def check_finite(step: int, metrics: dict, image_ids: dict[str, np.ndarray]) -> 
         "the update was not applied and earlier checkpoints are whole. Look at these images, lower "
         "config.schedule.base, lengthen config.schedule.warmup, or set config.optim.clip=1.0"
     )
-
-
-def check_intervals(train: ml_collections.ConfigDict) -> None:
-    """Raises ValueError for a number of steps or images that must be at least 1 and is not."""
-    for name in ("batch_size", "steps", "accumulate", "repeats", "log_steps", "eval_steps", "checkpoint_steps"):
-        if train[name] < 1:
-            raise ValueError(
-                f"config.train.{name}={train[name]}: must be at least 1; to never evaluate use --mode=train, to do "
-                "something never else give more than config.train.steps"
-            )
 
 
 def passed_over(config: ml_collections.ConfigDict) -> str:
@@ -176,12 +167,8 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path, *, evaluate_too:
         stopping.Interrupted: SIGTERM came; the last step is saved.
     """
     setup_logging()
-    check_intervals(config.train)
-    experiment.check_weights(config)
+    mesh = checks.check(config, workdir, training=True)
     best_metric = evaluate.best_metric(config)
-    mesh = sharding.make_mesh(config.mesh.to_dict())
-    for name, size in batch_sizes(config).items():
-        sharding.check_batch(mesh, size, accum=config.train.accumulate, name=name)
     with phase("open the data"):
         config = experiment.keep_labels(config, workdir)
         inputs.check_paths(config, "train")

@@ -20,9 +20,10 @@ from pathlib import Path
 
 import jax
 import ml_collections
-from absl import app, flags
+from absl import flags
 
-from pix2seq_jax.main import QUIET, guarded
+from pix2seq_jax.guard import QUIET
+from pix2seq_jax.main import guarded_by_flags, start
 
 if __name__ == "__main__":  # before TensorFlow is imported
     os.environ.update(QUIET | os.environ)
@@ -291,17 +292,16 @@ def search(
 def main(argv: list[str]) -> None:
     """The command; an error of the user's input is one line, not a trace."""
     given = flags.FLAGS
-    if len(argv) > 1 or given["mode"].present:
-        raise app.UsageError(f"unknown arguments {argv[1:] or '--mode'}: flags look like --workdir=DIR")
 
     def run() -> None:
+        if len(argv) > 1 or given["mode"].present:
+            raise ValueError(f"unknown arguments {argv[1:] or '--mode'}: flags look like --workdir=DIR")
         weights = search(given.config, given.workdir, ratios=_RATIOS.value, order=_ORDER.value, steps=_STEPS.value)
         if weights and jax.process_index() == 0:
             print(as_flags(weights, given.config))
 
-    guarded(run)
+    guarded_by_flags(run)
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "workdir", "ratios"])
-    app.run(main)
+    start(main, ("config", "workdir", "ratios"))
