@@ -1,13 +1,51 @@
 """Images with captions: a COCO-format captions JSON and its folder of images."""
 
 from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
-from pix2seq_jax.data.coco_json import Report, column, read_file, read_images, read_json, rows_of_images
+from pix2seq_jax.data.coco_json import (
+    BadAnnotations,
+    Report,
+    annotation_ids,
+    dicts,
+    places_of_images,
+    read_file,
+    read_images,
+    read_json,
+    return_memory,
+    whole_numbers,
+)
 from pix2seq_jax.data.sources import IMAGE_FIELDS
 from pix2seq_jax.vocab import END_PIECE
+
+
+class References(Mapping):
+    """Image id -> list of its captions, kept as one text: half a million Python strings take twice the room."""
+
+    def __init__(self, captions: Mapping[int, list[str]]) -> None:
+        """Copies the captions."""
+        lasts = np.cumsum([len(own) for own in captions.values()], dtype=np.int64).tolist()
+        self._places = {
+            image_id: (last - len(captions[image_id]), last) for image_id, last in zip(captions, lasts, strict=True)
+        }
+        texts = [caption.encode("utf-8", "surrogatepass") for own in captions.values() for caption in own]
+        self._ends = np.cumsum([0, *map(len, texts)])
+        self._texts = b"".join(texts)
+
+    def __getitem__(self, image_id: int) -> list[str]:
+        """The captions of an image as written."""
+        numbers = range(*self._places[image_id])
+        texts = (self._texts[self._ends[number] : self._ends[number + 1]] for number in numbers)
+        return [text.decode("utf-8", "surrogatepass") for text in texts]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
 
 
 class CocoCaptions:
@@ -28,7 +66,14 @@ class CocoCaptions:
     """
 
     def __init__(
-        self, images: str | Path, annotations: str | Path, *, text, per_image: int = 5, max_tokens: int = 128
+        self,
+        images: str | Path,
+        annotations: str | Path,
+        *,
+        text,
+        per_image: int = 5,
+        max_tokens: int = 128,
+        bad_annotations: str = "error",
     ) -> None:
         """Opens the JSON, checks it and the existence of every image, and turns the captions into pieces.
 
@@ -38,10 +83,12 @@ class CocoCaptions:
             text: `encode(list of str) -> lists of piece ids` without an end (data.text.Text).
             per_image: C; COCO has five captions for most images (Pix2Seq v2, section 3.1, trains them together).
             max_tokens: T, the end counted.
+            bad_annotations: what becomes of captions that are not text and of annotations without an image: "error"
+                refuses the file, "drop" leaves them out and counts them in the report.
 
         Raises:
-            ValueError: the folder, the JSON or an image is missing, the JSON is broken or not COCO, a caption is not
-                text, no image has one, or per_image or max_tokens is not positive.
+            ValueError: the folder, the JSON or an image is missing, the JSON is broken or not COCO, see
+                `bad_annotations`, no image has a caption, or per_image or max_tokens is not positive.
         """
         for name, value in (("per_image", per_image), ("max_tokens", max_tokens)):
             if value < 1:
@@ -52,28 +99,33 @@ class CocoCaptions:
         self.image_ids, self.files, self.sizes = read_images(
             self.annotations_path, Path(images), content["images"], self.report
         )
-        captions = self._read_captions(content["annotations"])
+        captions = self._read_captions(content["annotations"], bad_annotations)
+        del content
         self._drop_silent(captions)
         self._encode(captions, text)
+        self.references = References(self.references)
+        del captions
+        return_memory()
 
-    def _read_captions(self, records: list) -> dict[int, list[str]]:
+    def _read_captions(self, listed: list, rule: str) -> dict[int, list[str]]:
         """Captions of each image, image ids in any order."""
-        path = self.annotations_path
-        rows, image = rows_of_images(path, self.image_ids, records, self.report)
-        records = [records[row] for row in rows.tolist()]
-        values = column(path, records, "caption", "annotations")
-        ids = [record.get("id", row) for record, row in zip(records, rows.tolist(), strict=True)]
-        wrong = [i for i, value in enumerate(values) if not isinstance(value, str)]
-        if wrong:
-            raise ValueError(
-                f"annotation file {path}: {len(wrong)} captions are not text, first: annotation {ids[wrong[0]]} has "
-                f"caption {str(values[wrong[0]])[:200]}; correct or remove these annotations"
-            )
-        self.report.add("captions without words, left out", [ids[i] for i, v in enumerate(values) if not v.strip()])
-        captions = defaultdict(list)
-        for image_id, value in zip(self.image_ids[image].tolist(), values, strict=True):
-            if value.strip():
-                captions[image_id].append(value)
+        bad = BadAnnotations(self.annotations_path, annotation_ids(listed), rule, self.report)
+        records = dicts(listed, bad)
+        wanted, wrong = whole_numbers([record.get("image_id") for record in records])
+        bad.add_values(wrong, records, "image_id", "a value of image_id that is no whole number")
+        place = places_of_images(self.image_ids, wanted)
+        self.report.add("annotations of images that are not listed, dropped", wanted[(place < 0) & ~bad.rows].tolist())
+        bad.rows |= place < 0
+        values = [record.get("caption") for record in records]
+        wrong = np.array([not isinstance(value, str) for value in values], bool) & ~bad.rows
+        bad.add_values(wrong, records, "caption", "captions that are not text")
+        captions, silent = defaultdict(list), []
+        for row in np.flatnonzero(~bad.rows).tolist():
+            if values[row].strip():
+                captions[int(wanted[row])].append(values[row])
+            else:
+                silent.append(bad.ids[row])
+        self.report.add("captions without words, left out", silent)
         return captions
 
     def _drop_silent(self, captions: dict[int, list[str]]) -> None:

@@ -1,9 +1,11 @@
 """Reading COCO-format JSON: what CocoDir and CocoCaptions have in common. Errors name the file and the place in it."""
 
 import contextlib
+import ctypes
 import gc
 import json
 import os
+import sys
 import threading
 import unicodedata
 from collections import Counter, defaultdict
@@ -14,6 +16,9 @@ import numpy as np
 from pix2seq_jax.data.images import header_size
 
 _NAMED = 3  # how many offenders of each kind a report names
+_SHOWN = 200  # characters of a value that an error shows
+_ID_LENGTH = 60  # characters of an annotation id that is text
+LARGEST = 1e9  # pixels; coordinates beyond it are no coordinates
 
 
 class Report(Counter):
@@ -44,6 +49,16 @@ class Report(Counter):
         self._named.pop(kind, None)
         self.add(kind, names)
 
+    def content(self) -> list[list]:
+        """All that was counted, as values of a JSON, for `add_content`."""
+        return [[kind, count, self._named[kind]] for kind, count in self.items()]
+
+    def add_content(self, content: list[list]) -> None:
+        """Counts what another report has counted."""
+        for kind, count, named in content:
+            self[kind] += count
+            self._named[kind] += named[: _NAMED - len(self._named[kind])]
+
     def describe(self, file: str = "") -> str:
         """One line per kind with the first names, the file before it if given; "" when there is nothing to report."""
         with self._lock:
@@ -52,7 +67,7 @@ class Report(Counter):
 
 
 @contextlib.contextmanager
-def _no_collector():
+def no_collector():
     """The garbage collector walks the millions of new objects of a large JSON again and again: a third of the time."""
     enabled = gc.isenabled()
     gc.disable()
@@ -68,7 +83,7 @@ def read_json(path: Path, lists: tuple[str, ...]) -> dict:
     if not path.is_file():
         raise ValueError(f"annotation file {path} does not exist; give the path of a COCO-format JSON")
     try:
-        with path.open(encoding="utf-8") as file, _no_collector():
+        with path.open(encoding="utf-8") as file, no_collector():
             content = json.load(file)
     except json.JSONDecodeError as error:
         raise ValueError(
@@ -77,6 +92,14 @@ def read_json(path: Path, lists: tuple[str, ...]) -> dict:
         ) from error
     except UnicodeDecodeError as error:
         raise ValueError(f"annotation file {path} is not UTF-8 text: {error}; save it as UTF-8") from error
+    except RecursionError as error:
+        raise ValueError(
+            f"annotation file {path} is not COCO format: its lists are nested too deep to be read; write it again"
+        ) from error
+    except OSError as error:
+        raise ValueError(f"annotation file {path} cannot be read: {error}; correct its permissions") from error
+    except ValueError as error:  # an integer of more than 4300 digits
+        raise ValueError(f"annotation file {path} cannot be read: {error}; correct this number") from error
     for key in lists:
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise ValueError(
@@ -86,6 +109,27 @@ def read_json(path: Path, lists: tuple[str, ...]) -> dict:
     return content
 
 
+def return_memory() -> None:
+    """Gives freed memory back to the system.
+
+    The objects of a large JSON are freed in pieces that glibc keeps for later, gigabytes for COCO; nothing later needs
+    them.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # another C library than glibc
+            ctypes.CDLL(None).malloc_trim(0)
+
+
+def shown(value) -> str:
+    """A value of a JSON for an error, not longer than a line."""
+    return str(value)[:_SHOWN]
+
+
+def has(record: dict, key: str) -> str:
+    """What a record has under a key, for an error: "has bbox [1, 2]" or "has no 'bbox'"."""
+    return f"has {key} {shown(record[key])}" if key in record else f"has no {key!r}"
+
+
 def column(path: Path, records: list, key: str, what: str) -> list:
     """Values of a key that every record must have."""
     try:
@@ -93,16 +137,129 @@ def column(path: Path, records: list, key: str, what: str) -> list:
     except (KeyError, TypeError) as error:
         index = next(i for i, record in enumerate(records) if not isinstance(record, dict) or key not in record)
         raise ValueError(
-            f"annotation file {path} is not COCO format: {what}[{index}] has no {key!r}: {str(records[index])[:200]}"
+            f"annotation file {path} is not COCO format: {what}[{index}] has no {key!r}: {shown(records[index])}"
         ) from error
 
 
+def _whole(value) -> int:
+    """Raises TypeError, ValueError or OverflowError for what is no whole number."""
+    if isinstance(value, bool):
+        raise TypeError("a truth value is no number")
+    number = int(value)
+    if isinstance(value, float) and value != number:
+        raise ValueError("a number with a fraction is not whole")
+    return number
+
+
+def whole_numbers(values: list) -> tuple[np.ndarray, np.ndarray]:
+    """Values of a JSON -> i64[n], and bool[n], which of them are no whole numbers of 64 bits (0 stands there).
+
+    Digits in a text and floats without a fraction are whole numbers; truth values are not.
+    """
+    wrong = np.zeros(len(values), bool)
+    if all(type(value) is int for value in values):
+        with contextlib.suppress(OverflowError):
+            return np.array(values, np.int64), wrong
+    numbers = np.zeros(len(values), np.int64)
+    for row, value in enumerate(values):
+        try:
+            numbers[row] = _whole(value)
+        except (TypeError, ValueError, OverflowError):
+            wrong[row] = True
+    return numbers, wrong
+
+
 def integers(path: Path, values: list, key: str, what: str) -> np.ndarray:
-    """Identifiers as int64[n]; ids written as digit strings are accepted, others refused."""
+    """Identifiers as int64[n], see `whole_numbers`; ValueError names the first that is none."""
+    numbers, wrong = whole_numbers(values)
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise ValueError(
+            f"annotation file {path}: the {key!r} of {what} is not an integer, first: {what}[{row}] has "
+            f"{shown(repr(values[row]))}; give whole numbers of at most 64 bits"
+        )
+    return numbers
+
+
+def number_rows(values: list, width: int) -> np.ndarray:
+    """Lists of `width` numbers -> f64[n,width]; a row of NaN for what is none, or has a number beyond LARGEST."""
     try:
-        return np.array([int(v) for v in values], np.int64)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"annotation file {path}: a {key!r} of {what} is not an integer: {error}") from error
+        numbers = np.array(values, np.float64).reshape(len(values), width)
+    except (TypeError, ValueError, OverflowError):
+        numbers = np.full((len(values), width), np.nan)
+        for row, value in zip(numbers, values, strict=True):
+            with contextlib.suppress(TypeError, ValueError, OverflowError):
+                row[:] = np.array(value, np.float64).reshape(width)
+    numbers[~(np.abs(numbers) < LARGEST).all(axis=1)] = np.nan
+    return numbers
+
+
+def annotation_ids(records: list) -> np.ndarray:
+    """Ids of annotations for errors and reports, by default their place in the list: i64[n], or texts where one is no
+    integer."""
+    values = [record.get("id", row) if isinstance(record, dict) else row for row, record in enumerate(records)]
+    if all(type(value) is int for value in values):
+        with contextlib.suppress(OverflowError):
+            return np.array(values, np.int64)
+    return np.array([str(value)[:_ID_LENGTH] for value in values], np.str_)
+
+
+class BadAnnotations:
+    """The one rule for annotations that break the format: the file is refused, or they are left out and counted.
+
+    Attributes:
+        ids: i64[n] or str[n], of all annotations of the file.
+        rows: bool[n], those that are left out.
+    """
+
+    def __init__(self, path: Path, ids: np.ndarray, rule: str, report: Report) -> None:
+        """Starts without any; `rule` is "error" or "drop"; the report counts those that are left out."""
+        if rule not in ("error", "drop"):
+            raise ValueError(f"config.data.bad_annotations={rule!r}: give 'error' or 'drop'")
+        self.ids, self.rows = ids, np.zeros(len(ids), bool)
+        self._path, self._drop, self._report = path, rule == "drop", report
+
+    def name(self, row: int) -> str:
+        """An annotation for an error."""
+        return f"annotation {self.ids[row]}"
+
+    def add(self, rows, what: str, first: str) -> None:
+        """These annotations break the format.
+
+        Args:
+            rows: their rows, ascending.
+            what: what they all have, after "annotations with".
+            first: a clause that names the first one and shows its value.
+
+        Raises:
+            ValueError: the rule is "error".
+        """
+        rows = np.asarray(rows, np.int64)
+        if not len(rows):
+            return
+        if not self._drop:
+            raise ValueError(
+                f"annotation file {self._path}: {len(rows)} annotations with {what}, first: {first}; correct or remove "
+                "them, or leave them out by --config.data.bad_annotations=drop"
+            )
+        fresh = rows[~self.rows[rows]]
+        self._report.add(f"annotations with {what}, left out", self.ids[fresh].tolist())
+        self.rows[fresh] = True
+
+    def add_values(self, wrong: np.ndarray, records: list[dict], key: str, what: str) -> None:
+        """Adds the annotations bool[n] whose value of a key is wrong."""
+        rows = np.flatnonzero(wrong)
+        if len(rows):
+            self.add(rows, what, f"{self.name(rows[0])} {has(records[rows[0]], key)}")
+
+
+def dicts(records: list, bad: BadAnnotations) -> list[dict]:
+    """The annotations; what is no object is bad, and {} stands for it."""
+    wrong = [row for row, record in enumerate(records) if not isinstance(record, dict)]
+    if not wrong:
+        return records
+    bad.add(wrong, "no keys", f"annotations[{wrong[0]}] is {shown(records[wrong[0]])}")
+    return [record if isinstance(record, dict) else {} for record in records]
 
 
 def _locate(path: Path, folder: Path, names: list[str]) -> list[str]:
@@ -171,21 +328,8 @@ def read_file(file: str) -> bytes:
         raise ValueError(f"image {file} cannot be read: {error}; is the disk still there?") from error
 
 
-def rows_of_images(path: Path, image_ids: np.ndarray, records: list, report: Report) -> tuple[np.ndarray, np.ndarray]:
-    """Annotations of known images, those of one image together and in the order of the file.
-
-    Args:
-        image_ids: i64[I].
-        records: the list `annotations`.
-
-    Returns:
-        Their rows in the list i64[n], and of each the number of its image i64[n], which does not decrease.
-    """
-    wanted = integers(path, column(path, records, "image_id", "annotations"), "image_id", "annotations")
+def places_of_images(image_ids: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Places i64[n] of the ids `wanted` i64[n] among `image_ids` i64[I], which differ; -1 where an id is not there."""
     order = np.argsort(image_ids, kind="stable")
-    image = order[np.minimum(np.searchsorted(image_ids, wanted, sorter=order), len(order) - 1)]
-    known = image_ids[image] == wanted
-    report.add("annotations of images that are not listed, dropped", wanted[~known].tolist())
-    rows = np.flatnonzero(known)
-    rows = rows[np.argsort(image[rows], kind="stable")]
-    return rows, image[rows]
+    place = order[np.minimum(np.searchsorted(image_ids, wanted, sorter=order), len(order) - 1)]
+    return np.where(image_ids[place] == wanted, place, -1)

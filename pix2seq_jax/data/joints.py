@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pix2seq_jax.data.coco_json import Report
+from pix2seq_jax.data.coco_json import BadAnnotations, Report, has, number_rows, shown
 from pix2seq_jax.vocab import POINT_INVISIBLE
 
 _SIDE = re.compile(r"(?<![a-z])(left|right)(?![a-z])", re.IGNORECASE)  # the word alone: left_eye, "Left eye", eye-left
@@ -44,8 +44,44 @@ def mirrored(names: tuple[str, ...], pairs: Sequence[tuple[str, str]] = ()) -> n
     return np.array([lower.index(partner) for partner in partners], np.int32)
 
 
+def read_keypoints(records: list[dict], number: int, bad: BadAnnotations) -> dict[str, np.ndarray]:
+    """The keypoints of all annotations.
+
+    Args:
+        records: annotations.
+        number: J, of joints.
+        bad: gets the annotations whose keypoints are not J times three finite numbers.
+
+    Returns:
+        keypoints: f32[n,3J], x, y, v, zero where an annotation has none; has_keypoints: bool[n].
+    """
+    rows = np.array([row for row, record in enumerate(records) if record.get("keypoints")], np.int64)
+    joints = np.zeros((len(records), 3 * number), np.float32)
+    joints[rows] = number_rows([records[row]["keypoints"] for row in rows.tolist()], 3 * number)
+    wrong = rows[np.isnan(joints[rows]).any(axis=1)]
+    if len(wrong):
+        record = records[wrong[0]]
+        value = record["keypoints"]
+        text = f" are {len(value)}" if isinstance(value, list) else ""
+        bad.add(
+            wrong,
+            f"keypoints that are not {3 * number} finite numbers x, y, v for the {number} joints of the category",
+            f"the keypoints of {bad.name(wrong[0])}{text}: {shown(value)}",
+        )
+    present = np.zeros(len(records), bool)
+    present[rows] = True
+    return {"keypoints": joints, "has_keypoints": present}
+
+
+def _is_bone(bone, number: int) -> bool:
+    """Whether it is a pair of joints, counted from 1 to `number`."""
+    if not isinstance(bone, list) or len(bone) != 2:
+        return False
+    return all(isinstance(joint, int | float) and joint in range(1, number + 1) for joint in bone)
+
+
 class Joints:
-    """The column `keypoints` of a file.
+    """The keypoints of a file: their schema, and those of the annotations of a source.
 
     Attributes:
         names: of the J joints.
@@ -55,8 +91,17 @@ class Joints:
     """
 
     def __init__(self, path: Path, categories: list[dict], flip_pairs: Sequence[tuple[str, str]] = ()) -> None:
-        """Reads the schema; ValueError where no category has keypoints, they differ between categories, or see
-        `mirrored`."""
+        """Reads the schema.
+
+        Args:
+            path: of the file, for errors.
+            categories: with ids that are whole numbers.
+            flip_pairs: see `mirrored`.
+
+        Raises:
+            ValueError: no category has keypoints, they are no names, they differ between categories, a skeleton is no
+                list of pairs of them, or see `mirrored`.
+        """
         self._path = path
         having = [record for record in categories if record.get("keypoints")]
         if not having:
@@ -69,36 +114,60 @@ class Joints:
             if record["keypoints"] != first["keypoints"]:
                 raise ValueError(
                     f"annotation file {path}: the categories {first['name']} and {record['name']} have different "
-                    f"keypoints, {str(first['keypoints'])[:200]} and {str(record['keypoints'])[:200]}; "
+                    f"keypoints, {shown(first['keypoints'])} and {shown(record['keypoints'])}; "
                     "all must have the same joints in the same order"
                 )
-        self.names = tuple(str(name) for name in first["keypoints"])
+        self.names = self._read_names(first)
         self.category_ids = frozenset(int(record["id"]) for record in having)
         self.skeleton = self._bones(first)
         self.swap = mirrored(self.names, flip_pairs)
 
+    def _read_names(self, category: dict) -> tuple[str, ...]:
+        names = category["keypoints"]
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError(
+                f"annotation file {self._path}: category {category['name']} {has(category, 'keypoints')}; "
+                "give a list of the names of its joints"
+            )
+        double = [name for name, count in Counter(names).items() if count > 1]
+        if double:
+            raise ValueError(
+                f"annotation file {self._path}: category {category['name']} has the keypoint {double[0]!r} "
+                f"{names.count(double[0])} times; names must be unique"
+            )
+        return tuple(names)
+
     def _bones(self, category: dict) -> tuple[tuple[int, int], ...]:
-        bones = category.get("skeleton") or []
-        for bone in bones:
-            if not (
-                isinstance(bone, list) and len(bone) == 2 and all(n in range(1, len(self.names) + 1) for n in bone)
-            ):
-                raise ValueError(
-                    f"annotation file {self._path}: the skeleton of category {category['name']} has {bone}; "
-                    f"give pairs of joints counted from 1 to {len(self.names)}"
-                )
+        """Pairs of joints counted from 0; the file counts from 1."""
+        bones, number = category.get("skeleton") or [], len(self.names)
+        wrong = [] if isinstance(bones, list) else [bones]
+        if not wrong:
+            wrong = [bone for bone in bones if not _is_bone(bone, number)]
+        if wrong:
+            raise ValueError(
+                f"annotation file {self._path}: the skeleton of category {category['name']} has {shown(wrong[0])}; "
+                f"give pairs of joints counted from 1 to {number}"
+            )
         return tuple((int(a) - 1, int(b) - 1) for a, b in bones)
 
-    def read(self, records: list[dict], ids: list, sizes: np.ndarray, report: Report) -> None:
-        """Reads and checks the annotations.
+    def take(
+        self,
+        columns: dict[str, np.ndarray],
+        rows: np.ndarray,
+        ids: np.ndarray,
+        sizes: np.ndarray,
+        wanted: np.ndarray,
+        report: Report,
+    ) -> None:
+        """Takes the keypoints of the annotations of a source.
 
         Args:
-            records: annotations; those without keypoints, or of another category, have no labelled joint.
-            ids: of the annotations, for errors and the report.
+            columns: see `read_keypoints`.
+            rows: i64[n], the source's annotations among those of the file.
+            ids: of the source's annotations, for the report.
             sizes: i32[n,2], height and width of the image of each.
-
-        Raises:
-            ValueError: a list of keypoints is not J times three finite numbers.
+            wanted: bool[n], the objects that should have keypoints.
+            report: gets those that have none, and keypoints outside their image.
         """
         if (self.swap < 0).all():
             kind = (
@@ -107,32 +176,13 @@ class Joints:
             )
             report.add(kind, list(self.names))
         self._sizes = sizes
-        self._joints = np.zeros((len(records), 3 * len(self.names)), np.float32)
-        missing = []
-        for row, record in enumerate(records):
-            value = record.get("keypoints")
-            if value:
-                try:
-                    self._joints[row] = np.array(value, np.float32).reshape(self._joints.shape[1])
-                except (TypeError, ValueError):
-                    self._joints[row] = np.nan
-            elif int(record["category_id"]) in self.category_ids and not record.get("iscrowd"):
-                missing.append(ids[row])
-        report.add("objects without keypoints", missing)
-        bad = np.flatnonzero(~np.isfinite(self._joints).all(axis=1))
-        if bad.size:
-            value = records[bad[0]]["keypoints"]
-            number = f" are {len(value)}" if isinstance(value, list) else ""
-            raise ValueError(
-                f"annotation file {self._path}: the keypoints of annotation {ids[bad[0]]}{number}: {str(value)[:200]}; "
-                f"give {3 * len(self.names)} finite numbers x, y, v for the {len(self.names)} joints of the category"
-            )
-        self._joints = self._joints.reshape(len(records), -1, 3)
+        self._joints = columns["keypoints"][rows].reshape(len(rows), -1, 3)
+        report.add("objects without keypoints", ids[wanted & ~columns["has_keypoints"][rows]].tolist())
         limits = sizes[:, None, ::-1]
         outside = ((self._joints[..., :2] < 0) | (self._joints[..., :2] > limits)).any(axis=-1)
         self._labelled = (self._joints[..., 2] > 0) & ~outside
-        lost = np.flatnonzero((outside & (self._joints[..., 2] > 0)).any(axis=1))
-        report.add("objects with keypoints outside their image, taken for not labelled", [ids[i] for i in lost])
+        lost = (outside & (self._joints[..., 2] > 0)).any(axis=1)
+        report.add("objects with keypoints outside their image, taken for not labelled", ids[lost].tolist())
 
     def counts(self, rows: np.ndarray) -> np.ndarray:
         """Labelled joints inside the image, of annotations: i64[n]."""

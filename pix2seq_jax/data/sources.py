@@ -5,19 +5,19 @@ Raw features are NumPy arrays as in the table `source.fields`, name -> (type, sh
 """
 
 import copy
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from pix2seq_jax.data.coco_json import Report, column, integers, read_file, read_images, read_json, rows_of_images
+from pix2seq_jax.data.classes import UNNAMED, match_labels, read_categories
+from pix2seq_jax.data.coco_json import BadAnnotations, Report, places_of_images, read_file, read_images, shown
+from pix2seq_jax.data.columns import Cache, content_of, read_columns
 from pix2seq_jax.data.joints import Joints
-from pix2seq_jax.data.points import Outlines
+from pix2seq_jax.data.outlines import Outlines, check_mask_sizes
 from pix2seq_jax.vocab import POINT_PADDING
 
 _CLIP_TOLERANCE = 1e-3  # pixels; JSON files round box + size to two decimals
-UNNAMED = "class {}"  # stands for the name of a label that nobody named
 
 IMAGE_FIELDS = {
     "image": (np.uint8, (None, None, 3)),
@@ -31,24 +31,6 @@ FIELDS = IMAGE_FIELDS | {
     "is_crowd": (np.bool_, (None,)),
     "scores": (np.float32, (None,)),
 }
-
-
-def _boxes(path: Path, values: list, ids: list) -> np.ndarray:
-    """`bbox` entries -> f64[n,4] as in the file (x, y, width, height in pixels); refuses what is not four numbers."""
-    try:
-        boxes = np.array(values, np.float64).reshape(len(values), 4)
-    except (TypeError, ValueError):
-        boxes = np.full((len(values), 4), np.nan)
-        for row, value in zip(boxes, values, strict=True):
-            if isinstance(value, list) and len(value) == 4 and all(isinstance(v, int | float) for v in value):
-                row[:] = value
-    bad = np.flatnonzero(~np.isfinite(boxes).all(axis=1))
-    if bad.size:
-        raise ValueError(
-            f"annotation file {path}: {bad.size} boxes are not four finite numbers [x, y, width, height], first: "
-            f"annotation {ids[bad[0]]} has bbox {values[bad[0]]}; correct or remove these annotations"
-        )
-    return boxes
 
 
 class CocoDir:
@@ -66,12 +48,13 @@ class CocoDir:
     Attributes:
         fields: what `source[i]` gives, see the module.
         annotations_path: the JSON.
-        category_names, category_ids: label l is `category_names[l-1]`, `category_ids[l-1]`; a category of `label_ids`
-            that the JSON lacks is UNNAMED.
+        category_names, category_ids: label l is `category_names[l-1]`, `category_ids[l-1]`; `label_ids` and
+            `label_names` say what they are for a label that the JSON lacks.
         image_ids: i64[len].
         files: paths.
         keypoint_names, keypoint_categories, skeleton, keypoint_swap: of the joints, and the ids of the categories that
             have them (data.joints.Joints); empty without keypoints.
+        keypoint_labels: their labels.
         report: what was repaired or dropped, kind -> count; `describe()` names the first ones.
     """
 
@@ -81,10 +64,13 @@ class CocoDir:
         annotations: str | Path,
         *,
         keep_empty: bool = True,
-        label_ids=(),
+        label_ids: Sequence[int] = (),
+        label_names: Sequence[str] = (),
         max_points: int = 0,
         keypoints: bool = False,
-        flip_pairs=(),
+        flip_pairs: Sequence[tuple[str, str]] = (),
+        bad_annotations: str = "error",
+        cache: Cache | None = None,
     ) -> None:
         """Opens the JSON, checks it and the existence of every image.
 
@@ -93,87 +79,108 @@ class CocoDir:
             annotations: COCO-format JSON (instances).
             keep_empty: keep images that have no object but crowd regions; the published runs train without them.
             label_ids: category id of label 1, 2, …; () for the order of the JSON. Published models take the category
-                ids for labels, gaps included.
+                ids for labels, gaps included. A label whose category the JSON lacks is UNNAMED.
+            label_names: names of labels 1, 2, … as the training data have them, one for each of `label_ids`: categories
+                are then matched by name, whatever their ids and order (data.classes.match_labels).
             max_points: length of the point lists of `polygons`, 128 in the paper; 0: no polygons are read.
             keypoints: whether to read them; the JSON must be of the kind person_keypoints.
             flip_pairs: names of keypoints that change places in a mirror image; () where their names say it.
+            bad_annotations: what becomes of annotations that break the format (no image, a box that is not finite, an
+                unknown category, malformed polygons or keypoints that are wanted): "error" refuses the file, "drop"
+                leaves them out and counts them in the report.
+            cache: where the columns of the JSON are kept, so that it is not read again; None: it is.
 
         Raises:
-            ValueError: the folder, the JSON or an image is missing, the JSON is broken or not COCO, a box is not
-                finite, a category id is unknown, ids are not unique, polygons or keypoints that are wanted are
-                malformed.
+            ValueError: the folder, the JSON or an image is missing, the JSON is broken or not COCO, ids are not unique,
+                a class is none of `label_names`, or see `bad_annotations`.
         """
         self.annotations_path, self.folder = Path(annotations), Path(images)
         self.fields = dict(FIELDS)
         self.report = Report()
-        content = read_json(self.annotations_path, ("images", "annotations", "categories"))
-        self._read_categories(content["categories"], tuple(label_ids))
+        reads = {"outlines": bool(max_points), "keypoints": keypoints}
+        columns = read_columns(self.annotations_path, **reads, bad=bad_annotations, cache=cache)
+        self.report.add_content(content_of(columns["report"]))
+        categories = content_of(columns["categories"])
+        self._read_categories(categories, tuple(label_ids), tuple(label_names))
         self.image_ids, self.files, self.sizes = read_images(
-            self.annotations_path, self.folder, content["images"], self.report
+            self.annotations_path, self.folder, content_of(columns["images"]), self.report
         )
         self._outlines: Outlines | None = None
-        self._joints = Joints(self.annotations_path, content["categories"], flip_pairs) if keypoints else None
+        self._joints = Joints(self.annotations_path, categories, flip_pairs) if keypoints else None
         self.keypoint_names = self._joints.names if self._joints else ()
         self.skeleton = self._joints.skeleton if self._joints else ()
         self.keypoint_categories = tuple(sorted(self._joints.category_ids)) if self._joints else ()
+        self.keypoint_labels = tuple(
+            label for label, category_id in enumerate(self.category_ids, 1) if category_id in self.keypoint_categories
+        )
         self.keypoint_swap = self._joints.swap if self._joints else np.zeros(0, np.int32)
-        self._read_objects(content["annotations"], max_points)
+        rows = self._choose_rows(columns, bad_annotations)
+        self._read_objects(columns, rows)
+        if max_points:
+            self._read_outlines(columns, rows, max_points)
+        if self._joints:
+            self._read_keypoints(columns, rows)
         self._clip()
         if not keep_empty:
             self._drop_empty()
 
-    def _read_categories(self, records: list, label_ids: tuple[int, ...]) -> None:
-        path = self.annotations_path
-        ids = integers(path, column(path, records, "id", "categories"), "id", "categories")
-        if not len(ids):
-            raise ValueError(f"annotation file {path}: the list categories is empty; at least one category is needed")
-        double = [i for i, count in Counter(ids.tolist()).items() if count > 1]
-        if double:
-            raise ValueError(f"annotation file {path}: category id {double[0]} is given twice; ids must be unique")
-        names = (str(name) for name in column(path, records, "name", "categories"))
-        self._listed = dict(zip(ids.tolist(), names, strict=True))
+    def _read_categories(self, records: list, label_ids: tuple[int, ...], label_names: tuple[str, ...]) -> None:
+        self._listed = read_categories(self.annotations_path, records)
+        if label_names:
+            matched = match_labels(self.annotations_path, self._listed, label_ids, label_names)
+            self.category_ids, self.category_names = matched
+            return
         self.category_ids = label_ids or tuple(self._listed)
         self.category_names = tuple(
             self._listed.get(category_id, UNNAMED.format(label))
             for label, category_id in enumerate(self.category_ids, 1)
         )
 
-    def _read_objects(self, records: list, max_points: int) -> None:
-        """Columns of all annotations of known images, sorted by image; boxes as in the file."""
-        path = self.annotations_path
-        rows, self._image = rows_of_images(path, self.image_ids, records, self.report)
-        records = [records[row] for row in rows.tolist()]
-        self._image_id = self.image_ids[self._image]
-        self._ids = [record.get("id", row) for record, row in zip(records, rows.tolist(), strict=True)]
-        categories = integers(path, column(path, records, "category_id", "annotations"), "category_id", "annotations")
-        self._labels = self._to_labels(categories)
-        self._xywh = _boxes(path, column(path, records, "bbox", "annotations"), self._ids)
-        self._crowd = np.array([bool(record.get("iscrowd", 0)) for record in records], bool)
-        areas = (record.get("area") for record in records)
-        area = np.array([a if isinstance(a, int | float) else np.nan for a in areas], np.float64)
-        self._area = np.where(np.isfinite(area), area, self._xywh[:, 2] * self._xywh[:, 3])
-        if max_points:
-            self._outlines = Outlines(path, records, self._ids, self.sizes[self._image], max_points)
-            self._outlines.count(self._crowd, self.report)
-            self.fields["polygons"] = (np.float32, (None, 2 * max_points))
-        if self._joints:
-            self._joints.read(records, self._ids, self.sizes[self._image], self.report)
-            number = len(self.keypoint_names)
-            self.fields |= {"keypoints": (np.float32, (None, 2 * number)), "keypoint_swap": (np.int32, (number,))}
+    def _choose_rows(self, columns: dict[str, np.ndarray], rule: str) -> np.ndarray:
+        """Rows of the file's annotations that have an image and are whole: those of an image together, in the order of
+        the file. Reports the others."""
+        place = places_of_images(self.image_ids, columns["image_id"])
+        unlisted = columns["image_id"][(place < 0) & ~columns["bad"]].tolist()
+        self.report.add("annotations of images that are not listed, dropped", unlisted)
+        bad = BadAnnotations(self.annotations_path, columns["ids"], rule, self.report)
+        bad.rows |= columns["bad"] | (place < 0)
+        ids = columns["category_id"]
+        unknown = np.flatnonzero(~np.isin(ids, self.category_ids) & ~bad.rows)
+        if len(unknown):
+            known = f"the categories are {shown(list(self.category_ids))}"
+            text = f"{bad.name(unknown[0])} has category_id {ids[unknown[0]]}; {known}"
+            bad.add(unknown, "an unknown category id", text)
+        if "rle_rows" in columns:
+            sizes = np.where(bad.rows[:, None], 0, self.sizes[place])
+            check_mask_sizes(columns, sizes, bad)
+        rows = np.flatnonzero(~bad.rows)
+        rows = rows[np.argsort(place[rows], kind="stable")]
+        self._image = place[rows]
+        return rows
 
-    def _to_labels(self, categories: np.ndarray) -> np.ndarray:
-        """Category ids -> labels i32[n]."""
-        ids = np.array(self.category_ids, np.int64)
-        order = np.argsort(ids)
-        label = order[np.minimum(np.searchsorted(ids, categories, sorter=order), len(ids) - 1)]
-        unknown = np.flatnonzero(ids[label] != categories)
-        if unknown.size:
-            raise ValueError(
-                f"annotation file {self.annotations_path}: {unknown.size} annotations have an unknown category id, "
-                f"first: annotation {self._ids[unknown[0]]} has category_id {categories[unknown[0]]}; the categories "
-                f"are {list(self.category_ids)[:100]}; add the category or correct the annotation"
-            )
-        return (label + 1).astype(np.int32)
+    def _read_objects(self, columns: dict[str, np.ndarray], rows: np.ndarray) -> None:
+        """Columns of these annotations of the file; boxes as in the file."""
+        self._image_id, self._ids = self.image_ids[self._image], columns["ids"][rows]
+        order = np.argsort(self.category_ids)
+        places = np.searchsorted(self.category_ids, columns["category_id"][rows], sorter=order)
+        self._labels = (order[places] + 1).astype(np.int32)
+        self._xywh, self._crowd = columns["boxes"][rows], columns["crowd"][rows]
+        area = columns["area"][rows]
+        self._area = np.where(np.isnan(area), np.abs(self._xywh[:, 2] * self._xywh[:, 3]), area)
+        kind = "annotations without a positive area, that of the box is taken"
+        self.report.add(kind, self._ids[np.isnan(area)].tolist())
+
+    def _read_outlines(self, columns: dict[str, np.ndarray], rows: np.ndarray, max_points: int) -> None:
+        sizes = self.sizes[self._image]
+        self._outlines = Outlines(self.annotations_path, columns, rows, self._ids, sizes, max_points)
+        self._outlines.count(self._crowd, self.report)
+        self.fields["polygons"] = (np.float32, (None, 2 * max_points))
+
+    def _read_keypoints(self, columns: dict[str, np.ndarray], rows: np.ndarray) -> None:
+        wanted = np.isin(self._labels, self.keypoint_labels) & ~self._crowd
+        self._joints.take(columns, rows, self._ids, self.sizes[self._image], wanted, self.report)
+        number = len(self.keypoint_names)
+        self.fields |= {"keypoints": (np.float32, (None, 2 * number)), "keypoint_swap": (np.int32, (number,))}
 
     def _clip(self) -> None:
         """Boxes in the file -> normalised yxyx clipped to the image; rows without area leave the training columns."""
@@ -185,8 +192,8 @@ class CocoDir:
         outside = (np.abs(clipped - corners) > _CLIP_TOLERANCE).any(axis=1)
         boxes = (clipped / limits).astype(np.float32)
         area = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
-        self.report.add("boxes outside their image, clipped", [self._ids[i] for i in np.flatnonzero(outside & area)])
-        self.report.add("boxes without area, dropped", [self._ids[i] for i in np.flatnonzero(~area)])
+        self.report.add("boxes outside their image, clipped", self._ids[outside & area].tolist())
+        self.report.add("boxes without area, dropped", self._ids[~area].tolist())
         self._rows = np.flatnonzero(area)  # into the columns of all annotations
         self._boxes = boxes[self._rows]
         bounds = np.searchsorted(self._image[self._rows], np.arange(len(self) + 1))

@@ -23,7 +23,7 @@ def write(folder, segmentations: list, **more):
     """A COCO file of one image and one annotation for each segmentation; ... stands for none."""
     Image.new("RGB", (WIDTH, HEIGHT)).save(folder / "a.png")
     rows = [
-        {"id": 50 + i, "image_id": 1, "category_id": 1, "bbox": [10, 10, 20, 20], "iscrowd": 0, **more}
+        {"id": 50 + i, "image_id": 1, "category_id": 1, "bbox": [10, 10, 20, 20], "area": 400.0, "iscrowd": 0, **more}
         | ({} if value is ... else {"segmentation": value})
         for i, value in enumerate(segmentations)
     ]
@@ -140,7 +140,9 @@ NAN, INF = float("nan"), float("inf")
 def test_malformed_segmentations_are_named(tmp_path, value, message):
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
         opened(tmp_path, [SQUARE, value])
-    assert "instances.json: the segmentation of annotation 51" in str(caught.value)
+    assert "instances.json: 1 annotations with a broken segmentation, first: the segmentation of annotation 51" in str(
+        caught.value
+    )
     assert len(opened(tmp_path, [SQUARE, value], max_points=0)[0]["labels"]) == 2  # nobody looks
 
 
@@ -166,7 +168,8 @@ def test_run_lengths_equal_pycocotools():
     for mask in (rng.random((37, 53)) < 0.5, np.zeros((4, 5), bool), np.ones((300, 400), bool), np.eye(90, dtype=bool)):
         rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
         for counts in (rle["counts"].decode(), points._run_lengths(rle["counts"].decode())):
-            np.testing.assert_array_equal(points.decode_rle({"size": list(mask.shape), "counts": counts}), mask)
+            size, runs = points.run_lengths({"size": list(mask.shape), "counts": counts})
+            np.testing.assert_array_equal(points.mask_of_runs(runs, size), mask)
 
 
 @pytest.mark.parametrize("compressed", [False, True])

@@ -137,7 +137,10 @@ def test_missing_fields_are_filled_in(folder):
     np.testing.assert_array_equal(source[1]["orig_size"], [16, 8])
     np.testing.assert_array_equal(source[1]["area"], [32, 128, 1])
     assert not source[1]["is_crowd"].any()
-    assert source.report == {"images without width and height, read from the file": 1}
+    assert source.report == {
+        "images without width and height, read from the file": 1,
+        "annotations without a positive area, that of the box is taken": 4,
+    }
 
 
 def test_image_listed_twice_is_read_once(folder):
@@ -193,7 +196,10 @@ def put(kind: str, key: str, value):
         (lambda c: c.update(categories=[]), "categories is empty"),
         (drop("images", "id"), r"images\[1\] has no 'id'"),
         (drop("images", "file_name"), r"images\[1\] has no 'file_name'"),
-        (drop("annotations", "image_id"), r"annotations\[1\] has no 'image_id'"),
+        (
+            drop("annotations", "image_id"),
+            "1 annotations with a value of image_id that is no whole number, first: annotation 2 has no 'image_id'",
+        ),
         (drop("annotations", "bbox"), "has no 'bbox'"),
         (drop("annotations", "category_id"), "has no 'category_id'"),
         (drop("categories", "name"), r"categories\[1\] has no 'name'"),
