@@ -79,9 +79,7 @@ def read_columns(
 def _read(path: Path, outlines: bool, keypoints: bool, rule: str) -> dict[str, np.ndarray]:
     """From the JSON; its Python objects, five times as large as the text, are gone afterwards."""
     with coco_json.no_collector():
-        columns = _columns(path, outlines, keypoints, rule)
-    coco_json.return_memory()
-    return columns
+        return _columns(path, outlines, keypoints, rule)
 
 
 def _columns(path: Path, outlines: bool, keypoints: bool, rule: str) -> dict[str, np.ndarray]:
