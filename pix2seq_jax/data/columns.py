@@ -171,7 +171,7 @@ def _load(kept: Path, key: str) -> dict[str, np.ndarray] | None:
     try:
         if not kept.is_file():
             return None
-        with np.load(kept, allow_pickle=False) as file:
+        with kept.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             if content_of(file["key"]) != key:
                 return None  # of another state of the annotation file
             return {name: file[name] for name in file.files if name != "key"}
