@@ -56,16 +56,18 @@ class Evaluator:
     """Scores a model on the validation data of a config; compiles once, can be called at many steps."""
 
     def __init__(
-        self, config: ml_collections.ConfigDict, model, tasks: dict, mesh: jax.sharding.Mesh, text: Text | None = None
+        self,
+        config: ml_collections.ConfigDict,
+        model,
+        tasks: dict,
+        mesh: jax.sharding.Mesh,
+        text: Text | None = None,
+        *,
+        workdir: str | Path | None = None,
     ) -> None:
+        """Opens the validation data; `workdir` keeps its columns, see inputs.open_sources."""
         inputs.check_paths(config, "val")
-        self.sources = inputs.open_sources(config, "val", text)
-        for name, source in self.sources.items():
-            if name != "captioning":
-                experiment.check_classes(source.category_names, config, where=str(source.annotations_path))
-        if "keypoints" in tasks:
-            source, number = self.sources["keypoints"], tasks["keypoints"].num_keypoints
-            experiment.check_keypoints(source.keypoint_names, config, number, where=str(source.annotations_path))
+        self.sources = inputs.open_sources(config, "val", text, workdir=workdir)
         if "segmentation" in tasks and not 0 < (share := config.tasks.segmentation.mask_threshold) <= 1:
             raise ValueError(f"config.tasks.segmentation.mask_threshold={share}: give a share above 0 and at most 1")
         self._config, self._tasks, self._text = config, tuple(tasks), text
@@ -340,7 +342,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> dict:
     tasks, model = experiment.make_tasks(config), experiment.make_model(config)
     with jax.set_mesh(mesh), stopping.termination() as terminated:
         with phase("open the data"):
-            evaluator = Evaluator(config, model, tasks, mesh, inputs.load_text(config, workdir))
+            evaluator = Evaluator(config, model, tasks, mesh, inputs.load_text(config, workdir), workdir=workdir)
         if evaluator.describe():
             log.warning("data: %s", evaluator.describe())
         with phase("restore"):

@@ -87,7 +87,7 @@ def resolve(
     if "keypoints" in opened:
         joints, section = opened["keypoints"], config.tasks.keypoints
         config.data.keypoint_names, config.data.skeleton = joints.keypoint_names, joints.skeleton
-        config.data.keypoint_categories = joints.keypoint_categories
+        config.data.keypoint_categories = tuple(config.data.category_ids[label - 1] for label in joints.keypoint_labels)
         section.num_keypoints = len(joints.keypoint_names)
         section.sigmas = keypoint_sigmas(joints.keypoint_names, tuple(section.sigmas))
     if text:

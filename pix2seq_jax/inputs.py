@@ -11,9 +11,12 @@ import ml_collections
 from pix2seq_jax import checkpoint, experiment
 from pix2seq_jax.data import coco_json, pipeline, selections, sources
 from pix2seq_jax.data.captions import CocoCaptions
+from pix2seq_jax.data.columns import Cache
 from pix2seq_jax.data.images import check_files
 from pix2seq_jax.data.text import Text
 from pix2seq_jax.telemetry import log
+
+COLUMNS = "columns"  # folder of a workdir: the columns of the annotation files that it reads
 
 
 def _open(data: ml_collections.ConfigDict, split: str, kind: str) -> tuple[str, str]:
@@ -57,6 +60,7 @@ def open_sources(
     *,
     data: ml_collections.ConfigDict | None = None,
     names: Sequence[str] = (),
+    workdir: str | Path | None = None,
 ) -> dict[str, Any]:
     """The `train` or `val` source of each task of a config, in the order of tasks.TASKS.
 
@@ -66,24 +70,57 @@ def open_sources(
         text: for captions.
         data: another section than config.data.
         names: only these tasks; () for all.
+        workdir: of the run, keeps the columns of annotation files, so that they are not read again; None: they are.
+
+    Raises:
+        ValueError: a file is missing or cannot be used; its classes or keypoints are not those of the training data,
+            where the config is resolved and the split is another than those.
     """
+    resolved = (split == "val" or data is not None) and "category_names" in config.data
     data, opened = data or config.data, {}
-    label_ids, names = tuple(data.label_ids), list(names) or experiment.task_names(config)
+    labels = _labels(config) if resolved else {"label_ids": tuple(data.label_ids)}
+    names = list(names) or experiment.task_names(config)
+    kept = Cache(Path(workdir) / COLUMNS, writes=jax.process_index() == 0) if workdir else None
+    reads = {"bad_annotations": config.data.bad_annotations, "cache": kept}
     if "detection" in names or "segmentation" in names:
         max_points = config.tasks.segmentation.max_points if "segmentation" in names else 0
-        boxes = sources.CocoDir(*_open(data, split, "annotations"), label_ids=label_ids, max_points=max_points)
+        boxes = sources.CocoDir(*_open(data, split, "annotations"), max_points=max_points, **labels, **reads)
         opened = {"detection": boxes.without_polygons(), "segmentation": boxes}
-        label_ids = boxes.category_ids
+        if not resolved:
+            labels = {"label_ids": boxes.category_ids, "label_names": boxes.category_names}
     if "keypoints" in names:
-        options = {"keypoints": True, "flip_pairs": config.data.flip_pairs}
-        opened["keypoints"] = sources.CocoDir(*_open(data, split, "keypoints"), label_ids=label_ids, **options)
+        reads |= {"keypoints": True, "flip_pairs": config.data.flip_pairs}
+        opened["keypoints"] = sources.CocoDir(*_open(data, split, "keypoints"), **labels, **reads)
     if "captioning" in names:
         section = config.tasks.captioning
-        sizes = {"per_image": section.captions_per_image, "max_tokens": section.max_tokens}
-        opened["captioning"] = CocoCaptions(*_open(data, split, "captions"), text=text, **sizes)
+        options = {"per_image": section.captions_per_image, "max_tokens": section.max_tokens}
+        options["bad_annotations"] = config.data.bad_annotations
+        opened["captioning"] = CocoCaptions(*_open(data, split, "captions"), text=text, **options)
+    if resolved:
+        _check_names(opened, config)
     if data.check_images:
         check_files(sorted({file for name in names for file in opened[name].files}))
     return {name: opened[name] for name in names}
+
+
+def _labels(config: ml_collections.ConfigDict) -> dict[str, tuple]:
+    """What the labels of a resolved config stand for, as arguments of CocoDir; an imported model may not know."""
+    ids = tuple(config.data.category_ids)
+    if not ids:
+        return {"label_ids": tuple(config.data.label_ids)}
+    return {"label_ids": ids, "label_names": tuple(config.data.category_names[: len(ids)])}
+
+
+def _check_names(opened: dict[str, Any], config: ml_collections.ConfigDict) -> None:
+    """Raises ValueError unless sources have the classes and keypoints of a resolved config."""
+    for name, source in opened.items():
+        if name == "captioning":
+            continue
+        where = str(source.annotations_path)
+        experiment.check_classes(source.category_names, config, where=where)
+        if name == "keypoints":
+            number = config.tasks.keypoints.num_keypoints
+            experiment.check_keypoints(source.keypoint_names, config, number, where=where)
 
 
 def describe(opened: dict[str, Any]) -> str:
@@ -101,7 +138,9 @@ def tell_new(opened: dict[str, Any], told: str) -> str:
     return now
 
 
-def _open_more(config: ml_collections.ConfigDict, dataset: str, text: Text | None) -> dict[str, Any]:
+def _open_more(
+    config: ml_collections.ConfigDict, dataset: str, text: Text | None, workdir: str | Path | None
+) -> dict[str, Any]:
     """The training sources of a data set of config.more_data, of the tasks whose `mix` names it.
 
     Raises:
@@ -110,32 +149,48 @@ def _open_more(config: ml_collections.ConfigDict, dataset: str, text: Text | Non
     shared = {key: value for key, value in config.data.items() if not key.startswith(("train_", "val_"))}
     shared["hint"] = f"correct config.more_data.{dataset}"
     data = ml_collections.ConfigDict(shared | config.more_data[dataset].to_dict())
-    data.label_ids = config.data.category_ids
     names = [name for name in experiment.task_names(config) if dataset in config.tasks[name].mix]
-    opened = open_sources(config, "train", text, data=data, names=names)
-    for name, source in opened.items():
-        if name == "captioning":
-            continue
-        where = f"data {dataset}: {source.annotations_path}"
-        experiment.check_classes(source.category_names, config, where=where)
-        if name == "keypoints":
-            number = config.tasks.keypoints.num_keypoints
-            experiment.check_keypoints(source.keypoint_names, config, number, where=where)
-        if name == "detection":
-            source.count_over(pipeline.slots(config.tasks.detection.train_ops))
+    try:
+        opened = open_sources(config, "train", text, data=data, names=names, workdir=workdir)
+    except ValueError as error:
+        raise ValueError(f"data {dataset}: {error}") from error
+    _count_unseen(opened, config)
     log.info("data %s: %s images", dataset, len(next(iter(opened.values()))))
     if describe(opened):
         log.warning("data %s: %s", dataset, describe(opened))
     return opened
 
 
-def open_streams(config: ml_collections.ConfigDict, opened: dict[str, Any], text: Text | None) -> dict[str, list]:
+def _count_unseen(opened: dict[str, Any], config: ml_collections.ConfigDict) -> None:
+    """Puts into the reports of training sources what the tasks never see: objects beyond the slots of an image, and
+    people without keypoints. A task that looks at one object at a time has a row for each."""
+    for name, source in opened.items():
+        ops = config.tasks[name].train_ops
+        if name != "captioning" and not _one_object(ops):
+            source.count_over(pipeline.slots(ops), name)
+        if name == "keypoints":
+            source.count_unlabelled()
+
+
+def _one_object(ops: str) -> bool:
+    """Whether a task's rows are objects and not images."""
+    return "crop_to_box" in ops
+
+
+def open_streams(
+    config: ml_collections.ConfigDict,
+    opened: dict[str, Any],
+    text: Text | None,
+    *,
+    workdir: str | Path | None = None,
+) -> dict[str, list]:
     """The training data of each task: `pipeline.Stream`s of its data sets, whose weights are shares of the task.
 
     Args:
         config: resolved.
         opened: sources of config.data by task.
         text: for captions.
+        workdir: see `open_sources`.
 
     Raises:
         ValueError: a task's `mix` names data that config.more_data does not describe, or see `_open_more`.
@@ -147,9 +202,8 @@ def open_streams(config: ml_collections.ConfigDict, opened: dict[str, Any], text
                 f"config.tasks.{name}.mix names {unknown[0]!r}; it may name 'data' and {sorted(config.more_data)}"
             )
     used = {dataset for name in opened for dataset in config.tasks[name].mix} - {"data"}
-    every = {dataset: _open_more(config, dataset, text) for dataset in sorted(used)} | {"data": opened}
-    if "detection" in opened:
-        opened["detection"].count_over(pipeline.slots(config.tasks.detection.train_ops))
+    every = {dataset: _open_more(config, dataset, text, workdir) for dataset in sorted(used)} | {"data": opened}
+    _count_unseen(opened, config)
     streams = {}
     for name in opened:
         section, streams[name] = config.tasks[name], []
@@ -160,7 +214,7 @@ def open_streams(config: ml_collections.ConfigDict, opened: dict[str, Any], text
             if not share:
                 continue
             source = every[dataset][name]
-            if "crop_to_box" in section.train_ops:
+            if _one_object(section.train_ops):
                 source = selections.PerObject(source, min_keypoints=int(name == "keypoints"))
             streams[name].append(pipeline.Stream(source, section.train_ops, share / total))
     return streams

@@ -173,11 +173,13 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path, *, evaluate_too:
         config = experiment.keep_labels(config, workdir)
         inputs.check_paths(config, "train")
         text = inputs.open_text(config, workdir)
-        opened = inputs.open_sources(config, "train", text)
+        opened = inputs.open_sources(config, "train", text, workdir=workdir)
         config = experiment.resolve(config, opened, text)
         tasks, model = experiment.make_tasks(config), experiment.make_model(config)
-        streams = inputs.open_streams(config, opened, text)
-        evaluator = evaluate.Evaluator(config, model, tasks, mesh, text) if evaluate_too else None
+        streams = inputs.open_streams(config, opened, text, workdir=workdir)
+        evaluator = None
+        if evaluate_too:
+            evaluator = evaluate.Evaluator(config, model, tasks, mesh, text, workdir=workdir)
         for lines in filter(None, (inputs.describe(opened), evaluator and evaluator.describe())):
             log.warning("data: %s", lines)
     read = {(name, i): stream.source for name, own in streams.items() for i, stream in enumerate(own)}

@@ -79,9 +79,7 @@ def read_columns(
 def _read(path: Path, outlines: bool, keypoints: bool, rule: str) -> dict[str, np.ndarray]:
     """From the JSON; its Python objects, five times as large as the text, are gone afterwards."""
     with coco_json.no_collector():
-        columns = _columns(path, outlines, keypoints, rule)
-    coco_json.return_memory()
-    return columns
+        return _columns(path, outlines, keypoints, rule)
 
 
 def _columns(path: Path, outlines: bool, keypoints: bool, rule: str) -> dict[str, np.ndarray]:
@@ -173,7 +171,7 @@ def _load(kept: Path, key: str) -> dict[str, np.ndarray] | None:
     try:
         if not kept.is_file():
             return None
-        with np.load(kept, allow_pickle=False) as file:
+        with kept.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             if content_of(file["key"]) != key:
                 return None  # of another state of the annotation file
             return {name: file[name] for name in file.files if name != "key"}

@@ -11,7 +11,15 @@ from pathlib import Path
 import numpy as np
 
 from pix2seq_jax.data.classes import UNNAMED, match_labels, read_categories
-from pix2seq_jax.data.coco_json import BadAnnotations, Report, places_of_images, read_file, read_images, shown
+from pix2seq_jax.data.coco_json import (
+    BadAnnotations,
+    Report,
+    places_of_images,
+    read_file,
+    read_images,
+    return_memory,
+    shown,
+)
 from pix2seq_jax.data.columns import Cache, content_of, read_columns
 from pix2seq_jax.data.joints import Joints
 from pix2seq_jax.data.outlines import Outlines, check_mask_sizes
@@ -106,14 +114,7 @@ class CocoDir:
             self.annotations_path, self.folder, content_of(columns["images"]), self.report
         )
         self._outlines: Outlines | None = None
-        self._joints = Joints(self.annotations_path, categories, flip_pairs) if keypoints else None
-        self.keypoint_names = self._joints.names if self._joints else ()
-        self.skeleton = self._joints.skeleton if self._joints else ()
-        self.keypoint_categories = tuple(sorted(self._joints.category_ids)) if self._joints else ()
-        self.keypoint_labels = tuple(
-            label for label, category_id in enumerate(self.category_ids, 1) if category_id in self.keypoint_categories
-        )
-        self.keypoint_swap = self._joints.swap if self._joints else np.zeros(0, np.int32)
+        self._read_schema(Joints(self.annotations_path, categories, flip_pairs) if keypoints else None)
         rows = self._choose_rows(columns, bad_annotations)
         self._read_objects(columns, rows)
         if max_points:
@@ -123,6 +124,8 @@ class CocoDir:
         self._clip()
         if not keep_empty:
             self._drop_empty()
+        del columns
+        return_memory()
 
     def _read_categories(self, records: list, label_ids: tuple[int, ...], label_names: tuple[str, ...]) -> None:
         self._listed = read_categories(self.annotations_path, records)
@@ -135,6 +138,16 @@ class CocoDir:
             self._listed.get(category_id, UNNAMED.format(label))
             for label, category_id in enumerate(self.category_ids, 1)
         )
+
+    def _read_schema(self, joints: Joints | None) -> None:
+        self._joints = joints
+        self.keypoint_names = joints.names if joints else ()
+        self.skeleton = joints.skeleton if joints else ()
+        self.keypoint_categories = tuple(sorted(joints.category_ids)) if joints else ()
+        self.keypoint_labels = tuple(
+            label for label, category_id in enumerate(self.category_ids, 1) if category_id in self.keypoint_categories
+        )
+        self.keypoint_swap = joints.swap if joints else np.zeros(0, np.int32)
 
     def _choose_rows(self, columns: dict[str, np.ndarray], rule: str) -> np.ndarray:
         """Rows of the file's annotations that have an image and are whole: those of an image together, in the order of
@@ -252,12 +265,13 @@ class CocoDir:
 
     def objects(self) -> dict[str, np.ndarray]:
         """All objects, image by image, without reading the images: `image` i64[n], `number` i64[n] in that image,
-        `is_crowd` bool[n], `num_keypoints` i64[n] (0 without keypoints)."""
+        `label` i32[n], `is_crowd` bool[n], `num_keypoints` i64[n] (0 without keypoints)."""
         counts = self._stops - self._starts
         part = np.concatenate([np.arange(a, b) for a, b in zip(self._starts, self._stops, strict=True)])
         rows = self._rows[part]
         return {
             "image": np.repeat(np.arange(len(self)), counts),
+            "label": self._labels[rows],
             "number": part - np.repeat(self._starts, counts),
             "is_crowd": self._crowd[rows],
             "num_keypoints": self._joints.counts(rows) if self._joints else np.zeros(len(rows), np.int64),
@@ -269,12 +283,22 @@ class CocoDir:
         plain._outlines, plain.fields = None, {k: v for k, v in self.fields.items() if k != "polygons"}
         return plain
 
-    def count_over(self, slots: int) -> int:
-        """Counts and reports the images with more objects than `slots`; a batch leaves out the rest. Crowds aside."""
+    def count_over(self, slots: int, task: str) -> int:
+        """Counts and reports the images with more objects than `slots`; a batch of the task leaves out the rest. Crowds
+        aside."""
         over = np.flatnonzero(self._objects() > slots)
-        kind = f"images with more than {slots} objects, the rest left out"
+        kind = f"images with more than {slots} objects, the rest left out of {task}"
         self.report.replace(kind, self.image_ids[over].tolist())
         return len(over)
+
+    def count_unlabelled(self) -> int:
+        """Counts and reports the objects that should have keypoints and have no labelled one inside the image; the
+        keypoints task never sees them."""
+        table = self.objects()
+        unlabelled = ~table["is_crowd"] & (table["num_keypoints"] == 0) & np.isin(table["label"], self.keypoint_labels)
+        rows = self._rows[self._starts[table["image"]] + table["number"]][unlabelled]
+        self.report.replace("objects without labelled keypoints, never seen by keypoints", self._ids[rows].tolist())
+        return len(rows)
 
     def describe(self) -> str:
         """One line per kind of repair, with the first ids or files; "" when the data needed none."""

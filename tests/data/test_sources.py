@@ -153,10 +153,10 @@ def test_image_listed_twice_is_read_once(folder):
 
 def test_more_objects_than_slots_are_counted(folder):
     source = open_with(folder)
-    assert source.count_over(2) == 0  # the third is a crowd
-    assert source.count_over(1) == 1
-    assert source.count_over(1) == 1
-    assert source.report == {"images with more than 1 objects, the rest left out": 1}
+    assert source.count_over(2, "detection") == 0  # the third is a crowd
+    assert source.count_over(1, "detection") == 1
+    assert source.count_over(1, "detection") == 1
+    assert source.report == {"images with more than 1 objects, the rest left out of detection": 1}
     assert "(first: 5)" in source.describe()
 
 
