@@ -17,14 +17,12 @@ import tensorflow as tf
 
 from pix2seq_jax.data import geometry, ops_image, ops_objects
 from pix2seq_jax.data.coco_json import Report
-from pix2seq_jax.data.order import other_index, placer
+from pix2seq_jax.data.order import placer
 from pix2seq_jax.data.parse import parse
+from pix2seq_jax.data.reading import Reader
 
 OPS = {**ops_image.OPS, **ops_objects.OPS}
 INNER = ("keypoint_swap",)  # fields for the ops alone
-ATTEMPTS = 20  # images that are tried for one row before the run ends
-REPLACED = "images that cannot be read, others are read in their place"
-BLANK = "images that cannot be decoded, evaluated as black ones"
 
 # index i64[], epoch i64[], draw i64[] -> Example of one image
 RowMaker = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]
@@ -53,9 +51,10 @@ def _original(message: str, spec: str) -> ValueError:
 class BatchIterator:
     """Iterator of NumPy dicts; raises ValueError where a row cannot be made."""
 
-    def __init__(self, dataset: tf.data.Dataset, spec: str) -> None:
-        self._spec = spec
-        self._held = [dataset.as_numpy_iterator()]
+    def __init__(self, batches: "Batches") -> None:
+        self._spec = batches.spec
+        # In this order: a list is cleared from its end, and TensorFlow's threads read until their iterator is gone.
+        self._held = [batches.readers, batches.dataset.as_numpy_iterator()]
         # TensorFlow's threads run our Python code. Left alone, they deadlock with an interpreter that shuts down;
         # letting go of the iterator before that (finalizers run first) ends them.
         self.close = weakref.finalize(self, self._held.clear)
@@ -67,7 +66,7 @@ class BatchIterator:
         if not self._held:
             raise StopIteration
         try:
-            return next(self._held[0])
+            return next(self._held[-1])
         except tf.errors.OpError as error:
             message = error.message
         self.close()
@@ -76,10 +75,18 @@ class BatchIterator:
 
 @dataclass(frozen=True)
 class Batches:
-    """Iterable of NumPy dicts; every `iter()` starts again at the first batch."""
+    """Iterable of NumPy dicts; every `iter()` starts again at the first batch.
+
+    Attributes:
+        dataset: of batches.
+        spec: preprocessing, for errors.
+        readers: what the dataset reads with; they live as long as this and its iterators.
+        length: number of batches; None for endless ones.
+    """
 
     dataset: tf.data.Dataset
     spec: str
+    readers: tuple[Reader, ...]
     length: int | None = None
 
     def __len__(self) -> int:
@@ -88,7 +95,7 @@ class Batches:
         return self.length
 
     def __iter__(self) -> BatchIterator:
-        return BatchIterator(self.dataset, self.spec)
+        return BatchIterator(self)
 
 
 @dataclass(frozen=True)
@@ -106,56 +113,6 @@ class Stream:
     ops: str | tuple
     weight: float = 1.0
     task: int = 0
-
-
-def _captions_in_turn(captions: np.ndarray, count: int, epoch: int) -> np.ndarray:
-    """i32[n,T], all captions of an image -> i32[count,T], those of an epoch: in `n / count` epochs each is read once.
-
-    Rows of zeros stand for captions that the image lacks.
-    """
-    total = len(captions)
-    if total > count:
-        return captions[(epoch * count + np.arange(count)) % total]
-    return np.pad(captions, [(0, count - total), (0, 0)])
-
-
-def _taken(source, features: dict, epoch: int) -> tuple[np.ndarray, ...]:
-    """The fields of a source, of raw features whose image is decoded."""
-    if "captions" in source.fields:
-        count = source.fields["captions"][1][0]
-        features = {**features, "captions": _captions_in_turn(features["captions"], count, epoch)}
-    return tuple(features[name] for name in source.fields)
-
-
-def _read_training(
-    source, decode: ops_image.Decode, row: tuple[int, int, int], seed: int, bad_images: Report | None
-) -> tuple[np.ndarray, ...]:
-    """The fields of row (index, epoch, draw); those of another image where that one cannot be read."""
-    index, epoch, draw = row
-    first = None
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            return _taken(source, decode.read(source[index]), epoch)
-        except ValueError as error:
-            if bad_images is None:
-                raise
-            first = first or error
-            bad_images.add_once(REPLACED, error)
-            index = other_index(seed, draw, attempt, len(source))
-    raise ValueError(f"{ATTEMPTS} images in a row cannot be read, first: {first}")
-
-
-def _read_evaluation(source, decode: ops_image.Decode, index: int, bad_images: Report | None) -> tuple[np.ndarray, ...]:
-    """The fields of an image; one that cannot be decoded is black, of the size that the annotations say."""
-    features = source[index]
-    try:
-        return _taken(source, decode.read(features), 0)
-    except ValueError as error:
-        height, width = features["orig_size"].tolist()
-        if bad_images is None or not height:
-            raise
-        bad_images.add_once(BLANK, error)
-        return _taken(source, {**features, "image": np.zeros((height, width, 3), np.uint8)}, 0)
 
 
 def read_ops(ops: str | tuple) -> tuple:
@@ -177,23 +134,22 @@ def read_ops(ops: str | tuple) -> tuple:
     return chain
 
 
-def _row_maker(source, ops: str | tuple, seed: int, bad_images: Report | None, *, training: bool) -> RowMaker:
+def _row_maker(reader: Reader, ops: tuple, seed: int) -> RowMaker:
     """Reads and preprocesses one row; `draw` numbers all rows that are ever drawn with this seed."""
-    chain = read_ops(ops)
+    # TensorFlow never forgets a Python function that a graph calls. This one must not keep the source alive.
+    weak, fields = weakref.ref(reader), reader.source.fields
 
-    def read(index: np.ndarray, epoch: np.ndarray, draw: np.ndarray) -> tuple:
-        if training:
-            return _read_training(source, chain[0], (int(index), int(epoch), int(draw)), seed, bad_images)
-        return _read_evaluation(source, chain[0], int(index), bad_images)
+    def read(*row: np.ndarray) -> tuple[np.ndarray, ...]:
+        return weak()(*map(int, row))
 
     def make(index: tf.Tensor, epoch: tf.Tensor, draw: tf.Tensor) -> dict[str, tf.Tensor]:
-        types = [tf.as_dtype(dtype) for dtype, _ in source.fields.values()]
+        types = [tf.as_dtype(dtype) for dtype, _ in fields.values()]
         values = tf.numpy_function(read, [index, epoch, draw], types, stateful=False)
         example = {"crop_offset": tf.zeros([2], tf.int32)}
-        for (name, (_, shape)), value in zip(source.fields.items(), values, strict=True):
+        for (name, (_, shape)), value in zip(fields.items(), values, strict=True):
             value.set_shape(shape)
             example[name] = value
-        for number, op in enumerate(chain[1:]):
+        for number, op in enumerate(ops[1:]):
             example = op(example, tf.stack([tf.constant(seed * 2**20 + 16 * number, tf.int64), draw]))
         return {name: value for name, value in example.items() if name not in INNER}
 
@@ -280,20 +236,18 @@ def _fill(example: dict[str, tf.Tensor], union: dict[str, tf.TensorSpec]) -> dic
     return filled
 
 
-def _mixed(streams: Sequence[Stream], seed: int, bad_images: Report | None) -> Callable[..., dict[str, tf.Tensor]]:
+def _mixed(streams: Sequence[Stream], makers: Sequence[RowMaker]) -> Callable[..., dict[str, tf.Tensor]]:
     """(stream, index, epoch, draw, each i64[]) -> one row of the fields of all streams; only that stream runs."""
-    makers = [_row_maker(stream.source, stream.ops, seed, bad_images, training=True) for stream in streams]
     specs = []
     for stream, maker in zip(streams, makers, strict=True):
         traced = tf.autograph.experimental.do_not_convert(lambda i, maker=maker: maker(i, i, i))
         specs.append(tf.data.Dataset.range(1).map(traced).element_spec)
         _check_shapes(specs[-1], str(stream.ops))
-    union = _union(specs)
+    union, tasks = _union(specs), [stream.task for stream in streams]
 
     def make(number: tf.Tensor, index: tf.Tensor, epoch: tf.Tensor, draw: tf.Tensor) -> dict[str, tf.Tensor]:
         branches = [lambda maker=maker: _fill(maker(index, epoch, draw), union) for maker in makers]
-        tasks = tf.constant([stream.task for stream in streams], tf.int32)
-        return {**tf.switch_case(tf.cast(number, tf.int32), branches), "task": tasks[number]}
+        return {**tf.switch_case(tf.cast(number, tf.int32), branches), "task": tf.constant(tasks, tf.int32)[number]}
 
     return make
 
@@ -342,7 +296,7 @@ def train_dataset(
 
     Raises:
         ValueError: ops, sizes, seed, weights or shapes do not fit; while iterating: an image cannot be read (names
-            the file), or ATTEMPTS of them in a row.
+            the file), or reading.ATTEMPTS of them in a row.
     """
     if repeats < 1 or batch_size % repeats:
         raise ValueError(f"batch_size={batch_size} must be a multiple of repeats={repeats}")
@@ -353,7 +307,13 @@ def train_dataset(
     local = _rows(batch_size, process_index, process_count)
     weights = [stream.weight for stream in streams]
     place = placer([len(stream.source) for stream in streams], weights, seed=seed, repeats=repeats)
-    row_of = _mixed(streams, seed, bad_images) if given else _row_maker(source, ops, seed, bad_images, training=True)
+    chains = [read_ops(stream.ops) for stream in streams]
+    readers = tuple(
+        Reader(stream.source, chain[0], seed, bad_images, training=True)
+        for stream, chain in zip(streams, chains, strict=True)
+    )
+    makers = [_row_maker(reader, chain, seed) for reader, chain in zip(readers, chains, strict=True)]
+    row_of = _mixed(streams, makers) if given else makers[0]
 
     def places(step: tf.Tensor) -> tuple[tf.Tensor, ...]:
         draw = step * batch_size + process_index * local + tf.range(local, dtype=tf.int64)
@@ -364,7 +324,7 @@ def train_dataset(
         return {**row, "valid": tf.constant(True)}
 
     rows = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max // batch_size).map(places).unbatch()
-    return Batches(_batched(rows, make, local, workers or cpu_count(), spec), spec)
+    return Batches(_batched(rows, make, local, workers or cpu_count(), spec), spec, readers)
 
 
 def eval_dataset(
@@ -393,7 +353,9 @@ def eval_dataset(
     images = min(len(source), limit or len(source))
     local = _rows(batch_size, process_index, process_count)
     batches = -(-images // batch_size)
-    row_of = _row_maker(source, ops, 0, bad_images, training=False)
+    chain = read_ops(ops)
+    reader = Reader(source, chain[0], 0, bad_images, training=False)
+    row_of = _row_maker(reader, chain, 0)
 
     def make(row: tf.Tensor) -> dict[str, tf.Tensor]:
         place = row // local * batch_size + process_index * local + row % local
@@ -405,4 +367,4 @@ def eval_dataset(
         return {**example, "valid": valid}
 
     rows = tf.data.Dataset.range(batches * local)
-    return Batches(_batched(rows, make, local, workers or cpu_count(), str(ops)), str(ops), batches)
+    return Batches(_batched(rows, make, local, workers or cpu_count(), str(ops)), str(ops), (reader,), batches)

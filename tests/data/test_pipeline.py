@@ -1,11 +1,13 @@
 """Batches: a pure function of (seed, step); every image once in evaluation; errors that can be read."""
 
+import gc
 import io
 import itertools
 import math
 import subprocess
 import sys
 import textwrap
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from pix2seq_jax.data import pipeline, sources
+from pix2seq_jax.data import pipeline, reading, sources
 from pix2seq_jax.data.coco_json import Report
 from tests import small
 
@@ -208,7 +210,7 @@ def test_an_image_that_does_not_decode_is_replaced_and_named():
     np.testing.assert_array_equal(others[~bad], ids[~bad])
     assert len(set(others[bad].tolist())) > 1
     assert_same(replaced[3:], train(3, 3, source=Source(7, broken=(2, 4)), bad_images=Report()))
-    assert report == {pipeline.REPLACED: 2}
+    assert report == {reading.REPLACED: 2}
     assert "folder/4.png" in report.describe() and "folder/2.png" in report.describe()
 
 
@@ -225,7 +227,21 @@ def test_an_image_that_does_not_decode_counts_as_a_black_one_in_evaluation():
     assert not batch["image"][4].any() and whole["image"][4].any()
     for name in set(whole) - {"image"}:
         np.testing.assert_array_equal(batch[name], whole[name], err_msg=name)
-    assert report == {pipeline.BLANK: 1} and "folder/4.png" in report.describe()
+    assert report == {reading.BLANK: 1} and "folder/4.png" in report.describe()
+
+
+@pytest.mark.parametrize("make", [pipeline.train_dataset, pipeline.eval_dataset])
+def test_batches_that_are_closed_let_go_of_their_source(make):
+    """TensorFlow keeps every Python function of its graphs; with it, it kept each source that was ever read."""
+    source = Source(3)
+    alive = weakref.ref(source)
+    batches = iter(make(source, EVAL_OPS, batch_size=1, **({"seed": 0} if make is pipeline.train_dataset else {})))
+    del source
+    next(batches)
+    assert alive() is not None  # the iterator alone keeps it
+    batches.close()
+    gc.collect()
+    assert alive() is None
 
 
 def test_an_image_larger_than_its_padding_names_the_string():

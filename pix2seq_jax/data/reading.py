@@ -1,0 +1,81 @@
+"""Reading what a row of a batch shows: an image of a source, decoded, or what stands for it if it cannot be read."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pix2seq_jax.data import ops_image
+from pix2seq_jax.data.coco_json import Report
+from pix2seq_jax.data.order import other_index
+
+ATTEMPTS = 20  # images that are tried for one row before the run ends
+REPLACED = "images that cannot be read, others are read in their place"
+BLANK = "images that cannot be decoded, evaluated as black ones"
+
+
+def _captions_in_turn(captions: np.ndarray, count: int, epoch: int) -> np.ndarray:
+    """i32[n,T], all captions of an image -> i32[count,T], those of an epoch: in `n / count` epochs each is read once.
+
+    Rows of zeros stand for captions that the image lacks.
+    """
+    total = len(captions)
+    if total > count:
+        return captions[(epoch * count + np.arange(count)) % total]
+    return np.pad(captions, [(0, count - total), (0, 0)])
+
+
+def _taken(source, features: dict, epoch: int) -> tuple[np.ndarray, ...]:
+    """The fields of a source, of raw features whose image is decoded."""
+    if "captions" in source.fields:
+        count = source.fields["captions"][1][0]
+        features = {**features, "captions": _captions_in_turn(features["captions"], count, epoch)}
+    return tuple(features[name] for name in source.fields)
+
+
+@dataclass(frozen=True, eq=False)  # known to TensorFlow by a weak reference (data.pipeline)
+class Reader:
+    """Reads and decodes the images of a source.
+
+    Attributes:
+        source: `len`, `[i]` -> raw features, `fields`.
+        decode: first op of the preprocessing.
+        seed: of what is read in place of images that cannot be.
+        bad_images: counts and names these; None: they are errors.
+        training: False for an evaluation, which has no other images to read.
+    """
+
+    source: object
+    decode: ops_image.Decode
+    seed: int
+    bad_images: Report | None
+    training: bool
+
+    def __call__(self, index: int, epoch: int, draw: int) -> tuple[np.ndarray, ...]:
+        """The fields of a row. Raises ValueError where images cannot be read."""
+        return self._for_training(index, epoch, draw) if self.training else self._for_evaluation(index)
+
+    def _for_training(self, index: int, epoch: int, draw: int) -> tuple[np.ndarray, ...]:
+        """The fields of an image; those of another one where that cannot be read."""
+        first = None
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                return _taken(self.source, self.decode.read(self.source[index]), epoch)
+            except ValueError as error:
+                if self.bad_images is None:
+                    raise
+                first = first or error
+                self.bad_images.add_once(REPLACED, error)
+                index = other_index(self.seed, draw, attempt, len(self.source))
+        raise ValueError(f"{ATTEMPTS} images in a row cannot be read, first: {first}")
+
+    def _for_evaluation(self, index: int) -> tuple[np.ndarray, ...]:
+        """The fields of an image; one that cannot be decoded is black, of the size that the annotations say."""
+        features = self.source[index]
+        try:
+            return _taken(self.source, self.decode.read(features), 0)
+        except ValueError as error:
+            height, width = features["orig_size"].tolist()
+            if self.bad_images is None or not height:
+                raise
+            self.bad_images.add_once(BLANK, error)
+            return _taken(self.source, {**features, "image": np.zeros((height, width, 3), np.uint8)}, 0)
