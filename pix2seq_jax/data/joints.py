@@ -132,8 +132,8 @@ class Joints:
         double = [name for name, count in Counter(names).items() if count > 1]
         if double:
             raise ValueError(
-                f"annotation file {self._path}: category {category['name']} has the keypoint {double[0]!r} "
-                f"{names.count(double[0])} times; names must be unique"
+                f"annotation file {self._path}: category {category['name']} has {double[0]!r} "
+                f"{names.count(double[0])} times among its keypoints; give each name once"
             )
         return tuple(names)
 
