@@ -23,7 +23,8 @@ CORE = [
     "shapely>=2.0",
     "tqdm>=4.67",
 ]
-TEST = ["pytest>=9.0", "ruff==0.17.5", "matplotlib>=3.10"]  # matplotlib: polygons of another hand
+# matplotlib: polygons of another hand; xdist: two tests at a time, since compiling uses one core
+TEST = ["pytest>=9.0", "pytest-xdist>=3.8", "ruff==0.17.5", "matplotlib>=3.10"]
 ORACLE = ["pycocoevalcap>=1.2"]  # a test compares the caption metrics with it; 100 MB
 
 setup(
