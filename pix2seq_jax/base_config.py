@@ -229,8 +229,8 @@ def segmentation(*, slots: int, **sizes) -> dict:
         "eval_batch_size": 4,  # times `objects` times `num_samples` sequences at a time
         "num_samples": 8,
         "mask_threshold": 0.5,  # share of the samples that must cover a pixel
-        # Best-scored predicted boxes of an image that get a mask: while training; in the last evaluation, --mode=eval and
-        # prediction (COCO counts 100). Annotated boxes all do.
+        # Best-scored predicted boxes of an image that get a mask: while training; in the last evaluation, --mode=eval
+        # and prediction (COCO counts 100). Annotated boxes all do.
         "objects": prompted,
         "objects_final": min(slots, 100),
     }

@@ -240,7 +240,7 @@ class Checkpointer:
             return {}
 
     def set_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Gives metrics (flat numbers) to a step that is saved; they count from the next save on. All processes call it.
+        """Gives metrics (flat numbers) to a saved step; they count from the next save on. All processes call it.
 
         Orbax takes metrics only in a save, so these are in DIRECTORY/metrics.json, of the steps that are there.
         """
@@ -261,7 +261,7 @@ class Checkpointer:
         return step in self._metrics or (self._directory / str(step) / "metrics").exists()
 
     def _score(self, step: int, metrics: Mapping[str, float] | None) -> float | None:
-        """What the best steps are chosen by; None without metrics of `set_metrics` or (those given) of the checkpoint."""
+        """What the best steps are chosen by, of `set_metrics` or of the checkpoint (those given); None without."""
         known = self._metrics.get(step, metrics)
         if known is None:
             return None
