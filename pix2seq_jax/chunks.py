@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from pix2seq_jax.data import rows
-from pix2seq_jax.data.coco_json import read_file
+from pix2seq_jax.data.folder import read_file
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,15 @@ from typing import Any
 
 import jax
 import ml_collections
+import numpy as np
+from jax.experimental import multihost_utils
 
-from pix2seq_jax import checkpoint, experiment
+from pix2seq_jax import checkpoint, experiment, presets
 from pix2seq_jax.data import coco_json, pipeline, selections, sources
 from pix2seq_jax.data.captions import CocoCaptions
+from pix2seq_jax.data.checked_images import CheckedImages
 from pix2seq_jax.data.columns import Cache
-from pix2seq_jax.data.images import check_files
+from pix2seq_jax.data.folder import ImageRules
 from pix2seq_jax.data.text import Text
 from pix2seq_jax.telemetry import log
 
@@ -26,16 +29,26 @@ def _open(data: ml_collections.ConfigDict, split: str, kind: str) -> tuple[str, 
     if missing := [name for name in (f"{split}_images", f"{split}_{kind}") if name not in data]:
         raise ValueError(f"a section of config.more_data lacks {missing[0]}; a task's `mix` needs it")
     images, annotations = data[f"{split}_images"], data[f"{split}_{kind}"]
+    if not Path(annotations).exists():
+        annotations = _other_name(annotations)
     for path in (annotations, images):
         if not Path(path).exists():
             raise ValueError(f"the {split} data is missing: {path} does not exist; {data.hint}")
     return images, annotations
 
 
+def _other_name(annotations: str) -> str:
+    """The annotation file under another name that a data set is distributed with, if that exists."""
+    path = Path(annotations)
+    for usual, other in presets.OTHER_NAMES.items():
+        renamed = path.with_name(path.name.replace(usual, other))
+        if renamed.exists():
+            return str(renamed)
+    return annotations
+
+
 def bad_images(config: ml_collections.ConfigDict) -> coco_json.Report | None:
     """Where images that cannot be read are counted, or None where they are errors; see config.data.bad_images."""
-    if config.data.bad_images not in ("replace", "error"):
-        raise ValueError(f"config.data.bad_images={config.data.bad_images!r}: give 'replace' or 'error'")
     return coco_json.Report() if config.data.bad_images == "replace" else None
 
 
@@ -81,7 +94,9 @@ def open_sources(
     labels = _labels(config) if resolved else {"label_ids": tuple(data.label_ids)}
     names = list(names) or experiment.task_names(config)
     kept = Cache(Path(workdir) / COLUMNS, writes=jax.process_index() == 0) if workdir else None
-    reads = {"bad_annotations": config.data.bad_annotations, "cache": kept}
+    checked = _checked_images(workdir) if data.check_images else None
+    rules = ImageRules(config.data.missing_images, config.data.bad_images, checked)
+    reads = {"bad_annotations": config.data.bad_annotations, "cache": kept, "image_rules": rules}
     if "detection" in names or "segmentation" in names:
         max_points = config.tasks.segmentation.max_points if "segmentation" in names else 0
         boxes = sources.CocoDir(*_open(data, split, "annotations"), max_points=max_points, **labels, **reads)
@@ -94,13 +109,27 @@ def open_sources(
     if "captioning" in names:
         section = config.tasks.captioning
         options = {"per_image": section.captions_per_image, "max_tokens": section.max_tokens}
-        options["bad_annotations"] = config.data.bad_annotations
+        options |= {"bad_annotations": config.data.bad_annotations, "image_rules": rules}
         opened["captioning"] = CocoCaptions(*_open(data, split, "captions"), text=text, **options)
     if resolved:
         _check_names(opened, config)
-    if data.check_images:
-        check_files(sorted({file for name in names for file in opened[name].files}))
+    if checked is not None:
+        checked.save()
     return {name: opened[name] for name in names}
+
+
+def _checked_images(workdir: str | Path | None) -> CheckedImages:
+    """What looks at image files; the processes of a job share the work, process 0 keeps what is learned."""
+    kept = Path(workdir) / COLUMNS / "images.npz" if workdir else None
+    if jax.process_count() == 1:
+        return CheckedImages(kept)
+    part = jax.process_index(), jax.process_count()
+    return CheckedImages(kept, part=part, gather=_maximum, writes=jax.process_index() == 0)
+
+
+def _maximum(table: np.ndarray) -> np.ndarray:
+    """Of the tables of all processes; all call it."""
+    return np.asarray(multihost_utils.process_allgather(table)).max(axis=0)
 
 
 def _labels(config: ml_collections.ConfigDict) -> dict[str, tuple]:

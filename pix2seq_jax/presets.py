@@ -114,8 +114,8 @@ LAYOUTS = {
         "root": "data/objects365",
         "splits": ("train", "val"),
         "hint": (
-            "put Objects365 (objects365.org) there: images in data/objects365/{train,val}, COCO-format annotations as "
-            "data/objects365/annotations/instances_{train,val}.json"
+            "put Objects365 (objects365.org) there: its patches of images in data/objects365/{train,val}, its "
+            "annotations as data/objects365/annotations/zhiyuan_objv2_{train,val}.json (or instances_{train,val}.json)"
         ),
     },
     "shapes": {"root": "data/shapes", "splits": ("train", "val"), "hint": f"draw it first: `{_DRAW}`"},
@@ -124,6 +124,8 @@ LAYOUTS = {
         "hint": "a data folder holds train/, val/ and annotations/instances_{train,val}.json; see the README",
     },
 }
+# How annotation files are called otherwise: Objects365 is distributed as zhiyuan_objv2_train.json.
+OTHER_NAMES = {"instances_": "zhiyuan_objv2_"}
 # COCO's 80 classes by category id; some ids up to 90 are not used.
 # fmt: off
 COCO_CATEGORIES = {

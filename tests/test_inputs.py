@@ -160,7 +160,7 @@ def test_bad_annotations_follow_the_config(folder, tmp_path):
 def test_columns_are_kept_in_the_workdir(folder, tmp_path):
     config = make(folder)
     first = inputs.open_sources(config, "train", workdir=tmp_path)
-    assert len(list((tmp_path / inputs.COLUMNS).iterdir())) == 2  # instances and keypoints
+    assert len(list((tmp_path / inputs.COLUMNS).iterdir())) == 3  # instances, keypoints, headers of images
     again = inputs.open_sources(config, "train", workdir=tmp_path)
     for name, source in first.items():
         for key, value in source[0].items():

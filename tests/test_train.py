@@ -173,12 +173,15 @@ def test_evaluation_refuses_other_classes(folder, tmp_path):
         evaluate.run(config, tmp_path / "run")
 
 
-def test_a_truncated_image_is_named(folder, tmp_path):
+def test_a_truncated_image_is_named_and_refused_or_passed_over(folder, tmp_path):
     images = shutil.copytree(folder / "train", tmp_path / "images")
     damaged = sorted(images.iterdir())[5]
     damaged.write_bytes(damaged.read_bytes()[:700])
-    config = small.config("detection.py:shapes", folder, data__train_images=str(images))
+    config = small.config("detection.py:shapes", folder, data__train_images=str(images), data__bad_images="error")
     raises(config, tmp_path / "run", "1 of 24 images are broken", damaged.name)
+    config.data.bad_images = "replace"
+    told = inputs.describe(inputs.open_sources(config, "train"))
+    assert "1 images that cannot be decoded" in told and damaged.name in told
 
 
 def test_repairs_are_counted_and_reported(folder, tmp_path, broken, caplog):

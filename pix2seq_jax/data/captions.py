@@ -12,12 +12,11 @@ from pix2seq_jax.data.coco_json import (
     annotation_ids,
     dicts,
     places_of_images,
-    read_file,
-    read_images,
     read_json,
     return_memory,
     whole_numbers,
 )
+from pix2seq_jax.data.folder import ImageRules, read_file, read_images
 from pix2seq_jax.data.sources import IMAGE_FIELDS
 from pix2seq_jax.vocab import END_PIECE
 
@@ -74,6 +73,7 @@ class CocoCaptions:
         per_image: int = 5,
         max_tokens: int = 128,
         bad_annotations: str = "error",
+        image_rules: ImageRules | None = None,
     ) -> None:
         """Opens the JSON, checks it and the existence of every image, and turns the captions into pieces.
 
@@ -85,6 +85,7 @@ class CocoCaptions:
             max_tokens: T, the end counted.
             bad_annotations: what becomes of captions that are not text and of annotations without an image: "error"
                 refuses the file, "drop" leaves them out and counts them in the report.
+            image_rules: what becomes of images that are missing or broken; default ImageRules().
 
         Raises:
             ValueError: the folder, the JSON or an image is missing, the JSON is broken or not COCO, see
@@ -96,9 +97,8 @@ class CocoCaptions:
         self.annotations_path, self.report = Path(annotations), Report()
         self.fields = IMAGE_FIELDS | {"captions": (np.int32, (per_image, max_tokens))}
         content = read_json(self.annotations_path, ("images", "annotations"))
-        self.image_ids, self.files, self.sizes = read_images(
-            self.annotations_path, Path(images), content["images"], self.report
-        )
+        found = read_images(self.annotations_path, Path(images), content["images"], self.report, image_rules)
+        self.image_ids, self.files, self.sizes, self._dropped = found
         captions = self._read_captions(content["annotations"], bad_annotations)
         del content
         self._drop_silent(captions)
@@ -114,7 +114,8 @@ class CocoCaptions:
         wanted, wrong = whole_numbers([record.get("image_id") for record in records])
         bad.add_values(wrong, records, "image_id", "a value of image_id that is no whole number")
         place = places_of_images(self.image_ids, wanted)
-        self.report.add("annotations of images that are not listed, dropped", wanted[(place < 0) & ~bad.rows].tolist())
+        unlisted = (place < 0) & ~bad.rows & ~np.isin(wanted, self._dropped)
+        self.report.add("annotations of images that are not listed, dropped", wanted[unlisted].tolist())
         bad.rows |= place < 0
         values = [record.get("caption") for record in records]
         wrong = np.array([not isinstance(value, str) for value in values], bool) & ~bad.rows

@@ -4,16 +4,12 @@ import contextlib
 import ctypes
 import gc
 import json
-import os
 import sys
 import threading
-import unicodedata
 from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
-
-from pix2seq_jax.data.images import header_size
 
 _NAMED = 3  # how many offenders of each kind a report names
 _SHOWN = 200  # characters of a value that an error shows
@@ -260,72 +256,6 @@ def dicts(records: list, bad: BadAnnotations) -> list[dict]:
         return records
     bad.add(wrong, "no keys", f"annotations[{wrong[0]}] is {shown(records[wrong[0]])}")
     return [record if isinstance(record, dict) else {} for record in records]
-
-
-def _locate(path: Path, folder: Path, names: list[str]) -> list[str]:
-    """Existing path of every file name; ValueError names the first one that is missing.
-
-    Folders are listed once instead of one `stat` per file (118k files on a network disk). Names are compared in Unicode
-    normal form C: some systems store decomposed letters where the JSON has composed ones.
-    """
-    if not folder.is_dir():
-        raise ValueError(f"image folder {folder} does not exist; give the folder that holds the images of {path}")
-    listings: dict[str, dict[str, str]] = {}
-    found, missing = [], []
-    for name in names:
-        head, tail = os.path.split(str(name))
-        if head not in listings:
-            parent = folder / head
-            entries = os.listdir(parent) if parent.is_dir() else []
-            listings[head] = {unicodedata.normalize("NFC", entry): entry for entry in entries}
-        entry = listings[head].get(unicodedata.normalize("NFC", tail))
-        (missing if entry is None else found).append(str(name) if entry is None else os.path.join(folder, head, entry))
-    if missing:
-        raise ValueError(
-            f"{len(missing)} of {len(names)} images of {path} are not in the folder {folder}, first: {missing[0]}; "
-            "give the folder that the file names of the JSON start from, or remove these images from the JSON"
-        )
-    return found
-
-
-def read_images(path: Path, folder: Path, records: list, report: Report) -> tuple[np.ndarray, list[str], np.ndarray]:
-    """The list `images` of a file -> ids i64[I], paths, sizes i32[I,2] (height, width).
-
-    Raises:
-        ValueError: there are none, one has no id or file name, ids are not unique, a file is missing.
-    """
-    ids = integers(path, column(path, records, "id", "images"), "id", "images")
-    names = column(path, records, "file_name", "images")
-    first: dict[int, int] = {}
-    keep = []
-    for row, image_id in enumerate(ids.tolist()):
-        if names[first.setdefault(image_id, row)] != names[row]:
-            raise ValueError(
-                f"annotation file {path}: image id {image_id} is given to {names[first[image_id]]} and to "
-                f"{names[row]}; ids must be unique"
-            )
-        if first[image_id] == row:
-            keep.append(row)
-    if not keep:
-        raise ValueError(f"annotation file {path}: the list images is empty; at least one image is needed")
-    if len(keep) < len(ids):
-        report.add("images listed twice, read once", sorted(set(range(len(ids))) - set(keep)))
-    files = _locate(path, folder, [names[row] for row in keep])
-    sizes = [(records[row].get("height"), records[row].get("width")) for row in keep]
-    unsized = [i for i, size in enumerate(sizes) if not all(isinstance(n, int | float) and n >= 1 for n in size)]
-    for i in unsized:
-        sizes[i] = header_size(files[i])
-    report.add("images without width and height, read from the file", [files[i] for i in unsized])
-    return ids[keep], files, np.array(sizes, np.int32).reshape(-1, 2)
-
-
-def read_file(file: str) -> bytes:
-    """Content of an image file; ValueError where it cannot be read."""
-    try:
-        with open(file, "rb") as stream:
-            return stream.read()
-    except OSError as error:
-        raise ValueError(f"image {file} cannot be read: {error}; is the disk still there?") from error
 
 
 def places_of_images(image_ids: np.ndarray, wanted: np.ndarray) -> np.ndarray:

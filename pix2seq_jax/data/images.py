@@ -1,14 +1,16 @@
 """The only reader of image files: bytes -> u8[h,w,3], by Pillow, for training, evaluation and prediction alike."""
 
 import io
+import os
 import re
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+import stat
 
 import numpy as np
 from PIL import Image, ImageOps
 
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
+MAX_PIXELS = 200_000_000  # decoded, 600 MB; a small file may claim any number
+Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit, which warns at a half; `_check_pixels` has one line for it
 _IN_MEMORY = re.compile(r" <_io\.BytesIO object at \w+>")  # Pillow's name of what has none; other at every read
 _ORIENTATION = 0x0112  # EXIF tag
 
@@ -21,11 +23,34 @@ def _damaged(name: str, error: Exception) -> ValueError:
     )
 
 
-def header_size(file: str) -> tuple[int, int]:
-    """(height, width) as stored in the file; raises ValueError where it is no image."""
+def check_regular(file: str, status: os.stat_result) -> None:
+    """Raises ValueError for what is no file: reading from a pipe or a device would wait for ever."""
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError(f"image {file} is no file but a folder, pipe or device; replace it by an image")
+
+
+def _check_pixels(image: Image.Image) -> None:
+    """Raises ValueError for an image whose pixels would fill the memory."""
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError(
+            f"{image.width} x {image.height} pixels are more than the {MAX_PIXELS:,} that are read; make it smaller"
+        )
+
+
+def header(file: str) -> tuple[int, int, bool]:
+    """(height, width, turned) of a file as stored, without decoding it.
+
+    `turned`: the EXIF orientation, which viewers apply, exchanges height and width. Raises ValueError where the file is
+    no image, or has more than MAX_PIXELS.
+    """
     try:
+        check_regular(file, os.stat(file))
         with Image.open(file) as image:
-            return image.height, image.width
+            _check_pixels(image)
+            # Pillow would decode a PNG to look for an orientation behind the pixels.
+            silent = image.format == "PNG" and "exif" not in image.info
+            turn = 1 if silent else image.getexif().get(_ORIENTATION, 1)
+            return image.height, image.width, turn in _TURNED
     except Exception as error:  # Pillow raises many kinds on damaged files
         raise _damaged(file, error) from error
 
@@ -56,6 +81,7 @@ def decode_image(data: bytes, name: str, size: tuple[int, int] | None = None) ->
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
+            _check_pixels(image)
             turn = image.getexif().get(_ORIENTATION, 1)
             if size is not None:
                 stored = (image.height, image.width)
@@ -83,21 +109,17 @@ def _looks_whole(file: str) -> bool:
         return end in stream.read()
 
 
-def _check_file(file: str) -> str:
-    """What is wrong with an image file, or "". Only a file without its end is decoded to find out."""
+def check_file(file: str) -> tuple[int, int, bool]:
+    """`header` of a file that is whole, as far as its beginning and its end tell; only one without an end is decoded.
+
+    Raises:
+        ValueError: the file is missing or broken, or see `header`.
+    """
+    found = header(file)
     try:
-        header_size(file)
         if not _looks_whole(file):
             with open(file, "rb") as stream:
                 decode_image(stream.read(), file)
-    except (ValueError, OSError) as error:
-        return str(error)
-    return ""
-
-
-def check_files(files: Sequence[str]) -> None:
-    """Looks at the beginning and the end of every file; ValueError counts the broken ones and names the first."""
-    with ThreadPoolExecutor() as pool:
-        errors = [error for error in pool.map(_check_file, files, chunksize=64) if error]
-    if errors:
-        raise ValueError(f"{len(errors)} of {len(files)} images are broken, first: {errors[0]}")
+    except OSError as error:
+        raise _damaged(file, error) from error
+    return found

@@ -5,7 +5,6 @@ as in the Example dict) and a stateless seed i64[2] that no other op of this or 
 of it. Images are u8[h,w,3] in [0,255] or f32[h,w,3] in [0,1]; resizing gives the latter, padding the former.
 """
 
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,14 +59,7 @@ class Decode:
         """Raw features of a source -> the same with the image decoded."""
         file, (height, width) = features["file"], features["orig_size"].tolist()
         image = decode_image(features["image"], file, (height, width) if height else None)
-        h, w = image.shape[:2]
-        if height and abs(h * width - w * height) > max(height, width):  # by more than a pixel
-            warnings.warn(  # once per file: Python shows equal warnings once
-                f"image {file} is {w} x {h} pixels, but its annotations are for {width} x {height}; "
-                "boxes are stretched to the image, correct width and height in the JSON",
-                stacklevel=1,
-            )
-        size = features["orig_size"] if height else np.array([h, w], np.int32)
+        size = features["orig_size"] if height else np.array(image.shape[:2], np.int32)
         return {**features, "image": image, "orig_size": size}
 
 

@@ -15,12 +15,11 @@ from pix2seq_jax.data.coco_json import (
     BadAnnotations,
     Report,
     places_of_images,
-    read_file,
-    read_images,
     return_memory,
     shown,
 )
 from pix2seq_jax.data.columns import Cache, content_of, read_columns
+from pix2seq_jax.data.folder import ImageRules, read_file, read_images
 from pix2seq_jax.data.joints import Joints
 from pix2seq_jax.data.outlines import Outlines, check_mask_sizes
 from pix2seq_jax.vocab import POINT_PADDING
@@ -79,6 +78,7 @@ class CocoDir:
         flip_pairs: Sequence[tuple[str, str]] = (),
         bad_annotations: str = "error",
         cache: Cache | None = None,
+        image_rules: ImageRules | None = None,
     ) -> None:
         """Opens the JSON, checks it and the existence of every image.
 
@@ -97,6 +97,7 @@ class CocoDir:
                 unknown category, malformed polygons or keypoints that are wanted): "error" refuses the file, "drop"
                 leaves them out and counts them in the report.
             cache: where the columns of the JSON are kept, so that it is not read again; None: it is.
+            image_rules: what becomes of images that are missing or broken; default ImageRules().
 
         Raises:
             ValueError: the folder, the JSON or an image is missing, the JSON is broken or not COCO, ids are not unique,
@@ -110,9 +111,9 @@ class CocoDir:
         self.report.add_content(content_of(columns["report"]))
         categories = content_of(columns["categories"])
         self._read_categories(categories, tuple(label_ids), tuple(label_names))
-        self.image_ids, self.files, self.sizes = read_images(
-            self.annotations_path, self.folder, content_of(columns["images"]), self.report
-        )
+        listed = content_of(columns["images"])
+        found = read_images(self.annotations_path, self.folder, listed, self.report, image_rules)
+        self.image_ids, self.files, self.sizes, self._dropped = found
         self._outlines: Outlines | None = None
         self._read_schema(Joints(self.annotations_path, categories, flip_pairs) if keypoints else None)
         rows = self._choose_rows(columns, bad_annotations)
@@ -153,7 +154,8 @@ class CocoDir:
         """Rows of the file's annotations that have an image and are whole: those of an image together, in the order of
         the file. Reports the others."""
         place = places_of_images(self.image_ids, columns["image_id"])
-        unlisted = columns["image_id"][(place < 0) & ~columns["bad"]].tolist()
+        dropped = np.isin(columns["image_id"], self._dropped)
+        unlisted = columns["image_id"][(place < 0) & ~columns["bad"] & ~dropped].tolist()
         self.report.add("annotations of images that are not listed, dropped", unlisted)
         bad = BadAnnotations(self.annotations_path, columns["ids"], rule, self.report)
         bad.rows |= columns["bad"] | (place < 0)

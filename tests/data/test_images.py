@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pix2seq_jax.data.images import decode_image, header_size
+from pix2seq_jax.data.images import decode_image, header
 
 RNG = np.random.default_rng(0)
 COLOUR = RNG.integers(0, 256, (12, 20, 3), np.uint8)
@@ -70,9 +70,9 @@ def test_broken_and_truncated_files_are_named(cut):
         decode_image(encode(Image.fromarray(COLOUR), "JPEG")[:cut], "a/b.jpg")
 
 
-def test_header_size_is_that_of_the_file(tmp_path):
+def test_the_header_is_that_of_the_file(tmp_path):
     (tmp_path / "a.png").write_bytes(turned(6))
-    assert header_size(str(tmp_path / "a.png")) == (12, 20)
+    assert header(str(tmp_path / "a.png")) == (12, 20, True)
     (tmp_path / "b.png").write_bytes(b"text")
     with pytest.raises(ValueError, match=r"b\.png cannot be decoded"):
-        header_size(str(tmp_path / "b.png"))
+        header(str(tmp_path / "b.png"))
