@@ -178,11 +178,6 @@ def _batched(rows: tf.data.Dataset, make: Callable, size: int, workers: int, spe
     return dataset.batch(size, drop_remainder=True).prefetch(2).with_options(options)
 
 
-def check_ops(ops: str) -> None:
-    """Raises ValueError where a preprocessing string cannot be read or its ops stand in the wrong order."""
-    read_ops(ops)
-
-
 def slots(ops: str) -> int:
     """Objects per image that a preprocessing string lets through: the smallest `n` of its ops."""
     return min(op.n for op in parse(ops, OPS) if hasattr(op, "n"))

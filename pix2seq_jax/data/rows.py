@@ -13,7 +13,6 @@ import numpy as np
 import tensorflow as tf
 
 from pix2seq_jax.data import ops_image, ops_objects, pipeline
-from pix2seq_jax.data.parse import parse
 from pix2seq_jax.data.sources import FIELDS
 
 Row = dict[str, np.ndarray]
@@ -27,12 +26,9 @@ def chain(ops: str) -> tuple:
     """The ops of a preprocessing string, without the decode that it must begin with.
 
     Raises:
-        ValueError: the string cannot be read, or does not begin with decode.
+        ValueError: see pipeline.read_ops.
     """
-    decode, *rest = parse(ops, pipeline.OPS)
-    if not isinstance(decode, ops_image.Decode):
-        raise ValueError(f"preprocessing {ops!r} must begin with decode")
-    return tuple(rest)
+    return pipeline.read_ops(ops)[1:]
 
 
 def image_ops(ops: tuple) -> tuple:

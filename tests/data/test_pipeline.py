@@ -15,7 +15,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from pix2seq_jax.data import pipeline, reading, sources
+from pix2seq_jax.data import pipeline, reading, rows, sources
 from pix2seq_jax.data.coco_json import Report
 from tests import small
 
@@ -281,6 +281,11 @@ def test_a_published_batch_is_a_quarter_of_its_floats():
 def test_what_does_not_fit_is_refused_before_the_first_batch(options, message):
     with pytest.raises(ValueError, match=message):
         pipeline.train_dataset(Source(7), **{"ops": ALL_OPS, "batch_size": 4, "seed": 0} | options)
+
+
+def test_evaluation_refuses_ops_in_the_wrong_order_too():
+    with pytest.raises(ValueError, match="flip_lr stands behind pad_image"):
+        rows.chain("decode|pad_image(8)|flip_lr")
 
 
 def test_accelerators_are_left_to_jax():
