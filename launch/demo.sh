@@ -5,7 +5,13 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/environment.sh
 workdir="${1:-runs/shapes}"
 python -m pix2seq_jax.data.shapes --out=data/shapes
-python -m pix2seq_jax.main --config=configs/multitask.py:shapes --workdir="$workdir"
+python -m pix2seq_jax.main --config=configs/multitask.py:shapes --workdir="$workdir" || {
+  code=$?
+  if [ "$code" -eq 143 ]; then  # 128 + SIGTERM: saved, but not finished
+    echo "interrupted by SIGTERM: what was trained is saved in $workdir; run the same command to go on" >&2
+  fi
+  exit "$code"
+}
 python -m pix2seq_jax.predict --workdir="$workdir" --images='data/shapes/val/*0.jpg' --limit=12 --out="$workdir/predictions"
 echo
 echo "metrics      $workdir/metrics.json"

@@ -1,4 +1,8 @@
-"""Trains and evaluates: `python -m pix2seq_jax.main --config=configs/detection.py:shapes --workdir=DIR`."""
+"""Trains and evaluates: `python -m pix2seq_jax.main --config=configs/detection.py:shapes --workdir=DIR`.
+
+Exit codes: 0 finished; 143 interrupted by SIGTERM, all that was trained is saved and the same command goes on; 130
+stopped by Ctrl-C; 2 something is wrong, in one line on stderr.
+"""
 
 import difflib
 import importlib.util

@@ -11,7 +11,6 @@ import contextlib
 import glob
 import json
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -22,6 +21,7 @@ import numpy as np
 from pix2seq_jax import experiment, inference, inputs, sharding
 from pix2seq_jax.chunks import Pictures
 from pix2seq_jax.evaluators import draw, masks
+from pix2seq_jax.guard import guarded
 from pix2seq_jax.inference import Ask
 from pix2seq_jax.pictures import drawable
 from pix2seq_jax.telemetry import log, phase, setup_logging
@@ -223,12 +223,15 @@ def main() -> None:
     parser.add_argument("--text_model", default="", help="SentencePiece model of an imported model with captions")
     parser.add_argument("--tasks", default="", help="only these tasks, joined by +, as in detection+segmentation")
     parser.add_argument("--step", type=int, default=0, help="of the checkpoint to use (0: the newest)")
-    try:
-        for _ in stream(**vars(parser.parse_args())):
+    parser.add_argument("--traceback", action="store_true", help="show the whole trace of an error")
+    options = vars(parser.parse_args())
+    whole_trace = options.pop("traceback")
+
+    def command() -> None:
+        for _ in stream(**options):
             pass  # every row is written
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+
+    guarded(command, whole_trace=whole_trace)
 
 
 if __name__ == "__main__":

@@ -1,3 +1,4 @@
+import json
 import logging
 import shutil
 import signal
@@ -234,6 +235,24 @@ def test_latest_and_best_are_kept_across_restarts(tmp_path):
             assert kept() == [2, 3, 4]
     assert kept() == [2, 5, 6]
     assert checkpoint.load_variables(tmp_path, {"params": abstract(make_state()).params}, step=2)[0] == 2
+
+
+def test_metrics_that_come_after_the_save_choose_the_best(tmp_path):
+    """A run saves a step before it evaluates it; another process goes on after each step."""
+    for step, score in [(1, 0.1), (2, 0.7), (3, None), (4, 0.3), (5, float("nan")), (6, None)]:
+        saver = checkpoint.Checkpointer(tmp_path, keep_latest=2, best_metric="AP")
+        saver.save(step, make_state(step), META)
+        assert not saver.has_metrics(step)
+        if score is not None:
+            saver.set_metrics(step, {"AP": score, "AP50": 1.0})
+        saver.close()
+        again = checkpoint.Checkpointer(tmp_path)
+        assert again.has_metrics(step) == (score is not None)
+    assert sorted(int(path.name) for path in tmp_path.iterdir() if path.name.isdecimal()) == [2, 5, 6]
+    assert json.loads((tmp_path / checkpoint.METRICS).read_text()).keys() == {"2", "4", "5"}  # 4 was there with 5
+    (tmp_path / checkpoint.METRICS).write_text("[")
+    save(tmp_path, 7, best_metric="AP")
+    assert_equal(restore(tmp_path)[0], make_state(7))
 
 
 def test_damaged_metrics_of_an_older_step_do_not_stop_the_run(tmp_path):

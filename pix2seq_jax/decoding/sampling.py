@@ -15,7 +15,7 @@ HEAD = 128  # so many of the likeliest tokens nearly always hold the nucleus of 
 
 
 def _check_temperature(temperature: float) -> None:
-    if not temperature > 0:
+    if not 0 < temperature < float("inf"):
         raise ValueError(f"temperature={temperature}: must be above 0; use greedy() for the likeliest token")
 
 
