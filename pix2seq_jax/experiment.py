@@ -31,6 +31,7 @@ FIXED = (
 )
 # Of the model: how it is computed and regularised, not what its weights are. These may change on a resume.
 FREE_OF_MODEL = ("frozen_bn", "dtype", "remat", "attention_init", "drop_path", "drop_units", "drop_att")
+DERIVED = ("model.max_seq_len", "model.vocab_size", "vocab.coord_shift", "vocab.size", "vocab.text_shift")
 FREE = (  # of a task: how it is evaluated
     *("eval_ops", "eval_batch_size", "sampler", "num_samples", "eos_bias", "grammar"),
     *("mask_threshold", "objects", "objects_final", "sigmas", "points_score_weight"),
@@ -290,7 +291,8 @@ def claim_workdir(workdir: str | Path, config: ml_collections.ConfigDict) -> Non
     if path.is_file() and checkpoint.steps(Path(workdir) / CHECKPOINTS):  # a run that saved nothing binds nobody
         saved, fixed_names = load_config(workdir), FIXED_BY_MODEL if is_imported(workdir) else FIXED
         old = dict(ranges.leaves(json.loads(saved.to_json())))
-        for name in sorted(old.keys() | new.keys()):
+        # What follows from other fields comes last, so that the one that was changed is named.
+        for name in sorted(old.keys() | new.keys(), key=lambda name: (name in DERIVED, name)):
             if old.get(name) == new.get(name):
                 continue
             fixed = any(name == part or name.startswith(part + ".") for part in fixed_names)

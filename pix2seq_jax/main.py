@@ -128,9 +128,11 @@ def load_config(path: str) -> ml_collections.ConfigDict:
         raise ValueError(f"--config={path}: {error}") from error
     except Exception as error:  # the file is code: anything can be wrong in it
         lines = [entry.lineno for entry in traceback.extract_tb(error.__traceback__) if entry.filename == file]
-        line = error.lineno if isinstance(error, SyntaxError) else (lines or ["?"])[-1]
+        if isinstance(error, SyntaxError):
+            lines = [error.lineno]
+        where = f"line {lines[-1]} of {file}" if lines else file
         raise ValueError(
-            f"--config={path}: line {line} of {file} raises {type(error).__name__} ({error}); correct the file"
+            f"--config={path}: {where} raises {type(error).__name__} ({error}); correct the file"
         ) from error
     if not isinstance(config, ml_collections.ConfigDict):
         raise ValueError(

@@ -137,12 +137,13 @@ def _step(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> list[Pa
 
 def _samples(config: ml_collections.ConfigDict) -> list[Part]:
     """Bytes of keys and values while one image is decoded."""
-    per_token = 2 * FLOAT * config.model.dec_layers * config.model.dec_dim
+    layers = config.model.dec_layers
+    per_token = 2 * FLOAT * layers * config.model.dec_dim
     return [
         Part(
             f"{config.tasks[name].num_samples:,} samples of {name}",
             config.tasks[name].num_samples * task.max_len * per_token,
-            f"config.tasks.{name}.num_samples or {_largest_field(task)}",
+            f"config.tasks.{name}.num_samples, {_largest_field(task)} or config.model.dec_layers={layers}",
         )
         for name, task in _tasks(config).items()
     ]

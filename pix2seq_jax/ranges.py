@@ -76,11 +76,13 @@ def text(*, empty: bool = True, optional: bool = False) -> Allowed:
     return Allowed(words, lambda value: isinstance(value, str) and (empty or bool(value.strip())), optional)
 
 
-def each(items: Allowed, words: str, *, count: int = 0, optional: bool = False) -> Allowed:
-    """Lists and tuples of allowed items; `count` of them, 0 for any number."""
+def each(items: Allowed, words: str, *, count: int = 0, different: bool = False, optional: bool = False) -> Allowed:
+    """Lists and tuples of allowed items, perhaps all `different`; `count` of them, 0 for any number."""
 
     def holds(value: Any) -> bool:
-        return isinstance(value, list | tuple) and (not count or len(value) == count) and all(map(items.holds, value))
+        if not isinstance(value, list | tuple) or not all(items.holds(item) for item in value):
+            return False
+        return (not count or len(value) == count) and (not different or len(set(value)) == len(value))
 
     return Allowed(words, holds, optional)
 
@@ -90,7 +92,10 @@ ANY_LIST = Allowed("a list", lambda value: isinstance(value, list | tuple), opti
 COUNT, NOT_NEGATIVE, RATE, SHARE = whole(1), number(0), number(0, 1, below=True), number(0, 1)
 EVEN = Allowed("an even whole number of at least 2", lambda value: whole(2).holds(value) and value % 2 == 0)
 IDS = each(
-    whole(0), "a tuple of different whole numbers, as in (1, 2, 5), or () for the order of the file", optional=True
+    whole(0),
+    "a tuple of different whole numbers, as in (1, 2, 5), or () for the order of the file",
+    different=True,
+    optional=True,
 )
 NAME_PAIRS = each(
     each(text(empty=False), "", count=2),

@@ -83,6 +83,13 @@ def test_rows_of_steps_that_are_done_again_are_dropped(tmp_path):
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 10}\n{"step": 20, "loss": 1.0}\n'
 
 
+def test_lines_that_somebody_else_wrote_are_kept(tmp_path):
+    foreign = b'hello\n[1, 2]\n{"epoch": 3}\n{"step": "last"}\n\xff\xfe\n\n'
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 10}\n' + foreign + b'{"step": 20}\n')
+    telemetry.MetricWriter(tmp_path, after=10).close()
+    assert (tmp_path / "metrics.jsonl").read_bytes() == b'{"step": 10}\n' + foreign
+
+
 def test_an_inactive_writer_writes_nothing(tmp_path):
     writer = telemetry.MetricWriter(tmp_path / "none", active=False)
     writer.scalars(1, {"loss": 1.0})

@@ -112,9 +112,11 @@ class Pix2Seq(nn.Module):
             ("dec", self.dec_dim, self.dec_mlp, self.dec_heads),
         ):
             if dim % heads:
-                raise ValueError(f"model.{part}_dim={dim} is not divisible by model.{part}_heads={heads}")
+                raise ValueError(
+                    f"model.{part}_dim={dim} is not divisible by model.{part}_heads={heads}; give a multiple"
+                )
             if mlp % dim:
-                raise ValueError(f"model.{part}_mlp={mlp} is not a multiple of model.{part}_dim={dim}")
+                raise ValueError(f"model.{part}_mlp={mlp} is not divisible by model.{part}_dim={dim}; give a multiple")
         super().__post_init__()
 
     @classmethod

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from pix2seq_jax.data import pipeline, rows
-from pix2seq_jax.data.coco_json import read_file
+from pix2seq_jax.data.folder import read_file
 from pix2seq_jax.data.sources import IMAGE_FIELDS
 
 OPS = "decode|resize(32, antialias=True)|pad_image(32)|pad_objects(2)"
