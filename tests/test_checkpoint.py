@@ -56,14 +56,6 @@ def restore(directory, template=None):
         saver.close()
 
 
-def test_the_path_may_hold_characters_of_patterns(tmp_path):
-    directory = tmp_path / "run[1-2] *?"
-    save(directory, 3)
-    state, meta = restore(directory)
-    assert_equal(state, make_state(3))
-    assert meta["step"] == 3
-
-
 def flip_bit(path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 0x10
