@@ -29,8 +29,13 @@ def check_local(workdir: str | Path) -> None:
 
 
 def check_writable(workdir: str | Path) -> None:
-    """Raises ValueError where nothing can be written into the workdir or its checkpoints; leaves nothing behind."""
+    """Raises ValueError where checkpoints or files cannot be written into the workdir; leaves nothing behind."""
     check_local(workdir)
+    if found := re.search(r"[\[\]*?]", str(Path(workdir).absolute())):
+        raise ValueError(
+            f"--workdir={workdir}: the path holds {found[0]!r}, which Orbax takes for a pattern, so that it could not "
+            "read what it saved; give a path without any of [ ] * ?"
+        )
     for folder in (Path(workdir), Path(workdir) / CHECKPOINTS):
         try:
             there = next(path for path in (folder, *folder.absolute().parents) if path.exists())

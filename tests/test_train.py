@@ -129,14 +129,13 @@ def test_a_config_that_failed_can_be_mended_in_its_workdir(folder, tmp_path):
 
 
 def test_what_weights_do_not_depend_on_may_change_on_a_resume(folder, tmp_path):
-    workdir = tmp_path / "run"
-    train.run(small.config("detection.py:shapes", folder, optim__clip=0.0), workdir, evaluate_too=False)
+    train.run(small.config("detection.py:shapes", folder, optim__clip=0.0), tmp_path, evaluate_too=False)
     model = {"dtype": "bfloat16", "remat": True, "drop_path": 0.1, "drop_units": 0.1, "frozen_bn": True}
     model = {f"model__{name}": value for name, value in model.items()}
     changed = {"optim__clip": 1.0, "tasks__detection__sampler": "greedy", "train__steps": 3, "mesh__fsdp": 2} | model
-    train.run(small.config("detection.py:shapes", folder, **changed), workdir, evaluate_too=False)
-    assert (workdir / "checkpoints" / "3").is_dir()
-    assert json.loads((workdir / "config.json").read_text())["mesh"] == {"data": -1, "fsdp": 2, "model": 1}
+    train.run(small.config("detection.py:shapes", folder, **changed), tmp_path, evaluate_too=False)
+    assert (tmp_path / "checkpoints" / "3").is_dir()
+    assert json.loads((tmp_path / "config.json").read_text())["mesh"] == {"data": -1, "fsdp": 2, "model": 1}
 
 
 def test_a_trained_run_is_evaluated_when_that_is_asked_for(folder, tmp_path):
