@@ -23,6 +23,7 @@ def folder(tmp_path_factory):
 def lines(caplog, monkeypatch):
     """The lines of the log."""
     monkeypatch.setattr(telemetry.log, "handlers", [caplog.handler])
+    monkeypatch.setattr(telemetry.log, "propagate", False)  # or each line is there twice
     return caplog
 
 
