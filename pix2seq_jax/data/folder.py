@@ -222,13 +222,7 @@ def _checked_sizes(
     products = sizes.astype(np.int64) * stored[:, ::-1].astype(np.int64)
     larger = np.maximum(sizes.max(axis=1), stored.max(axis=1))
     scaled = odd & ~exchanged & ~looked.turned & (np.abs(products[:, 0] - products[:, 1]) <= larger)
-    for row in np.flatnonzero(odd & ~exchanged & ~scaled)[:1].tolist():
-        (height, width), (real_height, real_width) = sizes[row].tolist(), stored[row].tolist()
-        raise ValueError(
-            f"annotation file {path}: {np.count_nonzero(odd & ~exchanged & ~scaled)} images are of another size than "
-            f"their files, first: {files[row]} is {real_width} x {real_height} pixels (width x height) and {width} x "
-            f"{height} in the JSON; correct width and height in the JSON, or give the images it was made for"
-        )
+    _refuse_sizes(path, files, sizes, stored, np.flatnonzero(odd & ~exchanged & ~scaled).tolist())
 
     def named(rows: np.ndarray) -> list[str]:
         return [files[row] for row in np.flatnonzero(rows).tolist()]
@@ -238,6 +232,18 @@ def _checked_sizes(
     # Decoding turns an image only if that gives exactly the size.
     sizes = np.where((as_shown & whole)[:, None], turned, sizes)
     return np.where(exchanged[:, None], stored, sizes).astype(np.int32)
+
+
+def _refuse_sizes(path: Path, files: list[str], sizes: np.ndarray, stored: np.ndarray, rows: list[int]) -> None:
+    """Raises ValueError for images whose sizes i32[I,2] in the JSON tell nothing about their files, if there are any."""
+    if not rows:
+        return
+    (height, width), (real_height, real_width) = sizes[rows[0]].tolist(), stored[rows[0]].tolist()
+    raise ValueError(
+        f"annotation file {path}: {len(rows)} images are of another size than their files, first: {files[rows[0]]} is "
+        f"{real_width} x {real_height} pixels (width x height) and {width} x {height} in the JSON; correct width and "
+        "height in the JSON, or give the images it was made for"
+    )
 
 
 def read_file(file: str) -> bytes:
