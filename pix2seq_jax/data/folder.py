@@ -235,7 +235,7 @@ def _checked_sizes(
 
 
 def _refuse_sizes(path: Path, files: list[str], sizes: np.ndarray, stored: np.ndarray, rows: list[int]) -> None:
-    """Raises ValueError for images whose sizes i32[I,2] in the JSON tell nothing about their files, if there are any."""
+    """Raises ValueError where sizes i32[I,2] of the JSON tell nothing about the files of these rows."""
     if not rows:
         return
     (height, width), (real_height, real_width) = sizes[rows[0]].tolist(), stored[rows[0]].tolist()
