@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import ml_collections
 
-from pix2seq_jax import experiment, memory, ranges, sharding
+from pix2seq_jax import checkpoint, experiment, memory, ranges, sharding
 from pix2seq_jax import workdir as folder
 from pix2seq_jax.data import geometry, ops_image, ops_objects, pipeline
 from pix2seq_jax.data.parse import parse
@@ -40,6 +40,8 @@ def check(config: ml_collections.ConfigDict, workdir: str | Path, *, training: b
     mesh = sharding.make_mesh(config.mesh.to_dict())
     if training:
         _check_training(config, mesh)
+        if not checkpoint.steps(Path(workdir) / folder.CHECKPOINTS):  # others have weights of their own
+            _check_source(config.init_from)
     memory.check(config, mesh, training=training)
     return mesh
 
@@ -53,7 +55,6 @@ def batch_field(config: ml_collections.ConfigDict, task: str) -> str:
 def _check_training(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> None:
     """Shares, schedule and batches."""
     experiment.check_weights(config)
-    _check_source(config.init_from)
     schedule, train = config.schedule, config.train
     if schedule.warmup + schedule.tail >= train.steps:
         raise ValueError(

@@ -162,12 +162,10 @@ def stream(
     none = f"--images={images!r}: {len(matched)} files match and none is an image; give a glob of images"
     if not paths:
         raise ValueError(none)
-    names = names_for(paths)
-    check_names(paths, names, folder)
+    check_names(paths, names := names_for(paths), folder)
     asks, mesh = asks_of(config, len(paths), threshold), sharding.make_mesh()
-    made, model = experiment.make_tasks(config), experiment.make_model(config)
-    text = inputs.load_text(config, workdir)
-    runner = inference.Runner(config, model, made, mesh)
+    model, text = experiment.make_model(config), inputs.load_text(config, workdir)
+    runner = inference.Runner(config, model, experiment.make_tasks(config), mesh)
     pictures = Pictures(np.arange(len(paths)), paths, np.zeros((len(paths), 2), np.int32), skipped)
     with jax.set_mesh(mesh), contextlib.ExitStack() as stack:
         with phase("restore"):
@@ -184,8 +182,8 @@ def stream(
                 yield row
     if append is None:
         raise ValueError(none)
-    done = len(paths) - skipped.count
-    log.info("%d images, %d skipped; pictures and predictions.json are in %s", done, skipped.count, out)
+    counts = len(paths) - skipped.count, skipped.count
+    log.info("%d images, %d skipped; pictures and predictions.json are in %s", *counts, out)
 
 
 def write(

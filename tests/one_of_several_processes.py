@@ -23,5 +23,5 @@ from pix2seq_jax import train  # noqa: E402
 from tests import small  # noqa: E402
 
 config = small.config("detection.py:shapes", Path(folder), train__eval_steps=2)
-config.mesh = json.loads(mesh)
+config.mesh.update(json.loads(mesh))
 train.run(config, workdir)

@@ -301,8 +301,10 @@ def test_train_from_a_run_of_ones_own(tmp_path, caplog, quick_compilation):
     content["categories"][1]["name"], content["categories"][2]["name"] = "blob", names[2].upper()
     path.write_text(json.dumps(content))
     changed = {"init_from": first, "vocab__num_bins": 64, "model__image_size": (64, 64)}
-    ops = small.load("detection.py:shapes").tasks.detection.train_ops.replace("48", "64")
-    config = small.config("detection.py:shapes", folder, tasks__detection__train_ops=ops, **changed)
+    section = small.load("detection.py:shapes").tasks.detection
+    for name in ("train_ops", "eval_ops"):
+        changed[f"tasks__detection__{name}"] = section[name].replace("48", "64")
+    config = small.config("detection.py:shapes", folder, **changed)
     caplog.set_level("INFO", logger="pix2seq_jax")
     log.addHandler(caplog.handler)
     try:

@@ -163,7 +163,7 @@ def test_a_ratio_that_diverges_counts_as_0_and_is_not_tried_again(pretend, tmp_p
 
 
 def test_a_config_that_failed_can_be_mended_in_its_workdir(folder, tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match=r"warm-up 5 .* leave no step of 2"):
+    with pytest.raises(ValueError, match=r"warmup=5 .* leave no step of config.train.steps=2"):
         weight_search.search(small.config("multitask.py:shapes", folder, schedule__warmup=5), tmp_path, ratios=(0.5,))
     monkeypatch.setattr(train, "run", lambda config, workdir: {})
     assert weight_search.search(small.config("multitask.py:shapes", folder), tmp_path, ratios=(0.5,)) == {}

@@ -257,6 +257,14 @@ def _as_streams(source, ops) -> tuple[list[Stream], bool]:
     return ([source] if isinstance(source, Stream) else list(source)) if given else [Stream(source, ops)], given
 
 
+def _check_numbers(batch_size: int, repeats: int, seed: int) -> None:
+    """Raises ValueError for numbers that do not fit."""
+    if repeats < 1 or batch_size % repeats:
+        raise ValueError(f"batch_size={batch_size} must be a multiple of repeats={repeats}")
+    if not 0 <= seed < 2**31:
+        raise ValueError(f"seed={seed} must be in [0, 2**31)")
+
+
 def train_dataset(
     source,
     ops: str | tuple | None = None,
@@ -293,10 +301,7 @@ def train_dataset(
         ValueError: ops, sizes, seed, weights or shapes do not fit; while iterating: an image cannot be read (names
             the file), or reading.ATTEMPTS of them in a row.
     """
-    if repeats < 1 or batch_size % repeats:
-        raise ValueError(f"batch_size={batch_size} must be a multiple of repeats={repeats}")
-    if not 0 <= seed < 2**31:
-        raise ValueError(f"seed={seed} must be in [0, 2**31)")
+    _check_numbers(batch_size, repeats, seed)
     streams, given = _as_streams(source, ops)
     spec = " and ".join(str(stream.ops) for stream in streams)
     local = _rows(batch_size, process_index, process_count)

@@ -86,8 +86,8 @@ class CocoDir:
             images: folder that the `file_name`s start from.
             annotations: COCO-format JSON (instances).
             keep_empty: keep images that have no object but crowd regions; the published runs train without them.
-            label_ids: category id of label 1, 2, …; () for the order of the JSON. Published models take the category
-                ids for labels, gaps included. A label whose category the JSON lacks is UNNAMED.
+            label_ids: category id of label 1, 2, …; () for the order of the JSON. Published models take category ids
+                for labels, gaps included. A label whose category the JSON lacks is UNNAMED.
             label_names: names of labels 1, 2, … as the training data have them, one for each of `label_ids`: categories
                 are then matched by name, whatever their ids and order (data.classes.match_labels).
             max_points: length of the point lists of `polygons`, 128 in the paper; 0: no polygons are read.
@@ -100,12 +100,10 @@ class CocoDir:
             image_rules: what becomes of images that are missing or broken; default ImageRules().
 
         Raises:
-            ValueError: the folder, the JSON or an image is missing, the JSON is broken or not COCO, ids are not unique,
-                a class is none of `label_names`, or see `bad_annotations`.
+            ValueError: the folder or JSON is missing or not COCO, a class is none of `label_names`, or see the rules.
         """
         self.annotations_path, self.folder = Path(annotations), Path(images)
-        self.fields = dict(FIELDS)
-        self.report = Report()
+        self.fields, self.report = dict(FIELDS), Report()
         reads = {"outlines": bool(max_points), "keypoints": keypoints}
         columns = read_columns(self.annotations_path, **reads, bad=bad_annotations, cache=cache)
         self.report.add_content(content_of(columns["report"]))
@@ -125,7 +123,7 @@ class CocoDir:
         self._clip()
         if not keep_empty:
             self._drop_empty()
-        del columns
+        del columns, listed
         return_memory()
 
     def _read_categories(self, records: list, label_ids: tuple[int, ...], label_names: tuple[str, ...]) -> None:

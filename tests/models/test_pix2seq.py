@@ -180,7 +180,7 @@ def test_bfloat16_keeps_float32_parameters_and_logits():
         ({"image_size": (16, 7), "encoder": "vit_crop"}, r"\(16, 7\) holds no patch of model.patch_size=8"),
         ({"resnet_width": 0.01}, "model.resnet_width=0.01 leaves no channels"),
         ({"enc_heads": 3}, "enc_dim=16 is not divisible by model.enc_heads=3"),
-        ({"dec_mlp": 20}, "dec_mlp=20 is not a multiple of model.dec_dim=8"),
+        ({"dec_mlp": 20}, "dec_mlp=20 is not divisible by model.dec_dim=8; give a multiple"),
         ({"encoder": "swin"}, "model.encoder='swin'; it may be one of"),
         ({"proj_mode": "conv"}, "model.proj_mode='conv'"),
         ({"resnet_depth": 42}, "model.resnet_depth=42"),
