@@ -83,7 +83,9 @@ def measure(folder: Path) -> None:
     from pix2seq_jax.data.sources import CocoDir
 
     before, wall, cpu = resident(), time.perf_counter(), time.process_time()
-    source = CocoDir(folder / "images", folder / "instances.json", max_points=128, cache=Cache(folder / "columns"))
+    cache = Cache(folder / "columns")
+    source = CocoDir(folder / "images", folder / "instances.json", max_points=128, cache=cache)
+    cache.save()
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     if "tensorflow" in sys.modules:
         raise RuntimeError("TensorFlow was imported: the resident memory is not that of the data")

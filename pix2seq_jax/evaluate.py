@@ -63,11 +63,11 @@ class Evaluator:
         mesh: jax.sharding.Mesh,
         text: Text | None = None,
         *,
-        workdir: str | Path | None = None,
+        cache: inputs.InputCache | None = None,
     ) -> None:
-        """Opens the validation data; `workdir` keeps its columns, see inputs.open_sources."""
+        """Opens the validation data; `cache` as in inputs.open_sources."""
         inputs.check_paths(config, "val")
-        self.sources = inputs.open_sources(config, "val", text, workdir=workdir)
+        self.sources = inputs.open_sources(config, "val", text, cache=cache)
         if "segmentation" in tasks and not 0 < (share := config.tasks.segmentation.mask_threshold) <= 1:
             raise ValueError(f"config.tasks.segmentation.mask_threshold={share}: give a share above 0 and at most 1")
         self._config, self._tasks, self._text = config, tuple(tasks), text
@@ -342,17 +342,24 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> dict:
     tasks, model = experiment.make_tasks(config), experiment.make_model(config)
     with jax.set_mesh(mesh), stopping.termination() as terminated:
         with phase("open the data"):
-            evaluator = Evaluator(config, model, tasks, mesh, inputs.load_text(config, workdir), workdir=workdir)
+            text, cache = inputs.load_text(config, workdir), inputs.InputCache(workdir)
+            evaluator = Evaluator(config, model, tasks, mesh, text, cache=cache)
         if evaluator.describe():
             log.warning("data: %s", evaluator.describe())
         with phase("restore"):
             step, variables = experiment.load_variables(workdir, config, model, mesh, step=config.eval.step)
+        cache.save()
         writer = MetricWriter(workdir, active=jax.process_index() == 0)
         try:
             options = {"limit": config.eval.images, "leave": terminated.leave}
-            return evaluator.report(variables, step=step, workdir=workdir, writer=writer, **options)
+            with terminated.all_saved(lambda: _say_left(step)):
+                return evaluator.report(variables, step=step, workdir=workdir, writer=writer, **options)
         except stopping.Interrupted:
-            log.warning("SIGTERM: the evaluation of step %d was left, nothing of it is written", step)
+            _say_left(step)
             raise
         finally:
             writer.close()
+
+
+def _say_left(step: int) -> None:
+    log.warning("SIGTERM: the evaluation of step %d was left, nothing of it is written", step)

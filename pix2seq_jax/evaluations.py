@@ -50,7 +50,8 @@ class Evaluations:
         report = self._evaluator.report
         options = {"limit": limit, "final": final, "leave": self._terminated.leave}
         try:
-            metrics = report(variables, step=step, workdir=self._workdir, writer=self._writer, **options)
+            with self._terminated.all_saved(lambda: self._finish(step)):
+                metrics = report(variables, step=step, workdir=self._workdir, writer=self._writer, **options)
         except stopping.Interrupted:
             stopping.say_saved(step, self._workdir)
             raise
@@ -60,6 +61,11 @@ class Evaluations:
         self._failed = 0
         self._saver.set_metrics(step, evaluate.flat(metrics))
         return metrics
+
+    def _finish(self, step: int) -> None:
+        """Waits for the save of this step, and says so."""
+        self._saver.wait()
+        stopping.say_saved(step, self._workdir)
 
     def _count(self, error: Exception, step: int, *, final: bool) -> None:
         """Logs a failure with its trace; raises ValueError where the run has to end."""

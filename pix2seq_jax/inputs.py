@@ -19,7 +19,39 @@ from pix2seq_jax.data.folder import ImageRules
 from pix2seq_jax.data.text import Text
 from pix2seq_jax.telemetry import log
 
-COLUMNS = "columns"  # folder of a workdir: the columns of the annotation files that it reads
+COLUMNS = "columns"  # folder of a workdir: what is kept of the annotation and image files that it reads
+
+
+class InputCache:
+    """What a run keeps of the files that it reads, so that they are not read again: it is written by `save` alone.
+
+    Attributes:
+        columns: of annotation files; None where nothing is kept.
+        images: what the headers of image files tell.
+    """
+
+    def __init__(self, workdir: str | Path | None = None) -> None:
+        """Reads what an earlier run kept in the workdir. The processes of a job share the looking at images."""
+        folder = Path(workdir) / COLUMNS if workdir else None
+        writes = jax.process_index() == 0
+        self.columns = Cache(folder, writes=writes) if folder else None
+        shared = {"part": (jax.process_index(), jax.process_count()), "gather": _maximum} if _several() else {}
+        self.images = CheckedImages(folder and folder / "images.npz", writes=writes, **shared)
+
+    def save(self) -> None:
+        """Process 0 writes what was learned; a file that cannot be written is a line in the log."""
+        if self.columns:
+            self.columns.save()
+        self.images.save()
+
+
+def _several() -> bool:
+    return jax.process_count() > 1
+
+
+def _maximum(table: np.ndarray) -> np.ndarray:
+    """Of the tables of all processes; all call it."""
+    return np.asarray(multihost_utils.process_allgather(table)).max(axis=0)
 
 
 def _open(data: ml_collections.ConfigDict, split: str, kind: str) -> tuple[str, str]:
@@ -73,7 +105,7 @@ def open_sources(
     *,
     data: ml_collections.ConfigDict | None = None,
     names: Sequence[str] = (),
-    workdir: str | Path | None = None,
+    cache: InputCache | None = None,
 ) -> dict[str, Any]:
     """The `train` or `val` source of each task of a config, in the order of tasks.TASKS.
 
@@ -83,7 +115,7 @@ def open_sources(
         text: for captions.
         data: another section than config.data.
         names: only these tasks; () for all.
-        workdir: of the run, keeps the columns of annotation files, so that they are not read again; None: they are.
+        cache: of the run; the caller saves it. None: all files are read.
 
     Raises:
         ValueError: a file is missing or cannot be used; its classes or keypoints are not those of the training data,
@@ -93,10 +125,9 @@ def open_sources(
     data, opened = data or config.data, {}
     labels = _labels(config) if resolved else {"label_ids": tuple(data.label_ids)}
     names = list(names) or experiment.task_names(config)
-    kept = Cache(Path(workdir) / COLUMNS, writes=jax.process_index() == 0) if workdir else None
-    checked = _checked_images(workdir) if data.check_images else None
-    rules = ImageRules(config.data.missing_images, config.data.bad_images, checked)
-    reads = {"bad_annotations": config.data.bad_annotations, "cache": kept, "image_rules": rules}
+    cache = cache or InputCache()
+    rules = ImageRules(config.data.missing_images, config.data.bad_images, cache.images if data.check_images else None)
+    reads = {"bad_annotations": config.data.bad_annotations, "cache": cache.columns, "image_rules": rules}
     if "detection" in names or "segmentation" in names:
         max_points = config.tasks.segmentation.max_points if "segmentation" in names else 0
         boxes = sources.CocoDir(*_open(data, split, "annotations"), max_points=max_points, **labels, **reads)
@@ -113,23 +144,7 @@ def open_sources(
         opened["captioning"] = CocoCaptions(*_open(data, split, "captions"), text=text, **options)
     if resolved:
         _check_names(opened, config)
-    if checked is not None:
-        checked.save()
     return {name: opened[name] for name in names}
-
-
-def _checked_images(workdir: str | Path | None) -> CheckedImages:
-    """What looks at image files; the processes of a job share the work, process 0 keeps what is learned."""
-    kept = Path(workdir) / COLUMNS / "images.npz" if workdir else None
-    if jax.process_count() == 1:
-        return CheckedImages(kept)
-    part = jax.process_index(), jax.process_count()
-    return CheckedImages(kept, part=part, gather=_maximum, writes=jax.process_index() == 0)
-
-
-def _maximum(table: np.ndarray) -> np.ndarray:
-    """Of the tables of all processes; all call it."""
-    return np.asarray(multihost_utils.process_allgather(table)).max(axis=0)
 
 
 def _labels(config: ml_collections.ConfigDict) -> dict[str, tuple]:
@@ -168,7 +183,7 @@ def tell_new(opened: dict[str, Any], told: str) -> str:
 
 
 def _open_more(
-    config: ml_collections.ConfigDict, dataset: str, text: Text | None, workdir: str | Path | None
+    config: ml_collections.ConfigDict, dataset: str, text: Text | None, cache: InputCache | None
 ) -> dict[str, Any]:
     """The training sources of a data set of config.more_data, of the tasks whose `mix` names it.
 
@@ -180,7 +195,7 @@ def _open_more(
     data = ml_collections.ConfigDict(shared | config.more_data[dataset].to_dict())
     names = [name for name in experiment.task_names(config) if dataset in config.tasks[name].mix]
     try:
-        opened = open_sources(config, "train", text, data=data, names=names, workdir=workdir)
+        opened = open_sources(config, "train", text, data=data, names=names, cache=cache)
     except ValueError as error:
         raise ValueError(f"data {dataset}: {error}") from error
     _count_unseen(opened, config)
@@ -211,7 +226,7 @@ def open_streams(
     opened: dict[str, Any],
     text: Text | None,
     *,
-    workdir: str | Path | None = None,
+    cache: InputCache | None = None,
 ) -> dict[str, list]:
     """The training data of each task: `pipeline.Stream`s of its data sets, whose weights are shares of the task.
 
@@ -219,7 +234,7 @@ def open_streams(
         config: resolved.
         opened: sources of config.data by task.
         text: for captions.
-        workdir: see `open_sources`.
+        cache: see `open_sources`.
 
     Raises:
         ValueError: a task's `mix` names data that config.more_data does not describe, or see `_open_more`.
@@ -231,7 +246,7 @@ def open_streams(
                 f"config.tasks.{name}.mix names {unknown[0]!r}; it may name 'data' and {sorted(config.more_data)}"
             )
     used = {dataset for name in opened for dataset in config.tasks[name].mix} - {"data"}
-    every = {dataset: _open_more(config, dataset, text, workdir) for dataset in sorted(used)} | {"data": opened}
+    every = {dataset: _open_more(config, dataset, text, cache) for dataset in sorted(used)} | {"data": opened}
     _count_unseen(opened, config)
     streams = {}
     for name in opened:

@@ -1,9 +1,12 @@
 """SIGTERM: what is done is saved, and the command leaves with a code that tells it from the end of the work."""
 
 import contextlib
+import logging
+import os
 import signal
+import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 from jax.experimental import multihost_utils
@@ -11,6 +14,7 @@ from jax.experimental import multihost_utils
 from pix2seq_jax.telemetry import log
 
 EXIT_CODE = 128 + signal.SIGTERM  # as shells report it
+GRACE = 5.0  # seconds after SIGTERM in which a run whose state is saved leaves in order; a compilation can take longer
 
 
 class Interrupted(SystemExit):
@@ -25,6 +29,8 @@ class Termination:
 
     def __init__(self, event: threading.Event) -> None:
         self._event, self._asked = event, 0
+        self._finish: Callable[[], None] | None = None
+        self._ending = threading.Lock()
 
     def __call__(self) -> bool:
         """True from the moment that all processes know of it."""
@@ -39,6 +45,31 @@ class Termination:
         if self():
             raise Interrupted
 
+    @contextlib.contextmanager
+    def all_saved(self, finish: Callable[[], None]) -> Iterator[None]:
+        """While it is open, nothing is lost if the process ends once `finish()` has returned.
+
+        So it ends GRACE seconds after SIGTERM, even in the middle of a compilation, which nothing can interrupt.
+
+        Args:
+            finish: waits until what was saved is on disk. It is called in another thread.
+        """
+        self._finish = finish
+        try:
+            yield
+        finally:
+            with self._ending:  # not while the process is ending
+                self._finish = None
+
+    def end(self) -> None:
+        """Ends the process where all is saved."""
+        with self._ending:
+            if self._finish is None:
+                return
+            self._finish()
+            logging.shutdown()
+            os._exit(EXIT_CODE)
+
 
 def say_saved(step: int, workdir) -> None:
     """The log line of a run that was interrupted."""
@@ -52,10 +83,31 @@ def termination() -> Iterator[Termination]:
     With several processes JAX's own handler has to stay: it spreads the notice to all of them.
     """
     event = threading.Event()
+    terminated = Termination(event)
     ours = threading.current_thread() is threading.main_thread() and jax.process_count() == 1
-    before = signal.signal(signal.SIGTERM, lambda *_: event.set()) if ours else None
+    if not ours:
+        yield terminated
+        return
+    # Python calls a handler when the main thread is back from compiled code; a byte in a socket comes at once.
+    written, read = socket.socketpair()
+    written.setblocking(False)
+    before = signal.signal(signal.SIGTERM, lambda *_: event.set()), signal.set_wakeup_fd(written.fileno())
+    closed = threading.Event()
+    threading.Thread(target=_watch, args=(read, terminated, event, closed), name="SIGTERM", daemon=True).start()
     try:
-        yield Termination(event)
+        yield terminated
     finally:
-        if ours:
-            signal.signal(signal.SIGTERM, before)
+        closed.set()
+        signal.signal(signal.SIGTERM, before[0])
+        signal.set_wakeup_fd(before[1])
+        written.close()
+
+
+def _watch(read: socket.socket, terminated: Termination, event: threading.Event, closed: threading.Event) -> None:
+    """The thread that waits for SIGTERM, and ends the process where the main thread does not."""
+    with read:
+        while numbers := read.recv(64):  # empty when the other side is closed
+            if signal.SIGTERM in numbers:
+                event.set()
+                if not closed.wait(GRACE):
+                    terminated.end()

@@ -173,13 +173,14 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path, *, evaluate_too:
         config = experiment.keep_labels(config, workdir)
         inputs.check_paths(config, "train")
         text = inputs.open_text(config, workdir)
-        opened = inputs.open_sources(config, "train", text, workdir=workdir)
+        cache = inputs.InputCache(workdir)
+        opened = inputs.open_sources(config, "train", text, cache=cache)
         config = experiment.resolve(config, opened, text)
         tasks, model = experiment.make_tasks(config), experiment.make_model(config)
-        streams = inputs.open_streams(config, opened, text, workdir=workdir)
+        streams = inputs.open_streams(config, opened, text, cache=cache)
         evaluator = None
         if evaluate_too:
-            evaluator = evaluate.Evaluator(config, model, tasks, mesh, text, workdir=workdir)
+            evaluator = evaluate.Evaluator(config, model, tasks, mesh, text, cache=cache)
         for lines in filter(None, (inputs.describe(opened), evaluator and evaluator.describe())):
             log.warning("data: %s", lines)
     read = {(name, i): stream.source for name, own in streams.items() for i, stream in enumerate(own)}
@@ -198,6 +199,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path, *, evaluate_too:
     )
     experiment.claim_workdir(workdir, config)
     inputs.save_text(text, workdir)
+    cache.save()
     keep = {"keep_latest": config.train.keep_latest, "best_metric": best_metric}
     saver = checkpoint.Checkpointer(Path(workdir) / experiment.CHECKPOINTS, **keep)
     meta = experiment.meta(config, text)

@@ -48,9 +48,8 @@ def workdir(tmp_path, saved) -> Path:
 
 
 def written(workdir: Path) -> list[str]:
-    """The files of a workdir, without those that a later start may read in place of the annotations."""
-    files = (path.relative_to(workdir) for path in workdir.rglob("*") if path.is_file())
-    return sorted(str(path) for path in files if path.parts[0] != "columns")
+    """The files of a workdir."""
+    return sorted(str(path.relative_to(workdir)) for path in workdir.rglob("*") if path.is_file())
 
 
 UNTOUCHED = ["checkpoints/1/state", "config.json", "error.txt"]

@@ -27,13 +27,14 @@ ENVIRONMENT = os.environ | {
 LONG = {"train__steps": 40, "train__checkpoint_steps": 10, "train__keep_latest": 100, "train__log_steps": 5}
 
 
-def start(*args: str) -> subprocess.Popen:
-    return subprocess.Popen(args, cwd=small.ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+def start(*args: str, **variables: str) -> subprocess.Popen:
+    env = ENVIRONMENT | variables
+    return subprocess.Popen(args, cwd=small.ROOT, env=env, stderr=subprocess.PIPE, text=True)
 
 
-def finish(*args: str, code: int = 0) -> str:
+def finish(*args: str, code: int = 0, **variables: str) -> str:
     """Runs to the end, checks the exit code and returns what went to stderr."""
-    process = start(*args)
+    process = start(*args, **variables)
     _, errors = process.communicate(timeout=300)
     assert process.returncode == code, errors[-3000:]
     return errors
@@ -107,6 +108,13 @@ def test_sigterm_saves_and_exits_cleanly(folder, tmp_path):
     assert process.returncode == 143, errors[-3000:]  # 128 + 15: scripts tell it from the end of the training
     newest = max(int(path.name) for path in (tmp_path / "checkpoints").iterdir() if path.name.isdecimal())
     assert f"SIGTERM: step {newest} is saved" in errors and newest > 20
+
+
+def test_parameters_are_cut_where_a_flag_says_so(folder, tmp_path):
+    options = small.flags(folder, train__steps=2, train__batch_size=8, mesh__data=1, mesh__fsdp=2)
+    errors = finish(*MAIN, *options, f"--workdir={tmp_path}", JAX_NUM_CPU_DEVICES="2")
+    assert "'fsdp': 2" in errors
+    assert json.loads((tmp_path / "metrics.json").read_text())["step"] == 2
 
 
 def test_evaluation_does_not_depend_on_the_batch_size(folder, trained):

@@ -159,9 +159,12 @@ def test_bad_annotations_follow_the_config(folder, tmp_path):
 
 def test_columns_are_kept_in_the_workdir(folder, tmp_path):
     config = make(folder)
-    first = inputs.open_sources(config, "train", workdir=tmp_path)
+    cache = inputs.InputCache(tmp_path)
+    first = inputs.open_sources(config, "train", cache=cache)
+    assert not (tmp_path / inputs.COLUMNS).exists()  # before the workdir is known to be that of this run
+    cache.save()
     assert len(list((tmp_path / inputs.COLUMNS).iterdir())) == 3  # instances, keypoints, headers of images
-    again = inputs.open_sources(config, "train", workdir=tmp_path)
+    again = inputs.open_sources(config, "train", cache=inputs.InputCache(tmp_path))
     for name, source in first.items():
         for key, value in source[0].items():
             np.testing.assert_array_equal(value, again[name][0][key])

@@ -232,7 +232,7 @@ def test_what_evaluation_could_not_use_is_named_before_the_first_step(folder, tm
     config = make(folder, **broken(folder, tmp_path / "keypoints.json"))
     with pytest.raises(ValueError, match=message):
         train.run(config, tmp_path / "run")
-    assert not (tmp_path / "run" / "checkpoints").exists()  # the columns of annotations may be there
+    assert not (tmp_path / "run").exists()
 
 
 def test_other_keypoints_are_refused_on_a_resume(folder, trained, tmp_path):

@@ -54,6 +54,8 @@ def test_two_processes_equal_one(mesh, alone, folder, tmp_path):
     """Where the model axis crosses processes, both read the same rows; they read different ones under one name."""
     rows = train(2, mesh, folder, tmp_path)
     assert len(rows) == len(alone)
+    with np.load(tmp_path / "columns" / "images.npz") as checked:  # each process looked at half of the files
+        assert len(checked["keys"]) == len(list(folder.glob("*/*.jpg")))
     for one, other in zip(alone, rows, strict=True):
         assert one["step"] == other["step"] and one.keys() == other.keys()
         for name in ("train/loss", "train/tokens", "eval/detection/AP"):

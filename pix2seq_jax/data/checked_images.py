@@ -13,6 +13,7 @@ import numpy as np
 from pix2seq_jax.data.images import check_file
 
 _NOT_LOOKED, _WHOLE, _TURNED, _BROKEN = range(4)
+_WORDS = 4  # of 16 bits in a key
 _TOGETHER = 64  # files that a thread takes at a time
 
 log = logging.getLogger("pix2seq_jax")
@@ -51,7 +52,7 @@ class CheckedImages:
         Args:
             kept: file for what was learned, `.npz`; None: nothing is kept. One that cannot be read counts as empty.
             part: (p, P), this process looks at files p, p + P, ...
-            gather: i32[N,3] of this process -> the maximum over all processes, for P > 1; every process calls it.
+            gather: i32[N,7] of this process -> the maximum over all processes, for P > 1; every process calls it.
             writes: whether this process writes the file.
         """
         self._kept, self._part, self._gather, self._writes = kept, part, gather, writes
@@ -62,7 +63,7 @@ class CheckedImages:
         """Looks at the files; raises nothing for broken ones."""
         index, count = self._part
         own = range(index, len(files), count)
-        table = np.zeros((len(files), 3), np.int32)
+        table = np.zeros((len(files), 3 + _WORDS), np.int32)
         with ThreadPoolExecutor() as pool:
             keys = list(pool.map(_key, (files[row] for row in own), chunksize=_TOGETHER))
             new = [(row, key) for row, key in zip(own, keys, strict=True) if key not in self._known]
@@ -70,9 +71,12 @@ class CheckedImages:
             for (_, key), line in zip(new, read, strict=True):
                 self._known[key] = line
         for row, key in zip(own, keys, strict=True):
-            table[row] = self._known[key]
-        self._fresh += len(new)
-        table = np.asarray(self._gather(table))
+            table[row] = *self._known[key], *_words(key)
+        table, before = np.asarray(self._gather(table)), len(self._known)
+        if count > 1:  # what the other processes learned
+            for height, width, kind, *words in table.tolist():
+                self._known[_key_of(words)] = height, width, kind
+        self._fresh += len(new) + len(self._known) - before
         broken = np.flatnonzero(table[:, 2] == _BROKEN).tolist()
         errors = {row: _error(files[row]) for row in broken}
         return Headers(table[:, :2], table[:, 2] == _TURNED, {row: text for row, text in errors.items() if text})
@@ -114,6 +118,16 @@ def _key(file: str) -> bytes:
         state = (os.path.abspath(file), -1, -1)
     # Hexadecimal digits: NumPy cuts zero bytes off the ends of texts.
     return hashlib.blake2b(repr(state).encode(errors="surrogatepass"), digest_size=8).hexdigest().encode()
+
+
+def _words(key: bytes) -> list[int]:
+    """A key as _WORDS numbers below 2**16: what processes exchange has no texts, and no more than 32 bits."""
+    return [int(key[start : start + 4], 16) for start in range(0, 4 * _WORDS, 4)]
+
+
+def _key_of(words: Sequence[int]) -> bytes:
+    """The inverse of `_words`."""
+    return b"".join(b"%04x" % word for word in words)
 
 
 def _look(file: str) -> tuple[int, int, int]:

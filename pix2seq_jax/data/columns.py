@@ -41,10 +41,18 @@ class Cache:
     Attributes:
         folder: of one file for each annotation file and way to read it; made when it is needed.
         writes: whether this process writes; one of those that share the folder is enough.
+        unsaved: what `save` will write: file -> its key and columns.
     """
 
     folder: Path
     writes: bool = True
+    unsaved: dict[Path, tuple[str, dict[str, np.ndarray]]] = dataclasses.field(default_factory=dict)
+
+    def save(self) -> None:
+        """Writes the columns that were read from annotation files since the last call."""
+        for file, (key, columns) in self.unsaved.items():
+            _save(file, key, columns)
+        self.unsaved.clear()
 
 
 def read_columns(
@@ -57,7 +65,7 @@ def read_columns(
         outlines: whether to read `segmentation`.
         keypoints: whether to read `keypoints`; the JSON must be of the kind person_keypoints.
         bad: "error" or "drop", what becomes of annotations that break the format.
-        cache: of this and other files; a file that cannot be used or written is only told by a log line.
+        cache: of this and other files; a file that cannot be used is only told by a log line.
 
     Raises:
         ValueError: the file is missing, broken, or not COCO; names it, the value and the remedy.
@@ -68,11 +76,13 @@ def read_columns(
     how = [str(path.resolve()), outlines, keypoints, bad]
     key = json.dumps([_VERSION, *how, stat.st_size, stat.st_mtime_ns])
     kept = cache.folder / f"{path.stem}-{hashlib.sha256(json.dumps(how).encode()).hexdigest()[:16]}.npz"
-    columns = _load(kept, key)
+    unsaved_key, columns = cache.unsaved.get(kept, ("", None))
+    if unsaved_key != key:
+        columns = _load(kept, key)
     if columns is None:
         columns = _read(path, outlines, keypoints, bad)
         if cache.writes:
-            _save(kept, key, columns)
+            cache.unsaved[kept] = key, columns
     return columns
 
 

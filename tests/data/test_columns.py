@@ -48,7 +48,10 @@ def folder(tmp_path):
 
 def opened(folder: Path, **options) -> CocoDir:
     options = {"max_points": 8, "keypoints": True, "bad_annotations": "drop"} | options
-    return CocoDir(folder, folder / "a.json", cache=Cache(folder / "run" / "columns"), **options)
+    cache = Cache(folder / "run" / "columns")
+    source = CocoDir(folder, folder / "a.json", cache=cache, **options)
+    cache.save()
+    return source
 
 
 def kept(folder: Path) -> list[Path]:
@@ -127,6 +130,7 @@ def test_a_cache_that_cannot_be_written_is_ignored(folder, caplog):
 def test_only_one_process_writes(folder):
     cache = Cache(folder / "run" / "columns", writes=False)
     CocoDir(folder, folder / "a.json", bad_annotations="drop", cache=cache)
+    cache.save()
     assert not (folder / "run").exists()
 
 
