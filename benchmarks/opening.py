@@ -38,13 +38,18 @@ def write_json(path: Path, images: int, boxes: int, points: int) -> None:
     """A COCO-format JSON, a chunk of objects at a time; every CROWDS-th is a crowd region."""
     rng = np.random.default_rng(0)
     listed = [
-        {"id": number, "file_name": f"{number:012d}.jpg", "width": WIDTH, "height": HEIGHT} for number in range(images)
+        {"id": number, "file_name": f"{number:012d}.jpg", "width": WIDTH, "height": HEIGHT}
+        for number in range(images)
     ]
     categories = [{"id": i + 1, "name": f"class number {i}"} for i in range(CATEGORIES)]
     with path.open("w") as file:
-        file.write(f'{{"images": {json.dumps(listed)}, "categories": {json.dumps(categories)}, "annotations": [')
+        file.write(
+            f'{{"images": {json.dumps(listed)}, "categories": {json.dumps(categories)}, "annotations": ['
+        )
         for first in range(0, boxes, CHUNK):
-            made = [annotation(rng, first + i, images, points) for i in range(min(CHUNK, boxes - first))]
+            made = [
+                annotation(rng, first + i, images, points) for i in range(min(CHUNK, boxes - first))
+            ]
             file.write(", " * (first > 0) + json.dumps(made)[1:-1])
         file.write("]}")
 
@@ -55,10 +60,16 @@ def annotation(rng: np.random.Generator, number: int, images: int, points: int) 
     size = rng.integers(8, [WIDTH // 2, HEIGHT // 2])
     angles = np.linspace(0, 2 * np.pi, rng.integers(4, 2 * points - 3), endpoint=False)
     radius = rng.uniform(0.7, 1, len(angles))
-    outline = low + size * (1 + radius[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)) / 2
+    outline = (
+        low + size * (1 + radius[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)) / 2
+    )
     segmentation = [outline.round(2).ravel().tolist()]
     if number % CROWDS == 0:
-        runs = np.diff(np.sort(rng.choice(WIDTH * HEIGHT, 200, replace=False)), prepend=0, append=WIDTH * HEIGHT)
+        runs = np.diff(
+            np.sort(rng.choice(WIDTH * HEIGHT, 200, replace=False)),
+            prepend=0,
+            append=WIDTH * HEIGHT,
+        )
         segmentation = {"size": [HEIGHT, WIDTH], "counts": runs.tolist()}
     return {
         "id": 2**31 + number,
@@ -79,8 +90,8 @@ def resident() -> float:
 
 def measure(folder: Path) -> None:
     """Opens the JSON and prints one line of figures."""
-    from pix2seq_jax.data.columns import Cache
-    from pix2seq_jax.data.sources import CocoDir
+    from pix2seq_jax.data.coco.columns import Cache
+    from pix2seq_jax.data.coco.folder import CocoDir
 
     before, wall, cpu = resident(), time.perf_counter(), time.process_time()
     cache = Cache(folder / "columns")
@@ -102,9 +113,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--images", type=int, default=118_000, help="images of the JSON")
     parser.add_argument("--boxes", type=int, default=860_000, help="objects of the JSON")
-    parser.add_argument("--points", type=int, default=20, help="mean number of points of an outline")
-    parser.add_argument("--folder", type=Path, help="data written before, opened again; the default writes new data")
-    parser.add_argument("--measure", action="store_true", help="open the data of --folder in this process")
+    parser.add_argument(
+        "--points", type=int, default=20, help="mean number of points of an outline"
+    )
+    parser.add_argument(
+        "--folder", type=Path, help="data written before, opened again; the default writes new data"
+    )
+    parser.add_argument(
+        "--measure", action="store_true", help="open the data of --folder in this process"
+    )
     given = parser.parse_args()
     if given.measure:
         measure(given.folder)
@@ -115,10 +132,15 @@ def main() -> None:
             folder.mkdir(parents=True, exist_ok=True)
             write_images(folder, given.images)
             write_json(folder / "instances.json", given.images, given.boxes, given.points)
-        print(f"JSON of {(folder / 'instances.json').stat().st_size / 1e6:.0f} MB, {given.boxes} objects", flush=True)
+        print(
+            f"JSON of {(folder / 'instances.json').stat().st_size / 1e6:.0f} MB, {given.boxes} objects",
+            flush=True,
+        )
         for name in ("first opening", "second opening"):
             print(name, end=": ", flush=True)
-            subprocess.run([sys.executable, __file__, f"--folder={folder}", "--measure"], check=True)
+            subprocess.run(
+                [sys.executable, __file__, f"--folder={folder}", "--measure"], check=True
+            )
 
 
 if __name__ == "__main__":

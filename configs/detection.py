@@ -1,6 +1,6 @@
 """Object detection (Pix2Seq). `configs/detection.py:shapes` is the smallest thing that learns."""
 
-from pix2seq_jax import base_config
+from pix2seq_jax.config import build
 
 
 def get_config(arg: str = ""):
@@ -8,8 +8,8 @@ def get_config(arg: str = ""):
 
     recipe: finetune (default; COCO), pretrain (Objects365) or scratch (COCO), as published.
     data: coco, objects365, shapes, or a folder that holds train/, val/ and annotations/instances_{train,val}.json.
-    arch: one of presets.ARCHITECTURES.
+    arch: one of recipes.ARCHITECTURES.
     size: longer side of the images in pixels.
     slots: objects per image, 100.
     """
-    return base_config.build(arg, recipe="finetune", tasks=("detection",))
+    return build.build(arg, recipe="finetune", tasks=("detection",))

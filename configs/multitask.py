@@ -3,7 +3,7 @@
 `configs/multitask.py:shapes` is the demo, on the embedded data.
 """
 
-from pix2seq_jax import base_config
+from pix2seq_jax.config import build
 
 
 def get_config(arg: str = ""):
@@ -11,4 +11,6 @@ def get_config(arg: str = ""):
 
     `--config.tasks.NAME.weight` changes the mix; weights sum to one.
     """
-    return base_config.build(arg, recipe="multitask", tasks=("detection", "segmentation", "keypoints", "captioning"))
+    return build.build(
+        arg, recipe="multitask", tasks=("detection", "segmentation", "keypoints", "captioning")
+    )

@@ -4,9 +4,9 @@ Boxes are those of the annotations, and the names of the metrics say so; `--conf
 takes those of a detection model instead.
 """
 
-from pix2seq_jax import base_config
+from pix2seq_jax.config import build
 
 
 def get_config(arg: str = ""):
     """`shapes`, or key=value pairs as in configs/detection.py."""
-    return base_config.build(arg, recipe="multitask", tasks=("segmentation",))
+    return build.build(arg, recipe="multitask", tasks=("segmentation",))

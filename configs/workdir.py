@@ -4,7 +4,8 @@ import re
 
 import ml_collections
 
-from pix2seq_jax import base_config, experiment
+from pix2seq_jax.config import build
+from pix2seq_jax.experiment import resolve, saved_run
 
 KEYS = ("data", "tasks")
 
@@ -20,14 +21,20 @@ def get_config(arg: str = ""):
     workdir, *parts = re.split(r",(?=\w+=)", arg)
     pairs = [part.split("=", 1) for part in parts]
     if not workdir.strip():
-        raise ValueError("config variant '': name the workdir of a run, as in --config=configs/workdir.py:WORKDIR")
+        raise ValueError(
+            "config variant '': name the workdir of a run, as in --config=configs/workdir.py:WORKDIR"
+        )
     changes = dict(pair for pair in pairs if len(pair) == 2)
     if len(changes) < len(pairs) or not set(changes) <= set(KEYS):
-        raise ValueError(f"config variant {arg!r}: after the workdir, write each of {KEYS} at most once, as key=value")
-    config = ml_collections.ConfigDict(experiment.load_config(workdir).to_dict())
+        raise ValueError(
+            f"config variant {arg!r}: after the workdir, write each of {KEYS} at most once, as key=value"
+        )
+    config = ml_collections.ConfigDict(saved_run.load_config(workdir).to_dict())
     if "tasks" in changes:
-        config = experiment.select_tasks(config, filter(None, changes["tasks"].split("+")))
+        config = resolve.select_tasks(config, filter(None, changes["tasks"].split("+")))
     if data := changes.get("data"):
-        labels = {name: config.data[name] for name in ("label_ids", "category_ids", "category_names")}
-        config.data = base_config.data(data).to_dict() | labels
+        labels = {
+            name: config.data[name] for name in ("label_ids", "category_ids", "category_names")
+        }
+        config.data = build.data(data).to_dict() | labels
     return config

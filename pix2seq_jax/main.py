@@ -15,13 +15,21 @@ import ml_collections
 from absl import app, flags
 from ml_collections import config_flags
 
-from pix2seq_jax.guard import fail, guarded
+from pix2seq_jax.experiment.guard import fail, guarded
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file; text after a colon selects a variant.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder for checkpoints, metrics and pictures; rerun to resume.")
-_MODE = flags.DEFINE_enum("mode", "train_and_eval", ["train", "eval", "train_and_eval"], "What to do.")
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Configuration file; text after a colon selects a variant."
+)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder for checkpoints, metrics and pictures; rerun to resume."
+)
+_MODE = flags.DEFINE_enum(
+    "mode", "train_and_eval", ["train", "eval", "train_and_eval"], "What to do."
+)
 _DISTRIBUTED = flags.DEFINE_bool(
-    "distributed", False, "Join the other hosts of a TPU pod, SLURM or Kubernetes job (jax.distributed.initialize)."
+    "distributed",
+    False,
+    "Join the other hosts of a TPU pod, SLURM or Kubernetes job (jax.distributed.initialize).",
 )
 _TRACEBACK = flags.DEFINE_bool("traceback", False, "Show the whole trace of an error.")
 
@@ -56,7 +64,9 @@ def guarded_by_flags(command: Callable[[], None]) -> None:
             join_other_hosts()
         command()
 
-    guarded(joined, workdir=_WORKDIR.value, whole_trace=_TRACEBACK.value, distributed=_DISTRIBUTED.value)
+    guarded(
+        joined, workdir=_WORKDIR.value, whole_trace=_TRACEBACK.value, distributed=_DISTRIBUTED.value
+    )
 
 
 def join_other_hosts() -> None:
@@ -90,7 +100,9 @@ def parse_flags(args: list[str]) -> list[str]:
         if re.match(r"flag --config\.", message):
             message += "; give a value like the one in the config file"
         if missing := re.match(r"flag --(\w+)=None", message):
-            message = f"--{missing[1]} is missing; give --{missing[1]}=VALUE, --help says what it is"
+            message = (
+                f"--{missing[1]} is missing; give --{missing[1]}=VALUE, --help says what it is"
+            )
         fail(message)
 
 
@@ -112,10 +124,14 @@ def load_config(path: str) -> ml_collections.ConfigDict:
     """
     file, colon, variant = path.partition(":")
     if not Path(file).is_file():
-        raise ValueError(f"--config={path}: there is no file {file!r}; give one of configs/*.py, or a copy of one")
+        raise ValueError(
+            f"--config={path}: there is no file {file!r}; give one of configs/*.py, or a copy of one"
+        )
     spec = importlib.util.spec_from_file_location("config_file", file)
     if spec is None:
-        raise ValueError(f"--config={path}: {file} is no Python file; give one of configs/*.py, or a copy of one")
+        raise ValueError(
+            f"--config={path}: {file} is no Python file; give one of configs/*.py, or a copy of one"
+        )
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
@@ -127,7 +143,11 @@ def load_config(path: str) -> ml_collections.ConfigDict:
     except ValueError as error:
         raise ValueError(f"--config={path}: {error}") from error
     except Exception as error:  # the file is code: anything can be wrong in it
-        lines = [entry.lineno for entry in traceback.extract_tb(error.__traceback__) if entry.filename == file]
+        lines = [
+            entry.lineno
+            for entry in traceback.extract_tb(error.__traceback__)
+            if entry.filename == file
+        ]
         if isinstance(error, SyntaxError):
             lines = [error.lineno]
         where = f"line {lines[-1]} of {file}" if lines else file

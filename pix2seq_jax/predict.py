@@ -18,13 +18,16 @@ import jax
 import ml_collections
 import numpy as np
 
-from pix2seq_jax import experiment, inference, inputs, sharding
-from pix2seq_jax.chunks import Pictures
-from pix2seq_jax.evaluators import draw, masks
-from pix2seq_jax.guard import guarded
-from pix2seq_jax.inference import Ask
-from pix2seq_jax.pictures import drawable
-from pix2seq_jax.telemetry import log, phase, setup_logging
+from pix2seq_jax.evaluation import inference
+from pix2seq_jax.evaluation.chunks import Pictures
+from pix2seq_jax.evaluation.inference import Ask
+from pix2seq_jax.evaluation.metrics import masks
+from pix2seq_jax.evaluation.pictures import draw
+from pix2seq_jax.evaluation.pictures.objects import drawable
+from pix2seq_jax.experiment import inputs, resolve, saved_run
+from pix2seq_jax.experiment.guard import guarded
+from pix2seq_jax.experiment.logs import log, phase, setup_logging
+from pix2seq_jax.training import sharding
 
 
 def names_for(paths: Sequence[str]) -> list[str]:
@@ -33,7 +36,9 @@ def names_for(paths: Sequence[str]) -> list[str]:
     if len(set(stems)) == len(stems):
         return [f"{stem}.png" for stem in stems]
     root = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
-    return [os.path.relpath(os.path.abspath(path), root).replace(os.sep, "_") + ".png" for path in paths]
+    return [
+        os.path.relpath(os.path.abspath(path), root).replace(os.sep, "_") + ".png" for path in paths
+    ]
 
 
 def check_names(paths: Sequence[str], names: Sequence[str], folder: Path) -> None:
@@ -42,7 +47,9 @@ def check_names(paths: Sequence[str], names: Sequence[str], folder: Path) -> Non
     for path, name in zip(paths, names, strict=True):
         target = (folder / name).resolve()
         if target in taken:
-            raise ValueError(f"--out={folder}: the picture of {path} would overwrite {target}; choose another folder")
+            raise ValueError(
+                f"--out={folder}: the picture of {path} would overwrite {target}; choose another folder"
+            )
         taken.add(target)
 
 
@@ -93,9 +100,11 @@ def asks_of(config: ml_collections.ConfigDict, count: int, threshold: float) -> 
     Raises:
         ValueError: without detection and captions nothing can be predicted.
     """
-    tasks, labels = experiment.task_names(config), range(1, len(config.data.category_names) + 1)
+    tasks, labels = resolve.task_names(config), range(1, len(config.data.category_names) + 1)
     if not {"detection", "captioning"} & set(tasks):
-        raise ValueError(f"{' and '.join(tasks)} alone cannot predict: boxes are needed, so detection is")
+        raise ValueError(
+            f"{' and '.join(tasks)} alone cannot predict: boxes are needed, so detection is"
+        )
     every, asks = np.arange(count), {}
     for name in tasks:
         if name in ("detection", "captioning"):
@@ -103,7 +112,9 @@ def asks_of(config: ml_collections.ConfigDict, count: int, threshold: float) -> 
         elif "detection" not in tasks:
             log.warning("no %s: it needs boxes, and this model is not asked for detection", name)
         elif name == "segmentation":
-            asks[name] = Ask(every, labels, objects=config.tasks[name].objects_final, threshold=threshold)
+            asks[name] = Ask(
+                every, labels, objects=config.tasks[name].objects_final, threshold=threshold
+            )
         else:
             ids = config.data.category_ids
             joined = [ids.index(category_id) + 1 for category_id in config.data.keypoint_categories]
@@ -153,10 +164,13 @@ def stream(
         ValueError: no trained run, no file matches, none of them is an image, or `out` would overwrite one.
     """
     setup_logging()
-    config = ml_collections.ConfigDict(experiment.load_config(workdir).to_dict())
+    config = ml_collections.ConfigDict(saved_run.load_config(workdir).to_dict())
     if tasks:
-        config = experiment.select_tasks(config, tasks.split("+"))
-    config.eval.batch_size, config.data.text_model = batch_size, text_model or config.data.text_model
+        config = resolve.select_tasks(config, tasks.split("+"))
+    config.eval.batch_size, config.data.text_model = (
+        batch_size,
+        text_model or config.data.text_model,
+    )
     matched = sorted(path for path in glob.glob(images, recursive=True) if os.path.isfile(path))
     paths, folder, skipped = matched[: max(limit, 0) or None], Path(out), Skipped()
     none = f"--images={images!r}: {len(matched)} files match and none is an image; give a glob of images"
@@ -164,12 +178,12 @@ def stream(
         raise ValueError(none)
     check_names(paths, names := names_for(paths), folder)
     asks, mesh = asks_of(config, len(paths), threshold), sharding.make_mesh()
-    model, text = experiment.make_model(config), inputs.load_text(config, workdir)
-    runner = inference.Runner(config, model, experiment.make_tasks(config), mesh)
+    model, text = resolve.make_model(config), inputs.load_text(config, workdir)
+    runner = inference.Runner(config, model, resolve.make_tasks(config), mesh)
     pictures = Pictures(np.arange(len(paths)), paths, np.zeros((len(paths), 2), np.int32), skipped)
     with jax.set_mesh(mesh), contextlib.ExitStack() as stack:
         with phase("restore"):
-            step, variables = experiment.load_variables(workdir, config, model, mesh, step=step)
+            step, variables = saved_run.load_variables(workdir, config, model, mesh, step=step)
         stack.enter_context(phase(f"predict {len(paths)} images with the weights of step {step}"))
         append = None
         for part in runner.run(variables, pictures, asks, text=text):
@@ -177,7 +191,14 @@ def stream(
                 if append is None:  # nothing is written before there is an image
                     folder.mkdir(parents=True, exist_ok=True)
                     append = stack.enter_context(json_list(folder / "predictions.json"))
-                row = write(part, place, paths[place], folder / names[place], config=config, threshold=threshold)
+                row = write(
+                    part,
+                    place,
+                    paths[place],
+                    folder / names[place],
+                    config=config,
+                    threshold=threshold,
+                )
                 append(row)
                 yield row
     if append is None:
@@ -187,11 +208,20 @@ def stream(
 
 
 def write(
-    part: inference.Part, place: int, path: str, picture: Path, *, config: ml_collections.ConfigDict, threshold: float
+    part: inference.Part,
+    place: int,
+    path: str,
+    picture: Path,
+    *,
+    config: ml_collections.ConfigDict,
+    threshold: float,
 ) -> dict:
     """Saves the picture of what was found in the image `path`, and returns its row of predictions.json."""
     names, pixels = config.data.category_names, part.pixels(place)
-    rows = {name: [row for row in found if row["image_id"] == place] for name, found in part.results.items()}
+    rows = {
+        name: [row for row in found if row["image_id"] == place]
+        for name, found in part.results.items()
+    }
     found = drawable(rows, {label: label for label in range(1, len(names) + 1)}, pixels.shape[:2])
     drawing = draw.draw_objects(
         pixels,
@@ -216,11 +246,19 @@ def main() -> None:
     parser.add_argument("--images", required=True, help="glob of image files, in quotes")
     parser.add_argument("--out", required=True, help="folder for pictures and predictions.json")
     parser.add_argument("--batch_size", type=int, default=8, help="images at a time")
-    parser.add_argument("--limit", type=int, default=0, help="only the first so many files (0: all)")
+    parser.add_argument(
+        "--limit", type=int, default=0, help="only the first so many files (0: all)"
+    )
     parser.add_argument("--threshold", type=float, default=0.3, help="lowest score that is shown")
-    parser.add_argument("--text_model", default="", help="SentencePiece model of an imported model with captions")
-    parser.add_argument("--tasks", default="", help="only these tasks, joined by +, as in detection+segmentation")
-    parser.add_argument("--step", type=int, default=0, help="of the checkpoint to use (0: the newest)")
+    parser.add_argument(
+        "--text_model", default="", help="SentencePiece model of an imported model with captions"
+    )
+    parser.add_argument(
+        "--tasks", default="", help="only these tasks, joined by +, as in detection+segmentation"
+    )
+    parser.add_argument(
+        "--step", type=int, default=0, help="of the checkpoint to use (0: the newest)"
+    )
     parser.add_argument("--traceback", action="store_true", help="show the whole trace of an error")
     options = vars(parser.parse_args())
     whole_trace = options.pop("traceback")

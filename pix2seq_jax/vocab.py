@@ -47,7 +47,9 @@ class Vocab:
 
     def __post_init__(self) -> None:
         if self.num_bins < 2:
-            raise ValueError(f"vocab.num_bins={self.num_bins}: at least 2 coordinate bins are needed")
+            raise ValueError(
+                f"vocab.num_bins={self.num_bins}: at least 2 coordinate bins are needed"
+            )
         if self.num_classes < 1:
             raise ValueError(f"vocab.num_classes={self.num_classes}: at least one class is needed")
         ranges = {"class": self.class_range, "coordinate": self.coord_range}
@@ -68,7 +70,9 @@ class Vocab:
             )
         name, (_, stop) = ordered[-1]
         if stop > self.size:
-            raise ValueError(f"vocabulary: vocab.size={self.size} but {name} tokens end at {stop}; raise vocab.size")
+            raise ValueError(
+                f"vocabulary: vocab.size={self.size} but {name} tokens end at {stop}; raise vocab.size"
+            )
 
     @property
     def class_range(self) -> tuple[int, int]:

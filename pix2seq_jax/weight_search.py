@@ -5,7 +5,7 @@ through the tasks in an order. The first one alone has weight 1 and needs no run
 ratio r: it gets the weight r, the tasks before it share 1 - r in the proportions that were chosen for them, and a run
 in DIR/<first task>+<added task>_<ratio> trains and evaluates that mix. The best ratio is kept, and the next task is
 added to it, in runs like DIR/detection+segmentation_0.5+captioning_0.1. After detection, segmentation 0.8, captioning
-0.1 and keypoints 0.01 give the published mix (presets.TASK_MIX).
+0.1 and keypoints 0.01 give the published mix (recipes.TASK_MIX).
 
 The paper reads the best ratio off the curves, where all tasks are near their peaks. Here a rule stands for that, see
 `relative`. DIR/weight_search.json, .txt and .png are written anew after each run. The same command again goes on where
@@ -22,28 +22,50 @@ import jax
 import ml_collections
 from absl import flags
 
-from pix2seq_jax.guard import QUIET
+from pix2seq_jax.evaluation import evaluator
+from pix2seq_jax.experiment.guard import QUIET
 from pix2seq_jax.main import guarded_by_flags, start
 
 if __name__ == "__main__":  # before TensorFlow is imported
     os.environ.update(QUIET | os.environ)
 
-from pix2seq_jax import evaluate, experiment, tasks, train, trees
-from pix2seq_jax.evaluators import coco, plots
-from pix2seq_jax.telemetry import log, setup_logging
+from pix2seq_jax import tasks, train
+from pix2seq_jax.evaluation.metrics import coco
+from pix2seq_jax.evaluation.pictures import plots
+from pix2seq_jax.experiment import resolve
+from pix2seq_jax.experiment.logs import log, setup_logging
+from pix2seq_jax.training import trees
 
 NAME = "weight_search"  # of the three files
 ORDER = ("detection", "segmentation", "captioning", "keypoints")  # in which the paper adds them
 RULE = "relative: mean over the tasks of metric / best of that metric among the ratios tried; the highest is chosen"
 # Values that change no metric: they may differ from one call to the next.
 FREE = (
-    *("about", "mesh/", "data/hint", "data/workers", "data/check_images", "eval/batch_size", "eval/pictures"),
-    *("eval/score_threshold", "train/log_steps", "train/checkpoint_steps", "train/keep_latest", "train/profile_at"),
+    *(
+        "about",
+        "mesh/",
+        "data/hint",
+        "data/workers",
+        "data/check_images",
+        "eval/batch_size",
+        "eval/pictures",
+    ),
+    *(
+        "eval/score_threshold",
+        "train/log_steps",
+        "train/checkpoint_steps",
+        "train/keep_latest",
+        "train/profile_at",
+    ),
 )
 
 # --config, --workdir, --distributed and --traceback are those of main.
-_RATIOS = flags.DEFINE_list("ratios", None, "Weights to try for each added task, such as 0.1,0.3,0.5.")
-_ORDER = flags.DEFINE_list("order", [], f"Tasks in the order of adding; default: those of {','.join(ORDER)} there are.")
+_RATIOS = flags.DEFINE_list(
+    "ratios", None, "Weights to try for each added task, such as 0.1,0.3,0.5."
+)
+_ORDER = flags.DEFINE_list(
+    "order", [], f"Tasks in the order of adding; default: those of {','.join(ORDER)} there are."
+)
 _STEPS = flags.DEFINE_integer("steps", 0, "Length of each run; 0: config.train.steps.")
 
 
@@ -76,7 +98,9 @@ def relative(metrics: Sequence[Mapping[str, float | None]]) -> list[float]:
     told = [name for name in names if best[name] > 0]
     if not told:
         return [0.0] * len(metrics)
-    return [sum(_measured(run.get(name)) / best[name] for name in told) / len(told) for run in metrics]
+    return [
+        sum(_measured(run.get(name)) / best[name] for name in told) / len(told) for run in metrics
+    ]
 
 
 def check_ratios(ratios: Sequence[float | str]) -> list[float]:
@@ -86,7 +110,9 @@ def check_ratios(ratios: Sequence[float | str]) -> list[float]:
         try:
             numbers.append(float(ratio))
         except ValueError as error:
-            raise ValueError(f"--ratios: {ratio!r} is no number; write --ratios=0.1,0.3,0.5") from error
+            raise ValueError(
+                f"--ratios: {ratio!r} is no number; write --ratios=0.1,0.3,0.5"
+            ) from error
         if not 0 < numbers[-1] < 1:
             raise ValueError(
                 f"--ratios: {ratio} is the weight of an added task, a share of 1 that leaves something to the others: "
@@ -106,14 +132,18 @@ def check_order(order: Sequence[str], config: ml_collections.ConfigDict) -> list
     order = list(order) or [name for name in ORDER if name in config.tasks]
     for name in order:
         if name not in tasks.TASKS:
-            raise ValueError(f"--order: unknown task {name!r}; known tasks are {sorted(tasks.TASKS)}")
+            raise ValueError(
+                f"--order: unknown task {name!r}; known tasks are {sorted(tasks.TASKS)}"
+            )
         if name not in config.tasks:
             raise ValueError(
                 f"--order: {name!r} is not in the config, which has {sorted(config.tasks)}; leave it out, or use "
                 "--config=configs/multitask.py"
             )
     if len(set(order)) < max(len(order), 2):
-        raise ValueError(f"--order={','.join(order)}: give at least two tasks of the config, each once")
+        raise ValueError(
+            f"--order={','.join(order)}: give at least two tasks of the config, each once"
+        )
     return order
 
 
@@ -129,9 +159,11 @@ def _check_same(before: dict, now: dict, path: Path) -> None:
             )
 
 
-def config_of(config: ml_collections.ConfigDict, weights: Mapping[str, float]) -> ml_collections.ConfigDict:
+def config_of(
+    config: ml_collections.ConfigDict, weights: Mapping[str, float]
+) -> ml_collections.ConfigDict:
     """A copy with the tasks of `weights` only, and these weights; see `experiment.select_tasks`."""
-    config = experiment.select_tasks(config, weights)
+    config = resolve.select_tasks(config, weights)
     for name, weight in weights.items():
         config.tasks[name].weight = weight
     return config
@@ -139,11 +171,11 @@ def config_of(config: ml_collections.ConfigDict, weights: Mapping[str, float]) -
 
 def main_metrics(metrics: dict, names: Sequence[str]) -> dict[str, float]:
     """The metric of each task by its name, which says so where boxes came from the annotations; NaN: not measured."""
-    found = evaluate.flat(metrics)
+    found = evaluator.flat(metrics)
     chosen = {}
     for name in names:
-        given = f"{name}_{experiment.GROUND_TRUTH}_boxes"
-        metric = f"{given if given in metrics else name}/{evaluate.MAIN_METRICS[name]}"
+        given = f"{name}_{resolve.GROUND_TRUTH}_boxes"
+        metric = f"{given if given in metrics else name}/{evaluator.MAIN_METRICS[name]}"
         chosen[metric] = found.get(metric, math.nan)
     return chosen
 
@@ -159,11 +191,22 @@ def table(rows: Sequence[dict]) -> str:
     for row in rows:
         values = [row["metrics"].get(name) for name in names] + [row["relative"]]
         numbers = ("-" if value is None else f"{value:.4f}" for value in values)
-        lines.append((row["task"], f"{row['ratio']:g}", _written(row["weights"]), *numbers, "*" * row["chosen"]))
+        lines.append(
+            (
+                row["task"],
+                f"{row['ratio']:g}",
+                _written(row["weights"]),
+                *numbers,
+                "*" * row["chosen"],
+            )
+        )
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     left = (0, 2)  # columns of words; those of numbers end alike
     padded = (
-        [c.ljust(w) if i in left else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))]
+        [
+            c.ljust(w) if i in left else c.rjust(w)
+            for i, (c, w) in enumerate(zip(line, widths, strict=True))
+        ]
         for line in lines
     )
     return "\n".join("  ".join(cells).rstrip() for cells in padded)
@@ -172,17 +215,33 @@ def table(rows: Sequence[dict]) -> str:
 def as_flags(weights: Mapping[str, float], config: ml_collections.ConfigDict) -> str:
     """The weights as arguments of the main command; tasks that were not searched get none of the loss."""
     everything = weights | {name: 0.0 for name in config.tasks if name not in weights}
-    return " ".join(f"--config.tasks.{name}.weight={weight:.9g}" for name, weight in everything.items())
+    return " ".join(
+        f"--config.tasks.{name}.weight={weight:.9g}" for name, weight in everything.items()
+    )
 
 
-def _write(folder: Path, rows: Sequence[dict], weights: Mapping[str, float], config: ml_collections.ConfigDict) -> None:
+def _write(
+    folder: Path,
+    rows: Sequence[dict],
+    weights: Mapping[str, float],
+    config: ml_collections.ConfigDict,
+) -> None:
     """Process 0 writes the JSON, the table and the plot; `weights` once they are final, empty before."""
     if jax.process_index():
         return
-    content = {"rule": RULE, "weights": weights, "rows": rows, "config": json.loads(config.to_json())}
-    evaluate.write_json(folder / f"{NAME}.json", content)
-    shown = [row for row in rows if row["relative"] is not None]  # others were built on a ratio that wins no longer
-    text = f"{table(shown)}\n\n{RULE} (*)\n" + (f"\n{as_flags(weights, config)}\n" if weights else "")
+    content = {
+        "rule": RULE,
+        "weights": weights,
+        "rows": rows,
+        "config": json.loads(config.to_json()),
+    }
+    evaluator.write_json(folder / f"{NAME}.json", content)
+    shown = [
+        row for row in rows if row["relative"] is not None
+    ]  # others were built on a ratio that wins no longer
+    text = f"{table(shown)}\n\n{RULE} (*)\n" + (
+        f"\n{as_flags(weights, config)}\n" if weights else ""
+    )
     partial = folder / f"{NAME}.txt.partial"
     partial.write_text(text, encoding="utf-8")
     partial.replace(folder / f"{NAME}.txt")
@@ -206,7 +265,9 @@ def _stored(path: Path, config: ml_collections.ConfigDict) -> dict[str, dict]:
     return rows
 
 
-def _trained(config: ml_collections.ConfigDict, weights: Mapping[str, float], workdir: Path) -> dict | None:
+def _trained(
+    config: ml_collections.ConfigDict, weights: Mapping[str, float], workdir: Path
+) -> dict | None:
     """The main metrics of a run with these weights, or None where SIGTERM stopped it.
 
     A run whose loss is no longer finite is over: nothing is measured of it, which counts as 0.
@@ -227,11 +288,16 @@ def _compare(group: Sequence[dict], *, last: bool) -> dict:
     best["chosen"] = last
     for name in group[0]["metrics"] if last else ():
         if not any(_measured(row["metrics"][name]) for row in group):
-            log.warning("%s is 0 with all ratios and does not count: longer runs (--steps) would tell more", name)
+            log.warning(
+                "%s is 0 with all ratios and does not count: longer runs (--steps) would tell more",
+                name,
+            )
     return best
 
 
-def _rounds(order: Sequence[str], ratios: Sequence[float]) -> Iterator[tuple[str, list[tuple[int, float]]]]:
+def _rounds(
+    order: Sequence[str], ratios: Sequence[float]
+) -> Iterator[tuple[str, list[tuple[int, float]]]]:
     """Each added task with its (number of the run, ratio)."""
     for turn, added in enumerate(order[1:]):
         yield added, list(enumerate(ratios, turn * len(ratios) + 1))
@@ -272,20 +338,32 @@ def search(
         for number, ratio in attempts:
             mix, run = mixed(weights, added, ratio), f"{base}+{added}_{ratio}"
             head = f"run {number} of {total}, {added} added with ratio {ratio:g} ({_written(mix)})"
-            log.info("%s: %s", head, "was done before" if run in done else f"{config.train.steps} steps in {run}")
+            log.info(
+                "%s: %s",
+                head,
+                "was done before" if run in done else f"{config.train.steps} steps in {run}",
+            )
             if run not in done:
                 metrics = _trained(config, mix, folder / run)
                 if metrics is None:
                     log.warning("%s: stopped; run the same command to go on", head)
                     return {}
-                done[run] = {"run": run, "task": added, "ratio": ratio, "weights": mix, "metrics": metrics}
+                done[run] = {
+                    "run": run,
+                    "task": added,
+                    "ratio": ratio,
+                    "weights": mix,
+                    "metrics": metrics,
+                }
             group.append(done[run])
             best = _compare(group, last=len(group) == len(ratios))
             _write(folder, list(done.values()), {}, config)
         weights, base = best["weights"], best["run"]
         log.info("%s gets ratio %g\n%s\n%s (*)", added, best["ratio"], table(group), RULE)
     _write(folder, list(done.values()), weights, config)
-    log.info("weights: %s; table and plot are %s", _written(weights), folder / f"{NAME}.{{txt,png}}")
+    log.info(
+        "weights: %s; table and plot are %s", _written(weights), folder / f"{NAME}.{{txt,png}}"
+    )
     return weights
 
 
@@ -295,8 +373,16 @@ def main(argv: list[str]) -> None:
 
     def run() -> None:
         if len(argv) > 1 or given["mode"].present:
-            raise ValueError(f"unknown arguments {argv[1:] or '--mode'}: flags look like --workdir=DIR")
-        weights = search(given.config, given.workdir, ratios=_RATIOS.value, order=_ORDER.value, steps=_STEPS.value)
+            raise ValueError(
+                f"unknown arguments {argv[1:] or '--mode'}: flags look like --workdir=DIR"
+            )
+        weights = search(
+            given.config,
+            given.workdir,
+            ratios=_RATIOS.value,
+            order=_ORDER.value,
+            steps=_STEPS.value,
+        )
         if weights and jax.process_index() == 0:
             print(as_flags(weights, given.config))
 

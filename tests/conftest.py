@@ -10,7 +10,9 @@ GOLDEN = Path(__file__).parent / "golden"
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parent.parent / ".pytest_cache" / "jax"))
+jax.config.update(
+    "jax_compilation_cache_dir", str(Path(__file__).parent.parent / ".pytest_cache" / "jax")
+)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 

@@ -14,8 +14,8 @@ import orbax.checkpoint as ocp
 import pytest
 from PIL import Image
 
-from pix2seq_jax import trees
-from tests import small
+from pix2seq_jax.training import trees
+from tests.helpers import small
 
 MAIN = [sys.executable, "-m", "pix2seq_jax.main"]
 ENVIRONMENT = os.environ | {
@@ -24,7 +24,12 @@ ENVIRONMENT = os.environ | {
     "TF_CPP_MIN_LOG_LEVEL": "2",
 }
 # Long enough to be interrupted, saved every ten steps, nothing thrown away.
-LONG = {"train__steps": 40, "train__checkpoint_steps": 10, "train__keep_latest": 100, "train__log_steps": 5}
+LONG = {
+    "train__steps": 40,
+    "train__checkpoint_steps": 10,
+    "train__keep_latest": 100,
+    "train__log_steps": 5,
+}
 
 
 def start(*args: str, **variables: str) -> subprocess.Popen:
@@ -44,7 +49,9 @@ def wait_for(path: Path, process: subprocess.Popen) -> None:
     for _ in range(12_000):
         if path.exists():
             return
-        assert process.poll() is None, f"ended before {path.name} was there: {process.stderr.read()[-3000:]}"
+        assert process.poll() is None, (
+            f"ended before {path.name} was there: {process.stderr.read()[-3000:]}"
+        )
         time.sleep(0.01)
     raise AssertionError(f"{path} did not appear")
 
@@ -100,13 +107,21 @@ def test_resume_after_kill_is_bit_identical(folder, trained, tmp_path):
 
 
 def test_sigterm_saves_and_exits_cleanly(folder, tmp_path):
-    command = [*MAIN, *small.flags(folder, train__steps=1_000_000, train__checkpoint_steps=20), f"--workdir={tmp_path}"]
+    command = [
+        *MAIN,
+        *small.flags(folder, train__steps=1_000_000, train__checkpoint_steps=20),
+        f"--workdir={tmp_path}",
+    ]
     process = start(*command, "--mode=train")
     wait_for(tmp_path / "checkpoints" / "20", process)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=120)
-    assert process.returncode == 143, errors[-3000:]  # 128 + 15: scripts tell it from the end of the training
-    newest = max(int(path.name) for path in (tmp_path / "checkpoints").iterdir() if path.name.isdecimal())
+    assert process.returncode == 143, errors[
+        -3000:
+    ]  # 128 + 15: scripts tell it from the end of the training
+    newest = max(
+        int(path.name) for path in (tmp_path / "checkpoints").iterdir() if path.name.isdecimal()
+    )
     assert f"SIGTERM: step {newest} is saved" in errors and newest > 20
 
 
@@ -120,11 +135,19 @@ def test_parameters_are_cut_where_a_flag_says_so(folder, tmp_path):
 def test_evaluation_does_not_depend_on_the_batch_size(folder, trained):
     found = {}
     for size in (1, 7, 64):
-        finish(*MAIN, *small.flags(folder, eval__batch_size=size), f"--workdir={trained}", "--mode=eval")
+        finish(
+            *MAIN,
+            *small.flags(folder, eval__batch_size=size),
+            f"--workdir={trained}",
+            "--mode=eval",
+        )
         results = json.loads((trained / "results" / "detection.json").read_text())
         key = [(row["image_id"], row["category_id"], *row["bbox"]) for row in results]
         found[size] = key, np.array([row["score"] for row in results])
-        assert json.loads((trained / "metrics.json").read_text())["detection"]["images"] == small.VAL_IMAGES
+        assert (
+            json.loads((trained / "metrics.json").read_text())["detection"]["images"]
+            == small.VAL_IMAGES
+        )
     for size in (7, 64):
         assert found[size][0] == found[1][0]
         np.testing.assert_allclose(found[size][1], found[1][1], rtol=0, atol=1e-6)
@@ -143,10 +166,20 @@ def test_predict_reads_any_image_and_skips_broken_ones(trained, tmp_path):
     colour.save(images / "turned.jpg", exif=exif)
     (images / "broken.jpg").write_bytes((images / "plain.jpg").read_bytes()[:200])
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "pix2seq_jax.predict", f"--workdir={trained}", f"--out={out}", "--threshold=0"]
+    command = [
+        sys.executable,
+        "-m",
+        "pix2seq_jax.predict",
+        f"--workdir={trained}",
+        f"--out={out}",
+        "--threshold=0",
+    ]
     errors = finish(*command, f"--images={images}/*")
     assert "broken.jpg" in errors and "4 images, 1 skipped" in errors
-    rows = {Path(row["file"]).name: row["objects"] for row in json.loads((out / "predictions.json").read_text())}
+    rows = {
+        Path(row["file"]).name: row["objects"]
+        for row in json.loads((out / "predictions.json").read_text())
+    }
     assert sorted(rows) == ["cmyk.jpg", "größe.png", "plain.jpg", "turned.jpg"]
     assert all((out / f"{Path(name).stem}.png").is_file() for name in rows)
     names = json.loads((trained / "config.json").read_text())["data"]["category_names"]
@@ -160,7 +193,13 @@ def test_predict_reads_any_image_and_skips_broken_ones(trained, tmp_path):
 
 def test_predict_does_not_overwrite_the_images(trained, tmp_path):
     Image.new("RGB", (40, 40)).save(tmp_path / "photo.png")
-    command = [sys.executable, "-m", "pix2seq_jax.predict", f"--workdir={trained}", f"--out={tmp_path}"]
+    command = [
+        sys.executable,
+        "-m",
+        "pix2seq_jax.predict",
+        f"--workdir={trained}",
+        f"--out={tmp_path}",
+    ]
     errors = finish(*command, f"--images={tmp_path}/*.png", code=2)
     assert "would overwrite" in errors and "photo.png" in errors
     with Image.open(tmp_path / "photo.png") as image:
@@ -168,9 +207,18 @@ def test_predict_does_not_overwrite_the_images(trained, tmp_path):
 
 
 def test_errors_of_the_commands_are_one_line(trained, tmp_path):
-    predict = [sys.executable, "-m", "pix2seq_jax.predict", f"--workdir={trained}", f"--out={tmp_path}"]
+    predict = [
+        sys.executable,
+        "-m",
+        "pix2seq_jax.predict",
+        f"--workdir={trained}",
+        f"--out={tmp_path}",
+    ]
     errors = finish(*predict, f"--images={tmp_path}/none/*.jpg", code=2)
     assert "error: --images=" in errors and "Traceback" not in errors
-    missing = [f"--config={small.ROOT}/configs/detection.py:data={tmp_path},arch=tiny", f"--workdir={tmp_path}/w"]
+    missing = [
+        f"--config={small.ROOT}/configs/detection.py:data={tmp_path},arch=tiny",
+        f"--workdir={tmp_path}/w",
+    ]
     errors = finish(*MAIN, *missing, code=2)
     assert f"error: the train data is missing: {tmp_path}" in errors and "Traceback" not in errors

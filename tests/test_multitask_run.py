@@ -6,10 +6,13 @@ import shutil
 import pytest
 from PIL import Image
 
-from pix2seq_jax import checkpoint, evaluate, experiment, predict, telemetry, train
-from pix2seq_jax.data import ops_image
-from pix2seq_jax.evaluators import masks
-from tests import small
+from pix2seq_jax import evaluate, predict, train
+from pix2seq_jax.data.ops import image as ops_image
+from pix2seq_jax.evaluation import evaluator
+from pix2seq_jax.evaluation.metrics import masks
+from pix2seq_jax.experiment import logs, resolve, saved_run
+from pix2seq_jax.training import checkpoint
+from tests.helpers import small
 
 TASKS = ("detection", "segmentation", "keypoints", "captioning")
 CAPTION_SCORES = {"BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "CIDEr-D", "ROUGE-L"}
@@ -44,7 +47,9 @@ def test_every_task_is_scored_and_written(trained):
     written = json.loads((workdir / "metrics.json").read_text())
     assert {"AP", "AP50", "AR100", "per_class"} <= set(written["detection"])
     assert {"AP", "AP50", "AR100", "per_class"} <= set(written["segmentation"])
-    assert {"AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl"} <= set(written["keypoints"])
+    assert {"AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl"} <= set(
+        written["keypoints"]
+    )
     assert set(written["captioning"]) >= CAPTION_SCORES
     for task in TASKS[:3]:
         assert written[task]["images"] == small.VAL_IMAGES
@@ -52,7 +57,10 @@ def test_every_task_is_scored_and_written(trained):
     for task in TASKS:
         logged = [row for row in rows if f"train/{task}/loss" in row]
         assert len(logged) == 2 and all(f"train/{task}/token_accuracy" in row for row in logged)
-        assert f"train/{task}/images_per_s" in logged[-1] and f"train/{task}/tokens_per_s" in logged[-1]
+        assert (
+            f"train/{task}/images_per_s" in logged[-1]
+            and f"train/{task}/tokens_per_s" in logged[-1]
+        )
         assert any(name.startswith(f"eval/{task}/") for row in rows for name in row)
     with Image.open(next((workdir / "pictures").glob("*.png"))) as picture:
         assert picture.width > picture.height / 2
@@ -60,32 +68,53 @@ def test_every_task_is_scored_and_written(trained):
 
 def test_results_are_what_the_coco_servers_take(trained):
     workdir, _ = trained
-    results = {task: json.loads((workdir / "results" / f"{task}.json").read_text()) for task in TASKS}
+    results = {
+        task: json.loads((workdir / "results" / f"{task}.json").read_text()) for task in TASKS
+    }
     assert set(results["detection"][0]) == {"image_id", "category_id", "bbox", "score"}
     assert set(results["segmentation"][0]) == {"image_id", "category_id", "segmentation", "score"}
     assert isinstance(results["segmentation"][0]["segmentation"]["counts"], str)
     assert set(results["captioning"][0]) == {"image_id", "caption"}
     assert len(results["captioning"]) == small.VAL_IMAGES
     for row in results["keypoints"]:
-        assert set(row) == {"image_id", "category_id", "keypoints", "score"} and len(row["keypoints"]) == 3 * 17
+        assert (
+            set(row) == {"image_id", "category_id", "keypoints", "score"}
+            and len(row["keypoints"]) == 3 * 17
+        )
 
 
 def test_boxes_of_the_annotations_are_named_as_such(folder, trained, tmp_path):
     workdir = shutil.copytree(trained[0], tmp_path / "run")
     metrics = evaluate.run(make(folder, eval__boxes="ground_truth"), workdir)
     assert tuple(metrics) == (
-        *("detection", "segmentation_ground_truth_boxes", "keypoints_ground_truth_boxes", "captioning"),
+        *(
+            "detection",
+            "segmentation_ground_truth_boxes",
+            "keypoints_ground_truth_boxes",
+            "captioning",
+        ),
     )
     results = json.loads((workdir / "results" / "keypoints_ground_truth_boxes.json").read_text())
     assert results and {len(row["keypoints"]) for row in results} == {51}
-    before, apart = (json.loads((workdir / f"metrics{end}.json").read_text()) for end in ("", "_ground_truth_boxes"))
-    assert before == json.loads((trained[0] / "metrics.json").read_text()) and before["boxes"] == "predicted"
+    before, apart = (
+        json.loads((workdir / f"metrics{end}.json").read_text())
+        for end in ("", "_ground_truth_boxes")
+    )
+    assert (
+        before == json.loads((trained[0] / "metrics.json").read_text())
+        and before["boxes"] == "predicted"
+    )
     assert apart["boxes"] == "ground_truth" and apart["num_samples"]["segmentation"] == 2
     assert set(metrics) < set(apart)
-    known = {tuple(row["bbox"]) for row in json.loads((workdir / "results" / "detection.json").read_text())}
+    known = {
+        tuple(row["bbox"])
+        for row in json.loads((workdir / "results" / "detection.json").read_text())
+    }
     assert known  # the predicted boxes are scored as before
 
-    given = evaluate.run(make(folder, eval__boxes=str(workdir / "results" / "detection.json")), workdir)
+    given = evaluate.run(
+        make(folder, eval__boxes=str(workdir / "results" / "detection.json")), workdir
+    )
     assert tuple(given) == TASKS
     with pytest.raises(ValueError, match=r"config.eval.boxes='nowhere.json'.*ground_truth"):
         evaluate.run(make(folder, eval__boxes="nowhere.json"), workdir)
@@ -93,30 +122,38 @@ def test_boxes_of_the_annotations_are_named_as_such(folder, trained, tmp_path):
 
 def test_every_annotated_object_gets_a_mask(folder, trained, tmp_path, caplog, monkeypatch):
     """However few slots there are; of predicted boxes the best `objects` are asked about, and the rest counted."""
-    monkeypatch.setattr(telemetry.log, "handlers", [caplog.handler])
+    monkeypatch.setattr(logs.log, "handlers", [caplog.handler])
     workdir = shutil.copytree(trained[0], tmp_path / "run")
     whole = "decode|resize(48)|pad_image(48)|pad_objects(1)"
     few = {"tasks__segmentation__objects_final": 1, "tasks__segmentation__eval_ops": whole}
-    config = experiment.select_tasks(make(folder, eval__boxes="ground_truth", **few), ["detection", "segmentation"])
+    config = resolve.select_tasks(
+        make(folder, eval__boxes="ground_truth", **few), ["detection", "segmentation"]
+    )
     metrics = evaluate.run(config, workdir)
     results = json.loads((workdir / "results" / "segmentation_ground_truth_boxes.json").read_text())
-    assert len(results) == metrics["segmentation_ground_truth_boxes"]["instances"] > small.VAL_IMAGES
+    assert (
+        len(results) == metrics["segmentation_ground_truth_boxes"]["instances"] > small.VAL_IMAGES
+    )
     assert "left out" not in caplog.text
-    evaluate.run(experiment.select_tasks(make(folder, **few), ["detection", "segmentation"]), workdir)
+    evaluate.run(resolve.select_tasks(make(folder, **few), ["detection", "segmentation"]), workdir)
     results = json.loads((workdir / "results" / "segmentation.json").read_text())
     assert len({row["image_id"] for row in results}) == len(results)
     assert "segmentation: 60 of 80 boxes left out, at most 1 an image" in caplog.text
 
 
 def test_the_best_checkpoint_is_chosen_by_what_is_measured(folder, trained, tmp_path):
-    with pytest.raises(ValueError, match=r"best_metric='detection/mAP' is not measured.*'captioning/BLEU-4'"):
+    with pytest.raises(
+        ValueError, match=r"best_metric='detection/mAP' is not measured.*'captioning/BLEU-4'"
+    ):
         train.run(make(folder, train__best_metric="detection/mAP"), tmp_path)
-    measured = evaluate.flat(trained[1])
-    assert {f"{task}/{metric}" for task in TASKS for metric in evaluate.METRICS[task]} == measured.keys()
+    measured = evaluator.flat(trained[1])
+    assert {
+        f"{task}/{metric}" for task in TASKS for metric in evaluator.METRICS[task]
+    } == measured.keys()
     config = make(folder, train__best_metric="captioning/BLEU-4", eval__boxes="ground_truth")
-    assert evaluate.best_metric(config) == "captioning/BLEU-4"
+    assert evaluator.best_metric(config) == "captioning/BLEU-4"
     single = small.config("keypoints.py:shapes", folder)
-    assert evaluate.best_metric(single) == "keypoints_ground_truth_boxes/AP"
+    assert evaluator.best_metric(single) == "keypoints_ground_truth_boxes/AP"
 
 
 @pytest.mark.parametrize(
@@ -131,18 +168,29 @@ def test_the_best_checkpoint_is_chosen_by_what_is_measured(folder, trained, tmp_
 def test_the_metric_of_fewer_tasks(before, names, after):
     config = small.load("multitask.py:shapes")
     config.train.best_metric = before
-    chosen = experiment.select_tasks(config, names)
+    chosen = resolve.select_tasks(config, names)
     assert chosen.train.best_metric == after
-    assert evaluate.best_metric(chosen) == after or not after
+    assert evaluator.best_metric(chosen) == after or not after
 
 
 def test_tasks_read_apart():
     seeds = [train.task_seed(2**31 - 1, name) for name in (*TASKS, "mixed")]
-    assert seeds[0] == seeds[4] == 2**31 - 1 and len(set(seeds)) == 4 and min(seeds) >= 0 and max(seeds) < 2**31
+    assert (
+        seeds[0] == seeds[4] == 2**31 - 1
+        and len(set(seeds)) == 4
+        and min(seeds) >= 0
+        and max(seeds) < 2**31
+    )
 
 
 def test_prediction_finds_all_of_it(folder, trained, tmp_path):
-    rows = predict.run(str(trained[0]), str(folder / "val" / "*.jpg"), str(tmp_path / "out"), limit=5, threshold=0.0)
+    rows = predict.run(
+        str(trained[0]),
+        str(folder / "val" / "*.jpg"),
+        str(tmp_path / "out"),
+        limit=5,
+        threshold=0.0,
+    )
     assert len(rows) == 5 and all(isinstance(row["caption"], str) for row in rows)
     objects = [one for row in rows for one in row["objects"]]
     assert all(len(one["keypoints"]) == 17 for one in objects if "keypoints" in one)
@@ -167,7 +215,9 @@ def decoded(monkeypatch):
     return files
 
 
-def test_every_picture_is_decoded_once_for_all_tasks_and_pictures(folder, trained, tmp_path, decoded):
+def test_every_picture_is_decoded_once_for_all_tasks_and_pictures(
+    folder, trained, tmp_path, decoded
+):
     """However many are looked at together; what is found does not depend on it."""
     results = []
     for size in (7, 20):
@@ -175,20 +225,28 @@ def test_every_picture_is_decoded_once_for_all_tasks_and_pictures(folder, traine
         evaluate.run(make(folder, eval__batch_size=size, eval__pictures=3), workdir)
         assert len(decoded) == len(set(decoded)) == small.VAL_IMAGES
         decoded.clear()
-        results.append({task: json.loads((workdir / "results" / f"{task}.json").read_text()) for task in TASKS})
+        results.append(
+            {task: json.loads((workdir / "results" / f"{task}.json").read_text()) for task in TASKS}
+        )
     assert all(results[0][task] for task in TASKS if task != "keypoints")  # nobody was found
     for task in TASKS:
         for one, other in zip(*(found[task] for found in results), strict=True):
             score = one.pop("score", 0.0)
-            assert other.pop("score", 0.0) == pytest.approx(score, rel=1e-4)  # sums depend on the size of a batch
+            assert other.pop("score", 0.0) == pytest.approx(
+                score, rel=1e-4
+            )  # sums depend on the size of a batch
             assert one == other
 
 
 def test_prediction_holds_a_few_pictures_at_a_time(folder, trained, tmp_path, decoded):
     """All of them were decoded before the first was looked at, and kept to the end."""
-    rows = predict.stream(str(trained[0]), f"{folder}/*/*.jpg", str(tmp_path), batch_size=2, threshold=0.0)
+    rows = predict.stream(
+        str(trained[0]), f"{folder}/*/*.jpg", str(tmp_path), batch_size=2, threshold=0.0
+    )
     next(rows)
-    assert len(decoded) <= 3 * 8  # two are rounded up to eight devices; at most three chunks are held
+    assert (
+        len(decoded) <= 3 * 8
+    )  # two are rounded up to eight devices; at most three chunks are held
     every = small.TRAIN_IMAGES + small.VAL_IMAGES
     assert len(list(rows)) == every - 1
     assert len(decoded) == len(set(decoded)) == every
@@ -197,7 +255,7 @@ def test_prediction_holds_a_few_pictures_at_a_time(folder, trained, tmp_path, de
 def test_keypoints_alone_are_evaluated(folder, trained, tmp_path):
     """Their file lists one category of the seven."""
     workdir = shutil.copytree(trained[0], tmp_path / "run")
-    config = experiment.select_tasks(make(folder), ["keypoints"])
+    config = resolve.select_tasks(make(folder), ["keypoints"])
     assert list(evaluate.run(config, workdir)) == ["keypoints_ground_truth_boxes"]
 
 
@@ -221,14 +279,22 @@ def images_renumbered(folder, path):
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
-        (keypoints_reversed, r"keypoints.json has the keypoints \['right_ankle'.* in the same order"),
+        (
+            keypoints_reversed,
+            r"keypoints.json has the keypoints \['right_ankle'.* in the same order",
+        ),
         (images_renumbered, r"image id \d+ is .* number the images alike"),
         (lambda *_: {"tasks__keypoints__eval_ops": "decode|shrink(3)"}, "shrink"),
-        (lambda *_: {"tasks__segmentation__mask_threshold": 0.0}, r"mask_threshold=0.0: give a finite number above 0"),
+        (
+            lambda *_: {"tasks__segmentation__mask_threshold": 0.0},
+            r"mask_threshold=0.0: give a finite number above 0",
+        ),
         (lambda *_: {"eval__boxes": "Predicted"}, r"config.eval.boxes='Predicted' cannot be used"),
     ],
 )
-def test_what_evaluation_could_not_use_is_named_before_the_first_step(folder, tmp_path, broken, message):
+def test_what_evaluation_could_not_use_is_named_before_the_first_step(
+    folder, tmp_path, broken, message
+):
     config = make(folder, **broken(folder, tmp_path / "keypoints.json"))
     with pytest.raises(ValueError, match=message):
         train.run(config, tmp_path / "run")
@@ -237,8 +303,12 @@ def test_what_evaluation_could_not_use_is_named_before_the_first_step(folder, tm
 
 def test_other_keypoints_are_refused_on_a_resume(folder, trained, tmp_path):
     workdir = shutil.copytree(trained[0], tmp_path / "run")
-    config = make(folder, train__steps=3, **keypoints_reversed(folder, tmp_path / "keypoints.json", "train"))
-    with pytest.raises(ValueError, match=r"holds another run: the training data has the keypoints \['right_ankle'"):
+    config = make(
+        folder, train__steps=3, **keypoints_reversed(folder, tmp_path / "keypoints.json", "train")
+    )
+    with pytest.raises(
+        ValueError, match=r"holds another run: the training data has the keypoints \['right_ankle'"
+    ):
         train.run(config, workdir, evaluate_too=False)
 
 
@@ -250,7 +320,10 @@ def test_the_text_model_is_in_workdir_and_checkpoint(folder, trained, tmp_path):
     rows = predict.run(str(workdir), str(folder / "val" / "*.jpg"), str(tmp_path / "out"), limit=2)
     assert rows[0]["caption"] is not None
     # Of other captions: only the checkpoint has the model.
-    other = {f"data__train_{kind}": small.on_folder(folder)[f"data.val_{kind}"] for kind in ("captions", "keypoints")}
+    other = {
+        f"data__train_{kind}": small.on_folder(folder)[f"data.val_{kind}"]
+        for kind in ("captions", "keypoints")
+    }
     other |= {"data__train_images": str(folder / "val")}
     other |= {"data__train_annotations": small.on_folder(folder)["data.val_annotations"]}
     train.run(make(folder, train__steps=3, **other), workdir, evaluate_too=False)
@@ -267,16 +340,24 @@ def test_data_mixing_trains(folder, tmp_path):
 
 def test_further_keypoints_have_the_names_of_the_first(folder, tmp_path):
     config = make(folder)
-    paths = {name: value for name, value in config.data.to_dict().items() if name.startswith("train_")}
-    other = keypoints_reversed(folder, tmp_path / "keypoints.json", "train")["data__train_keypoints"]
+    paths = {
+        name: value for name, value in config.data.to_dict().items() if name.startswith("train_")
+    }
+    other = keypoints_reversed(folder, tmp_path / "keypoints.json", "train")[
+        "data__train_keypoints"
+    ]
     config.more_data = {"again": paths | {"train_keypoints": other}}
     config.tasks.keypoints.mix = {"data": 0.5, "again": 0.5}
-    with pytest.raises(ValueError, match=r"data again: .* has the keypoints \['right_ankle'.* in the same order"):
+    with pytest.raises(
+        ValueError, match=r"data again: .* has the keypoints \['right_ankle'.* in the same order"
+    ):
         train.run(config, tmp_path / "run", evaluate_too=False)
 
 
 def test_data_mixing_leaves_out_tasks_of_weight_0(folder, tmp_path):
-    config = make(folder, train__mixing="data", tasks__segmentation__weight=0.0, tasks__detection__weight=0.8)
+    config = make(
+        folder, train__mixing="data", tasks__segmentation__weight=0.0, tasks__detection__weight=0.8
+    )
     train.run(config, tmp_path, evaluate_too=False)
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["train/segmentation/images_per_s"] == 0 and "train/detection/loss" in rows[-1]
@@ -284,11 +365,13 @@ def test_data_mixing_leaves_out_tasks_of_weight_0(folder, tmp_path):
 
 def test_a_task_can_read_several_data_sets(folder, tmp_path):
     config = make(folder)
-    paths = {name: value for name, value in config.data.to_dict().items() if name.startswith("train_")}
+    paths = {
+        name: value for name, value in config.data.to_dict().items() if name.startswith("train_")
+    }
     config.more_data = {"again": paths}  # the rest is as in config.data
     config.tasks.detection.mix = {"data": 0.7, "again": 0.3}
     train.run(config, tmp_path, evaluate_too=False)
-    assert experiment.load_config(tmp_path).tasks.detection.mix.again == 0.3
+    assert saved_run.load_config(tmp_path).tasks.detection.mix.again == 0.3
     config.tasks.detection.mix = {"data": 0.0, "again": 1.0}
     train.run(config, tmp_path / "only", evaluate_too=False)
     config.tasks.detection.mix = {"data": 0.0, "again": 0.0}

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from pix2seq_jax.data import feed
-from tests import small
+from tests.helpers import small
 
 ROOT = Path(__file__).parent.parent
 SECONDS = 240  # a job that takes longer hangs
@@ -32,8 +32,10 @@ def train(count: int, mesh: dict, folder: Path, workdir: Path) -> list[dict]:
     for index, log in enumerate(logs):
         arguments = [str(port), str(count), str(index), json.dumps(mesh), str(folder), str(workdir)]
         with log.open("w") as output:
-            command = [sys.executable, "-m", "tests.one_of_several_processes", *arguments]
-            jobs.append(subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT))
+            command = [sys.executable, "-m", "tests.helpers.one_of_several_processes", *arguments]
+            jobs.append(
+                subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
+            )
     try:
         codes = [job.wait(timeout=SECONDS) for job in jobs]
     finally:
@@ -54,19 +56,32 @@ def test_two_processes_equal_one(mesh, alone, folder, tmp_path):
     """Where the model axis crosses processes, both read the same rows; they read different ones under one name."""
     rows = train(2, mesh, folder, tmp_path)
     assert len(rows) == len(alone)
-    with np.load(tmp_path / "columns" / "images.npz") as checked:  # each process looked at half of the files
+    with np.load(
+        tmp_path / "columns" / "images.npz"
+    ) as checked:  # each process looked at half of the files
         assert len(checked["keys"]) == len(list(folder.glob("*/*.jpg")))
     for one, other in zip(alone, rows, strict=True):
         assert one["step"] == other["step"] and one.keys() == other.keys()
         for name in ("train/loss", "train/tokens", "eval/detection/AP"):
             if name in one:
-                assert math.isclose(one[name], other[name], rel_tol=1e-6, abs_tol=1e-6), (name, one[name], other[name])
+                assert math.isclose(one[name], other[name], rel_tol=1e-6, abs_tol=1e-6), (
+                    name,
+                    one[name],
+                    other[name],
+                )
 
 
 def test_a_process_reads_the_rows_of_its_devices():
     """On one process with eight devices that is the whole batch, whatever the mesh."""
-    for axes in ({"data": 8}, {"data": 2, "model": 4}, {"data": 2, "fsdp": 2, "model": 2}, {"model": 8}):
-        mesh = jax.make_mesh(tuple(axes.values()), tuple(axes), axis_types=(jax.sharding.AxisType.Auto,) * len(axes))
+    for axes in (
+        {"data": 8},
+        {"data": 2, "model": 4},
+        {"data": 2, "fsdp": 2, "model": 2},
+        {"model": 8},
+    ):
+        mesh = jax.make_mesh(
+            tuple(axes.values()), tuple(axes), axis_types=(jax.sharding.AxisType.Auto,) * len(axes)
+        )
         cut = tuple(axis for axis in ("data", "fsdp") if axis in axes)
         rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(cut))
         assert feed.row_block(rows) == (0, 1)

@@ -24,7 +24,10 @@ def row_block(sharding: jax.sharding.Sharding) -> tuple[int, int]:
     """
     every = sharding.devices_indices_map((sharding.num_devices,))
     starts = sorted({rows.start or 0 for (rows,) in every.values()})
-    own = [starts.index(start) for start in sorted({every[d][0].start or 0 for d in sharding.addressable_devices})]
+    own = [
+        starts.index(start)
+        for start in sorted({every[d][0].start or 0 for d in sharding.addressable_devices})
+    ]
     index, count = own[0] // len(own), len(starts) // len(own)
     if own != list(range(index * len(own), (index + 1) * len(own))) or len(starts) % len(own):
         raise ValueError(
@@ -37,12 +40,16 @@ def row_block(sharding: jax.sharding.Sharding) -> tuple[int, int]:
 def to_global(rows: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:
     """The rows of a batch that this process reads (`row_block`) -> the global array."""
     count = row_block(sharding)[1]
-    return jax.make_array_from_process_local_data(sharding, rows, (rows.shape[0] * count, *rows.shape[1:]))
+    return jax.make_array_from_process_local_data(
+        sharding, rows, (rows.shape[0] * count, *rows.shape[1:])
+    )
 
 
 def _transfer(batch: Batch, sharding: jax.sharding.Sharding) -> tuple[dict[str, jax.Array], Batch]:
     arrays = {
-        name: to_global(value, sharding) for name, value in batch.items() if value.dtype not in (np.int64, np.uint64)
+        name: to_global(value, sharding)
+        for name, value in batch.items()
+        if value.dtype not in (np.int64, np.uint64)
     }
     return arrays, {name: value for name, value in batch.items() if name != "image"}
 
@@ -54,7 +61,12 @@ def _put(item, ready: queue.Queue, stop: threading.Event) -> None:
             return ready.put(item, timeout=0.1)
 
 
-def _run(batches: Iterable[Batch], sharding: jax.sharding.Sharding, ready: queue.Queue, stop: threading.Event) -> None:
+def _run(
+    batches: Iterable[Batch],
+    sharding: jax.sharding.Sharding,
+    ready: queue.Queue,
+    stop: threading.Event,
+) -> None:
     """The thread. It knows nothing of the Feed, so that one that is forgotten can be collected."""
     try:
         for batch in batches:
@@ -87,7 +99,9 @@ class Feed:
             time of the stretch is the input-bound fraction.
     """
 
-    def __init__(self, batches: Iterable[Batch], sharding: jax.sharding.Sharding, depth: int = 2) -> None:
+    def __init__(
+        self, batches: Iterable[Batch], sharding: jax.sharding.Sharding, depth: int = 2
+    ) -> None:
         """Starts to read.
 
         Args:
@@ -100,7 +114,9 @@ class Feed:
         stop = threading.Event()
         arguments = (batches, sharding, self._ready, stop)
         thread = threading.Thread(target=_run, args=arguments, name="feed", daemon=True)
-        self._finish = weakref.finalize(self, _end, thread, self._ready, stop)  # runs when Python exits, too
+        self._finish = weakref.finalize(
+            self, _end, thread, self._ready, stop
+        )  # runs when Python exits, too
         thread.start()
 
     def __iter__(self) -> "Feed":

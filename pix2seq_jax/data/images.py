@@ -10,8 +10,12 @@ from PIL import Image, ImageOps
 
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
 MAX_PIXELS = 200_000_000  # decoded, 600 MB; a small file may claim any number
-Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit, which warns at a half; `_check_pixels` has one line for it
-_IN_MEMORY = re.compile(r" <_io\.BytesIO object at \w+>")  # Pillow's name of what has none; other at every read
+Image.MAX_IMAGE_PIXELS = (
+    None  # Pillow's own limit, which warns at a half; `_check_pixels` has one line for it
+)
+_IN_MEMORY = re.compile(
+    r" <_io\.BytesIO object at \w+>"
+)  # Pillow's name of what has none; other at every read
 _ORIENTATION = 0x0112  # EXIF tag
 
 
@@ -26,7 +30,9 @@ def _damaged(name: str, error: Exception) -> ValueError:
 def check_regular(file: str, status: os.stat_result) -> None:
     """Raises ValueError for what is no file: reading from a pipe or a device would wait for ever."""
     if not stat.S_ISREG(status.st_mode):
-        raise ValueError(f"image {file} is no file but a folder, pipe or device; replace it by an image")
+        raise ValueError(
+            f"image {file} is no file but a folder, pipe or device; replace it by an image"
+        )
 
 
 def _check_pixels(image: Image.Image) -> None:

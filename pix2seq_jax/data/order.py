@@ -23,8 +23,13 @@ def shares(weights: Sequence[float]) -> np.ndarray:
 
     The largest remainders are rounded up. Raises ValueError for weights that are not positive.
     """
-    if not all(np.isfinite(weight) and weight > 0 for weight in weights) or not 0 < len(weights) <= CYCLE:
-        raise ValueError(f"stream weights {list(weights)}: give positive numbers; leave out a stream of weight 0")
+    if (
+        not all(np.isfinite(weight) and weight > 0 for weight in weights)
+        or not 0 < len(weights) <= CYCLE
+    ):
+        raise ValueError(
+            f"stream weights {list(weights)}: give positive numbers; leave out a stream of weight 0"
+        )
     exact = np.array(weights, np.float64) / sum(weights) * CYCLE
     counts = np.maximum(np.floor(exact).astype(np.int64), 1)
     while counts.sum() < CYCLE:
@@ -57,7 +62,9 @@ def shuffled(index: np.ndarray, images: int, epoch_key: np.ndarray) -> np.ndarra
     """Places index i64[n] below `images` in the permutation with this key u32[3] -> i64[n]."""
     if images < _SMALL:
         return np.random.RandomState(epoch_key).permutation(images)[index]
-    return tf.raw_ops.RandomIndexShuffle(index=index, seed=epoch_key, max_index=images - 1, rounds=_ROUNDS).numpy()
+    return tf.raw_ops.RandomIndexShuffle(
+        index=index, seed=epoch_key, max_index=images - 1, rounds=_ROUNDS
+    ).numpy()
 
 
 def placer(
@@ -102,4 +109,6 @@ def other_index(seed: int, draw: int, attempt: int, images: int) -> int:
 
     A function of seed and row alone, so that a resumed run takes the same one.
     """
-    return int(np.random.SeedSequence([seed, draw, attempt]).generate_state(1, np.uint64)[0] % images)
+    return int(
+        np.random.SeedSequence([seed, draw, attempt]).generate_state(1, np.uint64)[0] % images
+    )

@@ -15,10 +15,12 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
-from pix2seq_jax.data import geometry, ops_image, ops_objects
-from pix2seq_jax.data.coco_json import Report
+from pix2seq_jax.data.coco.json import Report
+from pix2seq_jax.data.ops import geometry
+from pix2seq_jax.data.ops import image as ops_image
+from pix2seq_jax.data.ops import objects as ops_objects
+from pix2seq_jax.data.ops.chain import parse
 from pix2seq_jax.data.order import placer
-from pix2seq_jax.data.parse import parse
 from pix2seq_jax.data.reading import Reader
 
 OPS = {**ops_image.OPS, **ops_objects.OPS}
@@ -150,7 +152,9 @@ def _row_maker(reader: Reader, ops: tuple, seed: int) -> RowMaker:
             value.set_shape(shape)
             example[name] = value
         for number, op in enumerate(ops[1:]):
-            example = op(example, tf.stack([tf.constant(seed * 2**20 + 16 * number, tf.int64), draw]))
+            example = op(
+                example, tf.stack([tf.constant(seed * 2**20 + 16 * number, tf.int64), draw])
+            )
         return {name: value for name, value in example.items() if name not in INNER}
 
     return make
@@ -165,7 +169,9 @@ def _check_shapes(specs: dict[str, tf.TensorSpec], spec: str) -> None:
             )
 
 
-def _batched(rows: tf.data.Dataset, make: Callable, size: int, workers: int, spec: str) -> tf.data.Dataset:
+def _batched(
+    rows: tf.data.Dataset, make: Callable, size: int, workers: int, spec: str
+) -> tf.data.Dataset:
     """Maps rows in parallel (in order), batches, and keeps two batches ready."""
     make = tf.autograph.experimental.do_not_convert(make)  # errors of our code stay as they are
     dataset = rows.map(make, num_parallel_calls=workers, deterministic=True)
@@ -200,7 +206,9 @@ def _union(rows: Sequence[dict[str, tf.TensorSpec]]) -> dict[str, tf.TensorSpec]
     Raises ValueError where streams differ in other ways: one batch cannot hold them.
     """
     fields = [(name, value) for row in rows for name, value in row.items()]
-    objects = max((value.shape[0] for name, value in fields if name in geometry.OBJECT_FIELDS), default=0)
+    objects = max(
+        (value.shape[0] for name, value in fields if name in geometry.OBJECT_FIELDS), default=0
+    )
     captions = max((value.shape[0] for name, value in fields if name == "captions"), default=0)
     lengths = dict.fromkeys(geometry.OBJECT_FIELDS, objects) | {"captions": captions}
     union: dict[str, tf.TensorSpec] = {}
@@ -224,14 +232,18 @@ def _fill(example: dict[str, tf.Tensor], union: dict[str, tf.TensorSpec]) -> dic
         if value is None:
             filled[name] = tf.zeros(spec.shape, spec.dtype)
         elif value.shape != spec.shape:
-            value = tf.pad(value, [[0, spec.shape[0] - value.shape[0]]] + [[0, 0]] * (len(spec.shape) - 1))
+            value = tf.pad(
+                value, [[0, spec.shape[0] - value.shape[0]]] + [[0, 0]] * (len(spec.shape) - 1)
+            )
             filled[name] = tf.ensure_shape(value, spec.shape)
         else:
             filled[name] = value
     return filled
 
 
-def _mixed(streams: Sequence[Stream], makers: Sequence[RowMaker]) -> Callable[..., dict[str, tf.Tensor]]:
+def _mixed(
+    streams: Sequence[Stream], makers: Sequence[RowMaker]
+) -> Callable[..., dict[str, tf.Tensor]]:
     """(stream, index, epoch, draw, each i64[]) -> one row of the fields of all streams; only that stream runs."""
     specs = []
     for stream, maker in zip(streams, makers, strict=True):
@@ -240,9 +252,14 @@ def _mixed(streams: Sequence[Stream], makers: Sequence[RowMaker]) -> Callable[..
         _check_shapes(specs[-1], str(stream.ops))
     union, tasks = _union(specs), [stream.task for stream in streams]
 
-    def make(number: tf.Tensor, index: tf.Tensor, epoch: tf.Tensor, draw: tf.Tensor) -> dict[str, tf.Tensor]:
+    def make(
+        number: tf.Tensor, index: tf.Tensor, epoch: tf.Tensor, draw: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
         branches = [lambda maker=maker: _fill(maker(index, epoch, draw), union) for maker in makers]
-        return {**tf.switch_case(tf.cast(number, tf.int32), branches), "task": tf.constant(tasks, tf.int32)[number]}
+        return {
+            **tf.switch_case(tf.cast(number, tf.int32), branches),
+            "task": tf.constant(tasks, tf.int32)[number],
+        }
 
     return make
 
@@ -253,8 +270,12 @@ def _as_streams(source, ops) -> tuple[list[Stream], bool]:
         isinstance(source, list | tuple) and isinstance(next(iter(source), None), Stream)
     )
     if given == (ops is not None):
-        raise ValueError("give a source and its preprocessing, or streams, each of which brings its own")
-    return ([source] if isinstance(source, Stream) else list(source)) if given else [Stream(source, ops)], given
+        raise ValueError(
+            "give a source and its preprocessing, or streams, each of which brings its own"
+        )
+    return ([source] if isinstance(source, Stream) else list(source)) if given else [
+        Stream(source, ops)
+    ], given
 
 
 def _check_numbers(batch_size: int, repeats: int, seed: int) -> None:
@@ -312,18 +333,26 @@ def train_dataset(
         Reader(stream.source, chain[0], seed, bad_images, training=True)
         for stream, chain in zip(streams, chains, strict=True)
     )
-    makers = [_row_maker(reader, chain, seed) for reader, chain in zip(readers, chains, strict=True)]
+    makers = [
+        _row_maker(reader, chain, seed) for reader, chain in zip(readers, chains, strict=True)
+    ]
     row_of = _mixed(streams, makers) if given else makers[0]
 
     def places(step: tf.Tensor) -> tuple[tf.Tensor, ...]:
         draw = step * batch_size + process_index * local + tf.range(local, dtype=tf.int64)
         return *place(draw), draw
 
-    def make(number: tf.Tensor, index: tf.Tensor, epoch: tf.Tensor, draw: tf.Tensor) -> dict[str, tf.Tensor]:
+    def make(
+        number: tf.Tensor, index: tf.Tensor, epoch: tf.Tensor, draw: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
         row = row_of(number, index, epoch, draw) if given else row_of(index, epoch, draw)
         return {**row, "valid": tf.constant(True)}
 
-    rows = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max // batch_size).map(places).unbatch()
+    rows = (
+        tf.data.Dataset.range(start_step, np.iinfo(np.int64).max // batch_size)
+        .map(places)
+        .unbatch()
+    )
     return Batches(_batched(rows, make, local, workers or cpu_count(), spec), spec, readers)
 
 
@@ -367,4 +396,6 @@ def eval_dataset(
         return {**example, "valid": valid}
 
     rows = tf.data.Dataset.range(batches * local)
-    return Batches(_batched(rows, make, local, workers or cpu_count(), str(ops)), str(ops), (reader,), batches)
+    return Batches(
+        _batched(rows, make, local, workers or cpu_count(), str(ops)), str(ops), (reader,), batches
+    )

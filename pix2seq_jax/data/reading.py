@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pix2seq_jax.data import ops_image
-from pix2seq_jax.data.coco_json import Report
+from pix2seq_jax.data.coco.json import Report
+from pix2seq_jax.data.ops import image as ops_image
 from pix2seq_jax.data.order import other_index
 
 ATTEMPTS = 20  # images that are tried for one row before the run ends
@@ -52,7 +52,9 @@ class Reader:
 
     def __call__(self, index: int, epoch: int, draw: int) -> tuple[np.ndarray, ...]:
         """The fields of a row. Raises ValueError where images cannot be read."""
-        return self._for_training(index, epoch, draw) if self.training else self._for_evaluation(index)
+        return (
+            self._for_training(index, epoch, draw) if self.training else self._for_evaluation(index)
+        )
 
     def _for_training(self, index: int, epoch: int, draw: int) -> tuple[np.ndarray, ...]:
         """The fields of an image; those of another one where that cannot be read."""
@@ -78,4 +80,6 @@ class Reader:
             if self.bad_images is None or not height:
                 raise
             self.bad_images.add_once(BLANK, error)
-            return _taken(self.source, {**features, "image": np.zeros((height, width, 3), np.uint8)}, 0)
+            return _taken(
+                self.source, {**features, "image": np.zeros((height, width, 3), np.uint8)}, 0
+            )

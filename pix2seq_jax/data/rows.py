@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pix2seq_jax.data import ops_image, ops_objects, pipeline
-from pix2seq_jax.data.sources import FIELDS
+from pix2seq_jax.data import pipeline
+from pix2seq_jax.data.coco.folder import FIELDS
+from pix2seq_jax.data.ops import image as ops_image
+from pix2seq_jax.data.ops import objects as ops_objects
 
 Row = dict[str, np.ndarray]
 WHOLE_FIELDS = ("image", "orig_size")
@@ -53,7 +55,9 @@ def _traced(ops: tuple, names: tuple[str, ...]) -> Any:
         return example
 
     specs = [tf.TensorSpec(FIELDS[name][1], FIELDS[name][0]) for name in names]
-    untouched = tf.autograph.experimental.do_not_convert(make)  # errors of our code stay as they are
+    untouched = tf.autograph.experimental.do_not_convert(
+        make
+    )  # errors of our code stay as they are
     return tf.function(untouched, [tf.TensorSpec([], tf.int64), *specs]).get_concrete_function()
 
 
@@ -83,7 +87,9 @@ class Preprocess:
                 f"preprocessing {spec!r}: an op needs {error}, which is not given; leave it out"
             ) from error
         except (TypeError, tf.errors.OpError) as error:
-            raise ValueError(f"preprocessing {spec!r} cannot be done: {error}; correct the arguments") from error
+            raise ValueError(
+                f"preprocessing {spec!r} cannot be done: {error}; correct the arguments"
+            ) from error
         outputs = self._function.structured_outputs
         for name, value in outputs.items():
             if not value.shape.is_fully_defined():
@@ -92,7 +98,10 @@ class Preprocess:
                     f"preprocessing {spec!r}: {name!r} has no fixed shape ({value.shape}) and cannot be batched; "
                     f"end with {ends}"
                 )
-        self.shapes = {name: (value.dtype.as_numpy_dtype, tuple(value.shape)) for name, value in outputs.items()}
+        self.shapes = {
+            name: (value.dtype.as_numpy_dtype, tuple(value.shape))
+            for name, value in outputs.items()
+        }
 
     def __call__(self, features: Mapping[str, np.ndarray], draw: int) -> Row:
         """The row of one image.
@@ -123,7 +132,9 @@ class Preprocess:
         return filled
 
 
-def read(file: str, size: tuple[int, int], load: Callable[[str], bytes]) -> tuple[np.ndarray, np.ndarray]:
+def read(
+    file: str, size: tuple[int, int], load: Callable[[str], bytes]
+) -> tuple[np.ndarray, np.ndarray]:
     """(pixels u8[h,w,3], orig_size i32[2]) of an image file; `size` (0, 0) means that of the file.
 
     Raises:

@@ -7,7 +7,7 @@ What they are made of has, besides `len`, `[i]` and `fields` (data.sources), `im
 
 import numpy as np
 
-from pix2seq_jax.data.sources import FIELDS
+from pix2seq_jax.data.coco.folder import FIELDS
 
 
 class PerObject:
@@ -69,7 +69,12 @@ class WithObjects:
     """
 
     def __init__(
-        self, source, image_ids: np.ndarray, boxes: np.ndarray, labels: np.ndarray, scores: np.ndarray
+        self,
+        source,
+        image_ids: np.ndarray,
+        boxes: np.ndarray,
+        labels: np.ndarray,
+        scores: np.ndarray,
     ) -> None:
         """Takes the objects.
 
@@ -83,10 +88,19 @@ class WithObjects:
         Raises:
             ValueError: an image is not in the source, shapes do not fit each other, or a box is not finite.
         """
-        boxes, labels, scores = np.asarray(boxes, np.float32), np.asarray(labels, np.int32), np.asarray(scores)
+        boxes, labels, scores = (
+            np.asarray(boxes, np.float32),
+            np.asarray(labels, np.int32),
+            np.asarray(scores),
+        )
         self.image_ids = np.asarray(image_ids, np.int64)
         shapes = [self.image_ids.shape, boxes.shape, labels.shape, scores.shape]
-        if labels.ndim != 2 or shapes != [labels.shape[:1], (*labels.shape, 4), labels.shape, labels.shape]:
+        if labels.ndim != 2 or shapes != [
+            labels.shape[:1],
+            (*labels.shape, 4),
+            labels.shape,
+            labels.shape,
+        ]:
             raise ValueError(
                 f"image_ids{shapes[0]}, boxes{shapes[1]}, labels{shapes[2]} and scores{shapes[3]} do not fit; "
                 "give [I], [I,N,4], [I,N] and [I,N]"

@@ -82,7 +82,9 @@ class Text:
         Raises:
             ValueError: no text at all, or fewer pieces than special ones and characters need.
         """
-        lines = sorted(line for line in (" ".join(sentence.split()) for sentence in sentences) if line)
+        lines = sorted(
+            line for line in (" ".join(sentence.split()) for sentence in sentences) if line
+        )
         if not lines:
             raise ValueError("no sentences to learn a text model from; give captions with words")
         model = io.BytesIO()
@@ -98,7 +100,9 @@ class Text:
                 model_type="bpe",
                 hard_vocab_limit=False,
                 num_threads=1,
-                max_sentence_length=max(len(line.encode()) for line in lines),  # beyond it, lines are left out
+                max_sentence_length=max(
+                    len(line.encode()) for line in lines
+                ),  # beyond it, lines are left out
                 minloglevel=3,
             )
         except RuntimeError as error:
@@ -111,7 +115,12 @@ class Text:
             raise ValueError(f"no text model of {size} pieces could be learned: {error}") from error
         text = cls(model.getvalue(), "trained text model")
         if text.size < size:
-            log.info("the text model has %d pieces, not %d: %d sentences give no more", text.size, size, len(lines))
+            log.info(
+                "the text model has %d pieces, not %d: %d sentences give no more",
+                text.size,
+                size,
+                len(lines),
+            )
         return text
 
     @property
@@ -130,8 +139,12 @@ class Text:
             ValueError: one string in place of a list of them.
         """
         if isinstance(sentences, str):
-            raise ValueError(f"encode({sentences!r}) takes a list of sentences; write encode([sentence])")
-        return self._pieces.encode(list(sentences), out_type=int)  # one call: a call for each would be 90 times slower
+            raise ValueError(
+                f"encode({sentences!r}) takes a list of sentences; write encode([sentence])"
+            )
+        return self._pieces.encode(
+            list(sentences), out_type=int
+        )  # one call: a call for each would be 90 times slower
 
     def decode(self, pieces: Iterable[int]) -> str:
         """Text of piece ids up to the first padding or end piece; unknown pieces become " ⁇ ".
@@ -144,7 +157,9 @@ class Text:
             if piece in (PAD_PIECE, END_PIECE):
                 break
             if not 0 <= piece < self.size:
-                raise ValueError(f"piece {piece} is none of the {self.size} pieces of {self.source}; wrong model?")
+                raise ValueError(
+                    f"piece {piece} is none of the {self.size} pieces of {self.source}; wrong model?"
+                )
             kept.append(piece)
         return self._pieces.decode(kept)
 

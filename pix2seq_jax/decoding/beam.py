@@ -37,7 +37,9 @@ class Hypotheses:
     def none(cls, batch: int, count: int, length: int) -> "Hypotheses":
         """Places for `count` sequences of `length` tokens per image."""
         shape = (batch, count, length)
-        return cls(jnp.full(shape[:2], NOTHING), jnp.full(shape, PADDING, jnp.int32), jnp.zeros(shape))
+        return cls(
+            jnp.full(shape[:2], NOTHING), jnp.full(shape, PADDING, jnp.int32), jnp.zeros(shape)
+        )
 
 
 @struct.dataclass
@@ -75,7 +77,9 @@ def _follow(cache: Cache, parent: jnp.ndarray) -> Cache:
 
     def gather(x):  # [layers, B·K, ...]
         rows = x.reshape(x.shape[0], *parent.shape, *x.shape[2:])
-        return jax.vmap(lambda r, index: r[:, index], in_axes=(1, 0), out_axes=1)(rows, parent).reshape(x.shape)
+        return jax.vmap(lambda r, index: r[:, index], in_axes=(1, 0), out_axes=1)(
+            rows, parent
+        ).reshape(x.shape)
 
     return jax.tree.map(gather, cache)
 
@@ -83,12 +87,18 @@ def _follow(cache: Cache, parent: jnp.ndarray) -> Cache:
 def _start(last: jnp.ndarray, length: int, cache: Cache) -> State:
     """The state after the prompts, whose last tokens are i32[B,K], before a response of `length` tokens."""
     none = Hypotheses.none(*last.shape, length)
-    live = none.replace(rank=none.rank.at[:, 0].set(0.0))  # all K rows are the prompt: one of them is enough
+    live = none.replace(
+        rank=none.rank.at[:, 0].set(0.0)
+    )  # all K rows are the prompt: one of them is enough
     return State(jnp.zeros((), jnp.int32), last, live, none, cache)
 
 
 def _extend(
-    state: State, logits: jnp.ndarray, grammar: jnp.ndarray | None, length_penalty: float, eos_token: int
+    state: State,
+    logits: jnp.ndarray,
+    grammar: jnp.ndarray | None,
+    length_penalty: float,
+    eos_token: int,
 ) -> State:
     """Writes one more token: the best K of the K·V continuations of each image's live sequences.
 
@@ -109,12 +119,16 @@ def _extend(
     parent, token = place // vocab_size, place % vocab_size
     chosen = jnp.take_along_axis(log_probs.reshape(batch, -1), place, axis=-1)
     live = _take(state.live, parent)
-    live = Hypotheses(rank, live.tokens.at[:, :, t].set(token), live.scores.at[:, :, t].set(jnp.exp(chosen)))
+    live = Hypotheses(
+        rank, live.tokens.at[:, :, t].set(token), live.scores.at[:, :, t].set(jnp.exp(chosen))
+    )
 
     ends = (token == eos_token) | (t + 1 == length)  # what is cut at the last token counts too
     new = live.replace(rank=jnp.where(ends, rank / penalty(t + 1, length_penalty), NOTHING))
     both = jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), state.ended, new)
-    ended = _take(both, lax.top_k(both.rank, beams)[1])  # of equal ones the first: no NOTHING displaces another
+    ended = _take(
+        both, lax.top_k(both.rank, beams)[1]
+    )  # of equal ones the first: no NOTHING displaces another
     rank = jnp.where(ends, NOTHING, rank)
     # Log probabilities only fall and the penalty is largest at the full length: no live sequence can get above this.
     bound = jnp.max(rank, axis=1, keepdims=True) / penalty(length, length_penalty)
@@ -162,7 +176,9 @@ def beam_search(
     """
     Beam(beams, length_penalty)  # raises for what is out of range
     if prompt.ndim != 2:
-        raise ValueError(f"prompt{list(prompt.shape)}: beam search takes one prompt per image, i32[B,P]")
+        raise ValueError(
+            f"prompt{list(prompt.shape)}: beam search takes one prompt per image, i32[B,P]"
+        )
     check_lengths(model, memory, prompt, max_len, eos_token)
     grammar = grammar_table(allowed, model.vocab_size)
     batch, prompt_len = prompt.shape

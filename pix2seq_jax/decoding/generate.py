@@ -88,10 +88,14 @@ def grammar_table(allowed: tuple[Ranges, ...] | None, vocab_size: int) -> jnp.nd
     for row, ranges in zip(table, allowed, strict=True):
         for start, stop in ranges:
             if not 0 <= start < stop <= vocab_size:
-                raise ValueError(f"allowed range {(start, stop)} is not within the vocabulary 0..{vocab_size}")
+                raise ValueError(
+                    f"allowed range {(start, stop)} is not within the vocabulary 0..{vocab_size}"
+                )
             row[start:stop] = True
     if not table.any(axis=1).all():
-        raise ValueError(f"allowed={allowed} leaves a response position without any token; give each a range")
+        raise ValueError(
+            f"allowed={allowed} leaves a response position without any token; give each a range"
+        )
     return jnp.asarray(table)
 
 
@@ -99,10 +103,14 @@ def _keys(rng: jax.Array | None, sampler: Any, batch: int) -> jax.Array:
     """One key per image, so that what is drawn for an image does not depend on the others of its batch."""
     if rng is None:
         if not isinstance(sampler, Greedy):
-            raise ValueError(f"{sampler} draws at random: give rng, a jax.random.key or one key per image")
+            raise ValueError(
+                f"{sampler} draws at random: give rng, a jax.random.key or one key per image"
+            )
         rng = jax.random.key(0)
     if not jnp.issubdtype(rng.dtype, jax.dtypes.prng_key) or rng.shape not in ((), (batch,)):
-        raise ValueError(f"rng is {rng.dtype}{list(rng.shape)}; give a jax.random.key, or {batch} keys, one per image")
+        raise ValueError(
+            f"rng is {rng.dtype}{list(rng.shape)}; give a jax.random.key, or {batch} keys, one per image"
+        )
     return rng if rng.shape else jax.vmap(jax.random.fold_in, (None, 0))(rng, jnp.arange(batch))
 
 
@@ -110,7 +118,9 @@ def _draw(sampler: Any, logits: jnp.ndarray, keys: jax.Array) -> jnp.ndarray:
     """Tokens i32[B,R] of logits f32[B,R,V] with a key per image."""
     if isinstance(sampler, Greedy):
         return sampler(logits)
-    if hasattr(sampler, "filter"):  # not within vmap, which would run both branches of a filter's lax.cond
+    if hasattr(
+        sampler, "filter"
+    ):  # not within vmap, which would run both branches of a filter's lax.cond
         return jax.vmap(jax.random.categorical)(keys, sampler.filter(logits)).astype(jnp.int32)
     return jax.vmap(sampler)(logits, keys).astype(jnp.int32)
 
@@ -133,7 +143,9 @@ class _Writer:
     stop_at_eos: bool
     eos_token: int
 
-    def start(self, last: jnp.ndarray, length: int, vocab_size: int, cache: Cache, return_logits: bool) -> State:
+    def start(
+        self, last: jnp.ndarray, length: int, vocab_size: int, cache: Cache, return_logits: bool
+    ) -> State:
         """The state after the prompts, whose last tokens are i32[B,R], before a response of `length` tokens."""
         slots, shape = self.slots, (*last.shape, length)
         return State(
@@ -177,30 +189,47 @@ class _Writer:
         )
 
 
-def check_lengths(model: Pix2Seq, memory: jnp.ndarray, prompt: jnp.ndarray, max_len: int, eos_token: int) -> None:
+def check_lengths(
+    model: Pix2Seq, memory: jnp.ndarray, prompt: jnp.ndarray, max_len: int, eos_token: int
+) -> None:
     """Refuses shapes, lengths and an end token that do not fit, with a ValueError."""
     if prompt.ndim not in (2, 3) or prompt.shape[0] != memory.shape[0]:
-        raise ValueError(f"prompt{list(prompt.shape)} for memory{list(memory.shape)}: give i32[B,P] or i32[B,N,P]")
+        raise ValueError(
+            f"prompt{list(prompt.shape)} for memory{list(memory.shape)}: give i32[B,P] or i32[B,N,P]"
+        )
     if not prompt.shape[-1] < max_len <= model.max_seq_len:
         raise ValueError(
             f"max_len={max_len} counts prompt and response: it must be above the {prompt.shape[-1]} prompt tokens and "
             f"at most model.max_seq_len={model.max_seq_len}; decode fewer tokens or train a longer model"
         )
     if not 0 <= eos_token < model.vocab_size:
-        raise ValueError(f"eos_token={eos_token} is not within the vocabulary 0..{model.vocab_size}")
+        raise ValueError(
+            f"eos_token={eos_token} is not within the vocabulary 0..{model.vocab_size}"
+        )
 
 
 def _check_options(model: Pix2Seq, sampler: Any, num_samples: int, slots: Slots | None) -> None:
     if isinstance(sampler, Beam):
-        raise ValueError(f"{sampler} draws no tokens: call decoding.beam.beam_search, or give another sampler")
+        raise ValueError(
+            f"{sampler} draws no tokens: call decoding.beam.beam_search, or give another sampler"
+        )
     if num_samples < 1:
         raise ValueError(f"num_samples={num_samples}; at least one sample is needed")
-    if slots and not (0 <= slots.start < slots.stop <= model.vocab_size and slots.first >= 0 < slots.every):
-        raise ValueError(f"slots={slots}: tokens must be within the vocabulary 0..{model.vocab_size}, every at least 1")
+    if slots and not (
+        0 <= slots.start < slots.stop <= model.vocab_size and slots.first >= 0 < slots.every
+    ):
+        raise ValueError(
+            f"slots={slots}: tokens must be within the vocabulary 0..{model.vocab_size}, every at least 1"
+        )
 
 
 def _read_prompts(
-    model: Pix2Seq, variables: Any, prompts: jnp.ndarray, cross_kv: Any, length: int, num_samples: int
+    model: Pix2Seq,
+    variables: Any,
+    prompts: jnp.ndarray,
+    cross_kv: Any,
+    length: int,
+    num_samples: int,
 ) -> tuple[Cache, jnp.ndarray]:
     """(cache with the prompts i32[B,N,P] and room for responses of `length` tokens, logits f32[B,N·K,V] after them).
 
@@ -209,7 +238,9 @@ def _read_prompts(
     cache = model.empty_cache(prompts.shape[0] * prompts.shape[1], prompts.shape[2])
     logits, cache = model.apply(variables, prompts, cache, cross_kv, 0, method="step")
     room = ((0, 0),) * 3 + ((0, length - 1), (0, 0))  # the last token is never read
-    cache = jax.tree.map(lambda x: jnp.pad(jnp.repeat(x, num_samples, axis=1), room), cache)  # [L, B·N·K, H, C, D/H]
+    cache = jax.tree.map(
+        lambda x: jnp.pad(jnp.repeat(x, num_samples, axis=1), room), cache
+    )  # [L, B·N·K, H, C, D/H]
     return cache, jnp.repeat(logits, num_samples, axis=1)
 
 
@@ -272,4 +303,6 @@ def generate(
         writer.emit(writer.start(last, length, model.vocab_size, cache, return_logits), logits),
     )
     split = (*prompt.shape[:-1], num_samples)  # R -> (N,)K
-    return Generated(*(None if x is None else x.reshape(*split, *x.shape[2:]) for x in state.results))
+    return Generated(
+        *(None if x is None else x.reshape(*split, *x.shape[2:]) for x in state.results)
+    )

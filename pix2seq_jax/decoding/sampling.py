@@ -16,7 +16,9 @@ HEAD = 128  # so many of the likeliest tokens nearly always hold the nucleus of 
 
 def _check_temperature(temperature: float) -> None:
     if not 0 < temperature < float("inf"):
-        raise ValueError(f"temperature={temperature}: must be above 0; use greedy() for the likeliest token")
+        raise ValueError(
+            f"temperature={temperature}: must be above 0; use greedy() for the likeliest token"
+        )
 
 
 @dataclass(frozen=True)
@@ -89,10 +91,14 @@ class Nucleus:
             return logits
         normaliser = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
 
-        def smallest_kept(ordered):  # f32[...,K] descending -> (f32[...,1], whether p is crossed within all rows)
+        def smallest_kept(
+            ordered,
+        ):  # f32[...,K] descending -> (f32[...,1], whether p is crossed within all rows)
             cumulative = jnp.cumsum(jnp.exp(ordered - normaliser), axis=-1)
             if self.rule == "standard":  # what the tokens before hold must be less than p
-                keep = jnp.pad(cumulative[..., :-1], [(0, 0)] * (ordered.ndim - 1) + [(1, 0)]) < self.p
+                keep = (
+                    jnp.pad(cumulative[..., :-1], [(0, 0)] * (ordered.ndim - 1) + [(1, 0)]) < self.p
+                )
             else:
                 keep = (cumulative <= self.p).at[..., 0].set(True)
             smallest = jnp.min(jnp.where(keep, ordered, jnp.inf), axis=-1, keepdims=True)
@@ -103,7 +109,9 @@ class Nucleus:
         smallest, crossed = smallest_kept(head)
         if logits.shape[-1] > HEAD:
             smallest = jax.lax.cond(
-                crossed, lambda: smallest, lambda: smallest_kept(jnp.sort(logits, axis=-1, descending=True))[0]
+                crossed,
+                lambda: smallest,
+                lambda: smallest_kept(jnp.sort(logits, axis=-1, descending=True))[0],
             )
         return jnp.where(logits < smallest, MASKED, logits)
 
@@ -142,7 +150,9 @@ def from_string(text: str) -> Sampler | Beam:
     Raises:
         ValueError: unknown sampler, unknown or repeated argument, or an argument out of range.
     """
-    forms = ", ".join(f"{name}({', '.join(field.name for field in fields(s))})" for name, s in SAMPLERS.items())
+    forms = ", ".join(
+        f"{name}({', '.join(field.name for field in fields(s))})" for name, s in SAMPLERS.items()
+    )
     try:
         call = ast.parse(text.strip(), mode="eval").body
         if isinstance(call, ast.Name):

@@ -9,7 +9,11 @@ from pix2seq_jax.models.layers import ZEROS, Stack, matmul
 
 
 def attend(
-    query: jnp.ndarray, key: jnp.ndarray, value: jnp.ndarray, mask: jnp.ndarray | None = None, dropout=None
+    query: jnp.ndarray,
+    key: jnp.ndarray,
+    value: jnp.ndarray,
+    mask: jnp.ndarray | None = None,
+    dropout=None,
 ) -> jnp.ndarray:
     """Softmax attention; scores and softmax are float32.
 
@@ -41,13 +45,19 @@ class ToHeads(nn.Module):
     @nn.compact
     def __call__(self, x: jnp.ndarray) -> jnp.ndarray:
         heads, size = self.stack.heads, self.stack.dim // self.stack.heads
-        init = nn.with_logical_partitioning(self.stack.kernel_init((0,), (1, 2)), ("embed", "heads", "head_dim"))
+        init = nn.with_logical_partitioning(
+            self.stack.kernel_init((0,), (1, 2)), ("embed", "heads", "head_dim")
+        )
         kernel = self.param("kernel", init, (x.shape[-1], heads, size))
         init = nn.with_logical_partitioning(ZEROS, ("heads", "head_dim"))
         bias = self.param("bias", init, (heads, size))
         dtype = jnp.dtype(self.stack.dtype)
-        h = matmul(x.astype(dtype), kernel.astype(dtype).reshape(-1, heads * size)).reshape(*x.shape[:2], heads, size)
-        return (h + bias.astype(dtype)[None, None]).swapaxes(1, 2)  # [B, T, H, D/H] -> [B, H, T, D/H]
+        h = matmul(x.astype(dtype), kernel.astype(dtype).reshape(-1, heads * size)).reshape(
+            *x.shape[:2], heads, size
+        )
+        return (h + bias.astype(dtype)[None, None]).swapaxes(
+            1, 2
+        )  # [B, T, H, D/H] -> [B, H, T, D/H]
 
 
 class FromHeads(nn.Module):
@@ -58,13 +68,18 @@ class FromHeads(nn.Module):
     @nn.compact
     def __call__(self, x: jnp.ndarray) -> jnp.ndarray:
         batch, heads, length, size = x.shape
-        init = nn.with_logical_partitioning(self.stack.kernel_init((0, 1), (2,)), ("heads", "head_dim", "embed"))
+        init = nn.with_logical_partitioning(
+            self.stack.kernel_init((0, 1), (2,)), ("heads", "head_dim", "embed")
+        )
         kernel = self.param("kernel", init, (heads, size, self.stack.dim))
         init = nn.with_logical_partitioning(ZEROS, ("embed",))
         bias = self.param("bias", init, (self.stack.dim,))
         dtype = jnp.dtype(self.stack.dtype)
         x = x.astype(dtype).swapaxes(1, 2).reshape(batch, length, heads * size)
-        return matmul(x, kernel.astype(dtype).reshape(heads * size, -1)) + bias.astype(dtype)[None, None]
+        return (
+            matmul(x, kernel.astype(dtype).reshape(heads * size, -1))
+            + bias.astype(dtype)[None, None]
+        )
 
 
 class CrossKeyValue(nn.Module):
@@ -78,17 +93,27 @@ class CrossKeyValue(nn.Module):
 
     @nn.compact
     def __call__(self, memory: jnp.ndarray) -> tuple[jnp.ndarray, jnp.ndarray]:
-        layers, heads, size = self.stack.layers, self.stack.heads, self.stack.dim // self.stack.heads
+        layers, heads, size = (
+            self.stack.layers,
+            self.stack.heads,
+            self.stack.dim // self.stack.heads,
+        )
         kernel_init = self.stack.kernel_init((1,), (2, 3), (0,))
-        kernel_init = nn.with_logical_partitioning(kernel_init, ("layers", "embed", "heads", "head_dim"))
+        kernel_init = nn.with_logical_partitioning(
+            kernel_init, ("layers", "embed", "heads", "head_dim")
+        )
         bias_init = nn.with_logical_partitioning(ZEROS, ("layers", "heads", "head_dim"))
         dtype = jnp.dtype(self.stack.dtype)
         memory = memory.astype(dtype)
 
         def project(name: str) -> jnp.ndarray:
-            kernel = self.param(f"{name}_kernel", kernel_init, (layers, memory.shape[-1], heads, size))
+            kernel = self.param(
+                f"{name}_kernel", kernel_init, (layers, memory.shape[-1], heads, size)
+            )
             bias = self.param(f"{name}_bias", bias_init, (layers, heads, size))
-            kernel = jnp.moveaxis(kernel.astype(dtype), 0, 1).reshape(memory.shape[-1], -1)  # [D, L·H·D/H]
+            kernel = jnp.moveaxis(kernel.astype(dtype), 0, 1).reshape(
+                memory.shape[-1], -1
+            )  # [D, L·H·D/H]
             h = matmul(memory, kernel).reshape(*memory.shape[:2], layers, heads, size)
             return jnp.transpose(h, (2, 0, 3, 1, 4)) + bias.astype(dtype)[:, None, :, None]
 
@@ -113,7 +138,9 @@ class Cache:
         shape = (stack.layers, rows, stack.heads, length, stack.dim // stack.heads)
         return cls(jnp.zeros(shape, stack.dtype), jnp.zeros(shape, stack.dtype))
 
-    def write(self, layer: jnp.ndarray, index: jnp.ndarray, key: jnp.ndarray, value: jnp.ndarray) -> "Cache":
+    def write(
+        self, layer: jnp.ndarray, index: jnp.ndarray, key: jnp.ndarray, value: jnp.ndarray
+    ) -> "Cache":
         """Puts [B·R, H, T, D/H] of one layer at positions index..index+T."""
         start = (layer, 0, 0, index, 0)
         return Cache(
@@ -138,16 +165,26 @@ class SelfAttention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jnp.ndarray, cache: Cache | None = None, layer: jnp.ndarray | int = 0, index: jnp.ndarray | int = 0
+        self,
+        x: jnp.ndarray,
+        cache: Cache | None = None,
+        layer: jnp.ndarray | int = 0,
+        index: jnp.ndarray | int = 0,
     ) -> tuple[jnp.ndarray, Cache | None]:
-        query, key, value = (ToHeads(self.stack, name=name)(x) for name in ("query", "key", "value"))
+        query, key, value = (
+            ToHeads(self.stack, name=name)(x) for name in ("query", "key", "value")
+        )
         if cache is not None:
             cache = cache.write(layer, index, key, value)
             key, value = cache.read(layer)
         mask = None
         if self.causal:
-            mask = jnp.arange(key.shape[2])[None, :] <= (index + jnp.arange(query.shape[2]))[:, None]
-        h = attend(query, key, value, mask, nn.Dropout(self.stack.drop_att, deterministic=not self.train))
+            mask = (
+                jnp.arange(key.shape[2])[None, :] <= (index + jnp.arange(query.shape[2]))[:, None]
+            )
+        h = attend(
+            query, key, value, mask, nn.Dropout(self.stack.drop_att, deterministic=not self.train)
+        )
         return FromHeads(self.stack, name="out")(h), cache
 
 
@@ -163,6 +200,10 @@ class CrossAttention(nn.Module):
     @nn.compact
     def __call__(self, x: jnp.ndarray, key: jnp.ndarray, value: jnp.ndarray) -> jnp.ndarray:
         batch, rows, length, dim = x.shape
-        query = ToHeads(self.stack, name="query")(x.reshape(batch, rows * length, dim))  # [B, H, R·T, D/H]
-        h = attend(query, key, value, dropout=nn.Dropout(self.stack.drop_att, deterministic=not self.train))
+        query = ToHeads(self.stack, name="query")(
+            x.reshape(batch, rows * length, dim)
+        )  # [B, H, R·T, D/H]
+        h = attend(
+            query, key, value, dropout=nn.Dropout(self.stack.drop_att, deterministic=not self.train)
+        )
         return FromHeads(self.stack, name="out")(h).reshape(batch, rows, length, dim)

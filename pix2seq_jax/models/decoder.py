@@ -5,7 +5,15 @@ from jax import lax
 from jax import numpy as jnp
 
 from pix2seq_jax.models.attention import Cache, CrossAttention, CrossKeyValue, SelfAttention
-from pix2seq_jax.models.layers import EMBEDDING_INIT, MlpBlock, Stack, drop_path, layer_norm, matmul, scan_layers
+from pix2seq_jax.models.layers import (
+    EMBEDDING_INIT,
+    MlpBlock,
+    Stack,
+    drop_path,
+    layer_norm,
+    matmul,
+    scan_layers,
+)
 from pix2seq_jax.models.positions import sequence_positions
 
 
@@ -27,7 +35,9 @@ class DecoderLayer(nn.Module):
         (x, cache), dtype = carry, self.stack.dtype
         batch, rows, length, dim = x.shape
         h = layer_norm(dtype, "self_norm")(x).reshape(batch * rows, length, dim)
-        h, cache = SelfAttention(self.stack, self.train, causal=True, name="self_attention")(h, cache, layer, index)
+        h, cache = SelfAttention(self.stack, self.train, causal=True, name="self_attention")(
+            h, cache, layer, index
+        )
         x = x + drop_path(self.stack.drop_path, self.train)(h.reshape(batch, rows, length, dim))
         h = layer_norm(dtype, "cross_norm")(x)
         h = CrossAttention(self.stack, self.train, name="cross_attention")(h, key, value)
@@ -50,9 +60,13 @@ class DecoderLayers(nn.Module):
         train: bool,
     ) -> tuple[jnp.ndarray, Cache | None]:
         # Unrolled, the slices of the stacked parameters are constants of the decoding loop, not copies in every turn.
-        layers = scan_layers(DecoderLayer, self.stack, (0, 0, 0, nn.broadcast), unroll=cache is not None)
+        layers = scan_layers(
+            DecoderLayer, self.stack, (0, 0, 0, nn.broadcast), unroll=cache is not None
+        )
         numbers, index = jnp.arange(self.stack.layers), jnp.asarray(index, jnp.int32)
-        (x, cache), _ = layers(self.stack, train, name="layers")((x, cache), numbers, *cross_kv, index)
+        (x, cache), _ = layers(self.stack, train, name="layers")(
+            (x, cache), numbers, *cross_kv, index
+        )
         return layer_norm(self.stack.dtype, "norm")(x), cache
 
 
@@ -73,11 +87,15 @@ class Decoder(nn.Module):
         init = nn.with_logical_partitioning(EMBEDDING_INIT, ("vocab", "embed"))
         shape = (self.vocab_size, self.stack.dim)
         self.embedding = self.param("embedding", init, shape)
-        self.output_embedding = self.embedding if self.shared_embedding else self.param("output_embedding", init, shape)
+        self.output_embedding = (
+            self.embedding if self.shared_embedding else self.param("output_embedding", init, shape)
+        )
         if self.output_bias:
             init = nn.with_logical_partitioning(EMBEDDING_INIT, ("vocab",))
             self.bias = self.param("output_bias", init, (self.vocab_size,))
-        self.positions = sequence_positions(self, self.pos_encoding, self.max_seq_len, self.stack.dim)
+        self.positions = sequence_positions(
+            self, self.pos_encoding, self.max_seq_len, self.stack.dim
+        )
         self.cross = CrossKeyValue(self.stack)
         self.body = DecoderLayers(self.stack)
 
@@ -106,7 +124,9 @@ class Decoder(nn.Module):
 
     def logits(self, hidden: jnp.ndarray) -> jnp.ndarray:
         """[..., D] -> f32[..., V]."""
-        logits = matmul(hidden, self.output_embedding.astype(hidden.dtype).T, preferred_element_type=jnp.float32)
+        logits = matmul(
+            hidden, self.output_embedding.astype(hidden.dtype).T, preferred_element_type=jnp.float32
+        )
         if not self.output_bias:
             return logits
         return logits + jnp.expand_dims(self.bias, tuple(range(hidden.ndim - 1)))

@@ -4,7 +4,15 @@ from flax import linen as nn
 from jax import numpy as jnp
 
 from pix2seq_jax.models.attention import SelfAttention
-from pix2seq_jax.models.layers import EMBEDDING_INIT, Dense, MlpBlock, Stack, drop_path, layer_norm, scan_layers
+from pix2seq_jax.models.layers import (
+    EMBEDDING_INIT,
+    Dense,
+    MlpBlock,
+    Stack,
+    drop_path,
+    layer_norm,
+    scan_layers,
+)
 from pix2seq_jax.models.positions import grid_positions
 
 PROJECTIONS = ("mlp", "linear", "linear_p")
@@ -41,7 +49,9 @@ class Encoder(nn.Module):
         if self.use_cls_token:
             init = nn.with_logical_partitioning(EMBEDDING_INIT, (None, "embed"))
             cls = self.param("cls_token", init, (1, self.stack.dim)).astype(dtype)
-            x = jnp.concatenate([jnp.broadcast_to(cls[None], (x.shape[0], 1, self.stack.dim)), x], axis=1)
+            x = jnp.concatenate(
+                [jnp.broadcast_to(cls[None], (x.shape[0], 1, self.stack.dim)), x], axis=1
+            )
         x, _ = scan_layers(EncoderLayer, self.stack, ())(self.stack, train, name="layers")(x)
         return layer_norm(self.stack.dtype, "norm")(x)
 

@@ -22,7 +22,9 @@ ATTENTION_INITS = ("keras", "matrix")
 EMBEDDING_INIT = nn.initializers.truncated_normal(0.02)
 ZEROS = nn.initializers.zeros
 NORM_EPSILON = 1e-6
-SHORT_STACK = 4  # so few layers run a fifth faster in a row than in a loop (two layers of width 128 on a CPU)
+SHORT_STACK = (
+    4  # so few layers run a fifth faster in a row than in a loop (two layers of width 128 on a CPU)
+)
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,9 @@ class Stack:
     remat: bool = False
     attention_init: str = "keras"
 
-    def kernel_init(self, inputs: tuple[int, ...], outputs: tuple[int, ...], layers: tuple[int, ...] = ()) -> Any:
+    def kernel_init(
+        self, inputs: tuple[int, ...], outputs: tuple[int, ...], layers: tuple[int, ...] = ()
+    ) -> Any:
         """Glorot-uniform initialiser of an attention kernel with these input, output and (stacked) layer axes."""
         if self.attention_init == "keras":
             inputs, outputs = -2, -1
@@ -124,7 +128,9 @@ class MlpBlock(nn.Module):
         return x + drop_path(stack.drop_path, self.train)(h)
 
 
-def scan_layers(block: type[nn.Module], stack: Stack, in_axes: Any, unroll: bool = False) -> type[nn.Module]:
+def scan_layers(
+    block: type[nn.Module], stack: Stack, in_axes: Any, unroll: bool = False
+) -> type[nn.Module]:
     """`block` repeated over the layers: parameters get a leading axis [L, ...] named 'layers'.
 
     Args:

@@ -9,12 +9,12 @@ from flax import linen as nn
 from jax import numpy as jnp
 
 from pix2seq_jax.models.attention import Cache
+from pix2seq_jax.models.backbones.resnet import BLOCKS, GROUPS, PIXELS_PER_TOKEN, ResNetStem
+from pix2seq_jax.models.backbones.vit import PatchEmbed
 from pix2seq_jax.models.decoder import Decoder
 from pix2seq_jax.models.encoder import PROJECTIONS, Encoder, Projection
 from pix2seq_jax.models.layers import ATTENTION_INITS, Stack
 from pix2seq_jax.models.positions import KINDS
-from pix2seq_jax.models.resnet import BLOCKS, GROUPS, PIXELS_PER_TOKEN, ResNetStem
-from pix2seq_jax.models.vit import PatchEmbed
 
 ALLOWED = {
     "encoder": ("vit", "vit_crop", "resnet"),
@@ -93,10 +93,14 @@ class Pix2Seq(nn.Module):
     def __post_init__(self) -> None:
         for name, allowed in ALLOWED.items():
             if getattr(self, name) not in allowed:
-                raise ValueError(f"model.{name}={getattr(self, name)!r}; it may be one of {list(allowed)}")
+                raise ValueError(
+                    f"model.{name}={getattr(self, name)!r}; it may be one of {list(allowed)}"
+                )
         for name in ("drop_path", "drop_units", "drop_att"):
             if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"model.{name}={getattr(self, name)}; a rate is at least 0 and below 1")
+                raise ValueError(
+                    f"model.{name}={getattr(self, name)}; a rate is at least 0 and below 1"
+                )
         if self.encoder == "vit" and any(side % self.patch_size for side in self.image_size):
             near = tuple(ceil(side / self.patch_size) * self.patch_size for side in self.image_size)
             raise ValueError(
@@ -104,9 +108,13 @@ class Pix2Seq(nn.Module):
                 f"pad images to {near} or change the patch size"
             )
         if min(self.image_size) < (self.patch_size if self.encoder == "vit_crop" else 1):
-            raise ValueError(f"model.image_size={self.image_size} holds no patch of model.patch_size={self.patch_size}")
+            raise ValueError(
+                f"model.image_size={self.image_size} holds no patch of model.patch_size={self.patch_size}"
+            )
         if self.resnet_width < 1 / 32:
-            raise ValueError(f"model.resnet_width={self.resnet_width} leaves no channels; it is at least 1/32")
+            raise ValueError(
+                f"model.resnet_width={self.resnet_width} leaves no channels; it is at least 1/32"
+            )
         for part, dim, mlp, heads in (
             ("enc", self.enc_dim, self.enc_mlp, self.enc_heads),
             ("dec", self.dec_dim, self.dec_mlp, self.dec_heads),
@@ -116,7 +124,9 @@ class Pix2Seq(nn.Module):
                     f"model.{part}_dim={dim} is not divisible by model.{part}_heads={heads}; give a multiple"
                 )
             if mlp % dim:
-                raise ValueError(f"model.{part}_mlp={mlp} is not divisible by model.{part}_dim={dim}; give a multiple")
+                raise ValueError(
+                    f"model.{part}_mlp={mlp} is not divisible by model.{part}_dim={dim}; give a multiple"
+                )
         super().__post_init__()
 
     @classmethod
@@ -137,17 +147,30 @@ class Pix2Seq(nn.Module):
         enc = self._stack(self.enc_layers, self.enc_dim, self.enc_mlp, self.enc_heads)
         dec = self._stack(self.dec_layers, self.dec_dim, self.dec_mlp, self.dec_heads)
         # The MLP of the projection widens by the encoder's ratio, as in the official release.
-        proj = self._stack(1, self.dec_dim, self.dec_dim * (self.enc_mlp // self.enc_dim), self.dec_heads)
+        proj = self._stack(
+            1, self.dec_dim, self.dec_dim * (self.enc_mlp // self.enc_dim), self.dec_heads
+        )
         if self.encoder == "resnet":
-            grid = tuple(ceil(side / PIXELS_PER_TOKEN[self.resnet_variant]) for side in self.image_size)
-            self.stem = ResNetStem(enc, self.resnet_depth, self.resnet_variant, self.resnet_width, self.frozen_bn)
+            grid = tuple(
+                ceil(side / PIXELS_PER_TOKEN[self.resnet_variant]) for side in self.image_size
+            )
+            self.stem = ResNetStem(
+                enc, self.resnet_depth, self.resnet_variant, self.resnet_width, self.frozen_bn
+            )
         else:
             grid = tuple(side // self.patch_size for side in self.image_size)
             self.stem = PatchEmbed(self.patch_size, self.enc_dim, self.dtype)
         self.image_encoder = Encoder(enc, grid, self.pos_encoding, self.use_cls_token)
-        self.projection = Projection(proj, grid, self.pos_encoding, self.use_cls_token, self.proj_mode)
+        self.projection = Projection(
+            proj, grid, self.pos_encoding, self.use_cls_token, self.proj_mode
+        )
         self.decoder = Decoder(
-            dec, self.vocab_size, self.max_seq_len, self.dec_pos_encoding, self.shared_embedding, self.output_bias
+            dec,
+            self.vocab_size,
+            self.max_seq_len,
+            self.dec_pos_encoding,
+            self.shared_embedding,
+            self.output_bias,
         )
 
     def _stack(self, layers: int, dim: int, mlp: int, heads: int) -> Stack:
@@ -184,7 +207,9 @@ class Pix2Seq(nn.Module):
         logits = self.decoder.logits(hidden)
         return logits if tokens.ndim == 3 else logits[:, 0]
 
-    def __call__(self, images: jnp.ndarray, tokens: jnp.ndarray, train: bool = False) -> jnp.ndarray:
+    def __call__(
+        self, images: jnp.ndarray, tokens: jnp.ndarray, train: bool = False
+    ) -> jnp.ndarray:
         """Logits of `decode` for the images f32[B, H, W, 3]; training needs a 'dropout' rng."""
         return self.decode(self.encode(images, train), tokens, train)
 
@@ -194,10 +219,16 @@ class Pix2Seq(nn.Module):
 
     def empty_cache(self, rows: int, length: int) -> Cache:
         """Room for `rows` = B·R sequences of at most `length` tokens; needs no parameters."""
-        return Cache.create(self._stack(self.dec_layers, self.dec_dim, self.dec_mlp, self.dec_heads), rows, length)
+        return Cache.create(
+            self._stack(self.dec_layers, self.dec_dim, self.dec_mlp, self.dec_heads), rows, length
+        )
 
     def step(
-        self, tokens: jnp.ndarray, cache: Cache, cross_kv: tuple[jnp.ndarray, jnp.ndarray], index: jnp.ndarray | int
+        self,
+        tokens: jnp.ndarray,
+        cache: Cache,
+        cross_kv: tuple[jnp.ndarray, jnp.ndarray],
+        index: jnp.ndarray | int,
     ) -> tuple[jnp.ndarray, Cache]:
         """Feeds tokens i32[B, R, T] at positions index..index+T (T = P for the prompt, then 1).
 

@@ -18,7 +18,9 @@ def sin_cos_1d(length: int, width: int) -> np.ndarray:
     position = np.arange(length) / max(length - 1, 1) * 2 * np.pi
     exponent = 2 * (np.arange(width) // 2) / width
     angle = position[:, None] / 10000.0 ** exponent[None, :]
-    return np.concatenate([np.sin(angle[:, 0::2]), np.cos(angle[:, 1::2])], axis=1).astype(np.float32)
+    return np.concatenate([np.sin(angle[:, 0::2]), np.cos(angle[:, 1::2])], axis=1).astype(
+        np.float32
+    )
 
 
 def sin_cos_2d(rows: int, columns: int, width: int) -> np.ndarray:
@@ -33,7 +35,9 @@ def sin_cos_2d(rows: int, columns: int, width: int) -> np.ndarray:
     return np.concatenate([y, x], axis=-1).reshape(rows * columns, width)
 
 
-def grid_positions(module: nn.Module, kind: str, rows: int, columns: int, width: int) -> jnp.ndarray:
+def grid_positions(
+    module: nn.Module, kind: str, rows: int, columns: int, width: int
+) -> jnp.ndarray:
     """Position codes f32[rows·columns, width] of image tokens; `learned` ones are a parameter of `module`."""
     if kind == "learned":
         init = nn.with_logical_partitioning(EMBEDDING_INIT, ("positions", "embed"))

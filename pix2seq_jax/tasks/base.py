@@ -63,7 +63,9 @@ def images(example: Mapping[str, jnp.ndarray]) -> jnp.ndarray:
     rows = jnp.arange(height)[None, :] < size[:, :1]  # [B,H]
     columns = jnp.arange(width)[None, :] < size[:, 1:]  # [B,W]
     inside = (rows[:, :, None] & columns[:, None, :])[..., None]  # [B,H,W,1]
-    return jnp.where(inside, image.astype(jnp.float32) * (1 / 255), example["pad_value"][:, None, None, None])
+    return jnp.where(
+        inside, image.astype(jnp.float32) * (1 / 255), example["pad_value"][:, None, None, None]
+    )
 
 
 def to_original(points: jnp.ndarray, example: Mapping[str, jnp.ndarray]) -> jnp.ndarray:
@@ -97,7 +99,9 @@ def from_original(boxes: jnp.ndarray, example: Mapping[str, jnp.ndarray]) -> jnp
     """The inverse of `boxes_to_original` for whole images: f32[B,N,4], yxyx in pixels of the original image, clipped to
     it, -> normalised to the padded image; example as in `to_original`, without a window."""
     padded = jnp.asarray(example["image"].shape[1:3], jnp.float32)
-    share = example["unpadded_size"].astype(jnp.float32) / padded[None]  # [B,2], of the padded image that is filled
+    share = (
+        example["unpadded_size"].astype(jnp.float32) / padded[None]
+    )  # [B,2], of the padded image that is filled
     limits = jnp.tile(example["orig_size"].astype(jnp.float32), (1, 2))[:, None]  # [B,1,4]
     return jnp.clip(boxes, 0.0, limits) / limits * jnp.tile(share, (1, 2))[:, None]
 
@@ -123,10 +127,14 @@ def pad_objects(
             "raise it, or give the preprocessing a smaller pad_objects(...)"
         )
     arrays = (example[field] for field in fields)
-    return tuple(jnp.pad(a, ((0, 0), (0, count - given)) + ((0, 0),) * (a.ndim - 2)) for a in arrays)
+    return tuple(
+        jnp.pad(a, ((0, 0), (0, count - given)) + ((0, 0),) * (a.ndim - 2)) for a in arrays
+    )
 
 
-def object_prompt(vocab: Vocab, task_token: int, boxes: jnp.ndarray, labels: jnp.ndarray) -> jnp.ndarray:
+def object_prompt(
+    vocab: Vocab, task_token: int, boxes: jnp.ndarray, labels: jnp.ndarray
+) -> jnp.ndarray:
     """`task ymin xmin ymax xmax class` of each object: f32[B,N,4] yxyx normalised, i32[B,N] -> i32[B,N,6].
 
     All PADDING where the label is not above 0 (padding, noise boxes).
@@ -145,13 +153,21 @@ def prompted(example: Mapping[str, jnp.ndarray], scores: jnp.ndarray) -> dict[st
         for these.
     """
     labels = jnp.maximum(example["labels"].astype(jnp.int32), 0)
-    return {"boxes": boxes_to_original(example), "labels": labels, "scores": jnp.where(labels > 0, scores, 0.0)}
+    return {
+        "boxes": boxes_to_original(example),
+        "labels": labels,
+        "scores": jnp.where(labels > 0, scores, 0.0),
+    }
 
 
 def point_tokens(vocab: Vocab, points: jnp.ndarray) -> jnp.ndarray:
     """Coordinates in [0, 1] and the floats reserved in point lists, f32[...] -> tokens i32[...]."""
     tokens = vocab.coord_tokens(points)
-    for reserved, token in ((POINT_PADDING, PADDING), (POINT_SEPARATOR, SEPARATOR), (POINT_INVISIBLE, INVISIBLE)):
+    for reserved, token in (
+        (POINT_PADDING, PADDING),
+        (POINT_SEPARATOR, SEPARATOR),
+        (POINT_INVISIBLE, INVISIBLE),
+    ):
         tokens = jnp.where(points == reserved, token, tokens)
     return tokens
 
@@ -177,7 +193,9 @@ def read_points(vocab: Vocab, tokens: jnp.ndarray) -> jnp.ndarray:
     def holds(condition):  # bool[...,count,2] -> bool[...,count,1]
         return jnp.any(condition, axis=-1, keepdims=True)
 
-    points = jnp.where(holds((pairs < start) | (pairs >= stop)), POINT_INVISIBLE, vocab.coords(pairs))
+    points = jnp.where(
+        holds((pairs < start) | (pairs >= stop)), POINT_INVISIBLE, vocab.coords(pairs)
+    )
     points = jnp.where(holds(pairs == SEPARATOR), POINT_SEPARATOR, points)
     ended = jnp.cumsum(holds(pairs == PADDING), axis=-2) > 0
     return jnp.where(ended, POINT_PADDING, points).reshape(*tokens.shape[:-1], 2 * count)
@@ -185,7 +203,12 @@ def read_points(vocab: Vocab, tokens: jnp.ndarray) -> jnp.ndarray:
 
 def check_samples(tokens: jnp.ndarray, scores: jnp.ndarray, labels: jnp.ndarray) -> None:
     """Raises ValueError unless tokens and their likelihoods are [B,N,K,T] for labels [B,N], with K and T at least 1."""
-    if tokens.ndim != 4 or tokens.shape[:2] != labels.shape or 0 in tokens.shape[2:] or scores.shape != tokens.shape:
+    if (
+        tokens.ndim != 4
+        or tokens.shape[:2] != labels.shape
+        or 0 in tokens.shape[2:]
+        or scores.shape != tokens.shape
+    ):
         raise ValueError(
             f"tokens{list(tokens.shape)} and scores{list(scores.shape)} for labels{list(labels.shape)}: "
             "give the tokens and likelihoods [B,N,K,T] that were decoded from prompt(example)"

@@ -50,10 +50,14 @@ class Captioning:
             if getattr(self, field) < 1:
                 raise ValueError(f"captioning.{field}={getattr(self, field)}: must be at least 1")
         if not 0 <= self.input_drop <= 1:
-            raise ValueError(f"captioning.input_drop={self.input_drop}: a chance is between 0 and 1")
+            raise ValueError(
+                f"captioning.input_drop={self.input_drop}: a chance is between 0 and 1"
+            )
         for field in ("eos_weight", "padding_weight"):
             if not getattr(self, field) >= 0:
-                raise ValueError(f"captioning.{field}={getattr(self, field)}: a token weight must be 0 or more")
+                raise ValueError(
+                    f"captioning.{field}={getattr(self, field)}: a token weight must be 0 or more"
+                )
 
     @property
     def per_image(self) -> int:
@@ -98,11 +102,15 @@ class Captioning:
                 f"captions of {length} pieces but captioning.max_tokens={self.max_tokens}; "
                 "raise it (and model.max_seq_len), or open the data with shorter captions"
             )
-        pieces = jnp.pad(pieces, ((0, 0), (0, self.captions_per_image - count), (0, self.max_tokens - length)))
+        pieces = jnp.pad(
+            pieces, ((0, 0), (0, self.captions_per_image - count), (0, self.max_tokens - length))
+        )
         is_piece = pieces > 0
         targets = jnp.where(is_piece, pieces + self.vocab.text_shift, PADDING)
         dropped = is_piece & jax.random.bernoulli(rng, self.input_drop, pieces.shape)
-        weights = jnp.where(is_piece, jnp.where(pieces == END_PIECE, self.eos_weight, 1.0), self.padding_weight)
+        weights = jnp.where(
+            is_piece, jnp.where(pieces == END_PIECE, self.eos_weight, 1.0), self.padding_weight
+        )
         weights *= jnp.any(is_piece, axis=-1, keepdims=True)
         return Sequences(
             prompt=jnp.full((batch, self.captions_per_image, 1), PROMPT_CAPTIONING, jnp.int32),
@@ -134,4 +142,8 @@ class Captioning:
         ends = (pieces == END_PIECE).astype(jnp.int32)
         kept = is_piece & (jnp.cumsum(ends, axis=-1) - ends == 0)
         order = jnp.argsort(~kept, axis=-1, stable=True)  # the kept ones first, in their order
-        return {"pieces": jnp.take_along_axis(jnp.where(kept, pieces, 0), order, axis=-1).astype(jnp.int32)}
+        return {
+            "pieces": jnp.take_along_axis(jnp.where(kept, pieces, 0), order, axis=-1).astype(
+                jnp.int32
+            )
+        }

@@ -14,7 +14,13 @@ from pix2seq_jax.tasks.base import Sequences, to_original
 from pix2seq_jax.vocab import FAKE, NOISE_LABEL, PADDING, PROMPT_DETECTION, Vocab
 
 TOKENS_PER_BOX = 5  # four coordinates and a class
-CLASS_CORRUPTIONS = ("none", "rand_cls", "real_n_fake_cls", "rand_n_fake_cls", "real_n_rand_n_fake_cls")
+CLASS_CORRUPTIONS = (
+    "none",
+    "rand_cls",
+    "real_n_fake_cls",
+    "rand_n_fake_cls",
+    "real_n_rand_n_fake_cls",
+)
 
 
 @dataclass(frozen=True)
@@ -44,14 +50,18 @@ class Detection:
 
     def __post_init__(self) -> None:
         if self.max_instances < 1:
-            raise ValueError(f"detection.max_instances={self.max_instances}: at least one box per image is needed")
+            raise ValueError(
+                f"detection.max_instances={self.max_instances}: at least one box per image is needed"
+            )
         if self.class_corruption not in CLASS_CORRUPTIONS:
             raise ValueError(
                 f"detection.class_corruption={self.class_corruption!r}: choose one of {', '.join(CLASS_CORRUPTIONS)}"
             )
         for field in ("noise_weight", "eos_weight"):
             if getattr(self, field) < 0:
-                raise ValueError(f"detection.{field}={getattr(self, field)}: a token weight must be 0 or more")
+                raise ValueError(
+                    f"detection.{field}={getattr(self, field)}: a token weight must be 0 or more"
+                )
 
     @property
     def max_len(self) -> int:
@@ -140,13 +150,19 @@ class Detection:
         corners = corners.at[..., 1, :].max(corners[..., 0, :])
         return {"boxes": corners.reshape(boxes.shape), "labels": labels, "scores": scores}
 
-    def read(self, tokens: jnp.ndarray, scores: jnp.ndarray) -> tuple[jnp.ndarray, jnp.ndarray, jnp.ndarray]:
+    def read(
+        self, tokens: jnp.ndarray, scores: jnp.ndarray
+    ) -> tuple[jnp.ndarray, jnp.ndarray, jnp.ndarray]:
         """Like `decode`, with boxes f32[B,N,4] as they were written: normalised to the padded image, ends unchecked."""
         batch, count = tokens.shape[0], tokens.shape[1] // TOKENS_PER_BOX
         slots = tokens[:, : count * TOKENS_PER_BOX].reshape(batch, count, TOKENS_PER_BOX)
         boxes = self.vocab.coords(slots[..., :4])
         if scores.shape == (batch, count, self.vocab.num_classes):
-            return boxes, jnp.argmax(scores, axis=-1).astype(jnp.int32) + 1, jnp.max(scores, axis=-1)
+            return (
+                boxes,
+                jnp.argmax(scores, axis=-1).astype(jnp.int32) + 1,
+                jnp.max(scores, axis=-1),
+            )
         if scores.shape != tokens.shape:
             raise ValueError(
                 f"scores{list(scores.shape)} for tokens{list(tokens.shape)}: give class probabilities "

@@ -54,9 +54,13 @@ class Keypoints:
     def __post_init__(self) -> None:
         for field in ("max_instances", "num_keypoints"):
             if getattr(self, field) < 1:
-                raise ValueError(f"keypoints.{field}={getattr(self, field)}: at least one is needed")
+                raise ValueError(
+                    f"keypoints.{field}={getattr(self, field)}: at least one is needed"
+                )
         if self.invisible_weight < 0:
-            raise ValueError(f"keypoints.invisible_weight={self.invisible_weight}: a token weight must be 0 or more")
+            raise ValueError(
+                f"keypoints.invisible_weight={self.invisible_weight}: a token weight must be 0 or more"
+            )
         if not 0 <= self.points_score_weight <= 1:
             raise ValueError(
                 f"keypoints.points_score_weight={self.points_score_weight}: give a share, from 0 (the score of the "
@@ -92,7 +96,9 @@ class Keypoints:
         Raises:
             ValueError: more objects per image than max_instances, or another number of joints.
         """
-        boxes, labels, points = pad_objects(example, ("boxes", "labels", "keypoints"), self.max_instances, self.name)
+        boxes, labels, points = pad_objects(
+            example, ("boxes", "labels", "keypoints"), self.max_instances, self.name
+        )
         if points.shape[-1] != 2 * self.num_keypoints:
             raise ValueError(
                 f"{points.shape[-1] / 2:g} keypoints per object but keypoints.num_keypoints={self.num_keypoints}; "
@@ -140,14 +146,18 @@ class Keypoints:
         start, stop = self.vocab.coord_range
         known = jnp.all((pairs >= start) & (pairs < stop), axis=-1, keepdims=True)  # [B,N,K,J,1]
         count = jnp.sum(known, axis=2)
-        mean = jnp.sum(self.vocab.coords(pairs) * known, axis=2) / jnp.maximum(count, 1)  # [B,N,J,2]
+        mean = jnp.sum(self.vocab.coords(pairs) * known, axis=2) / jnp.maximum(
+            count, 1
+        )  # [B,N,J,2]
         boxes = example["boxes"]
         centre = (boxes[..., None, :2] + boxes[..., None, 2:]) / 2  # [B,N,1,2]
         points = jnp.where(count > 0, mean, centre)
         found = prompted(example, self.score(tokens, scores, example["scores"]))
         return found | {"keypoints": to_original(points, example)}
 
-    def score(self, tokens: jnp.ndarray, scores: jnp.ndarray, box_scores: jnp.ndarray) -> jnp.ndarray:
+    def score(
+        self, tokens: jnp.ndarray, scores: jnp.ndarray, box_scores: jnp.ndarray
+    ) -> jnp.ndarray:
         """w * mean likelihood of the tokens that are not padding + (1 - w) * score of the box; w: points_score_weight.
 
         Args:

@@ -46,26 +46,48 @@ class Mixed:
             example: `task i32[B]`, and what each of the tasks reads; fields of other tasks may hold zeros.
             rng: a jax.random.key.
         """
-        every = [self._one_each(task, example, jax.random.fold_in(rng, i)) for i, task in enumerate(self.tasks)]
+        every = [
+            self._one_each(task, example, jax.random.fold_in(rng, i))
+            for i, task in enumerate(self.tasks)
+        ]
         row = example["task"][None, :, None]  # i32[1,B,1]
-        return Sequences(*(jnp.take_along_axis(jnp.stack(parts), row, axis=0)[0] for parts in zip(*every, strict=True)))
+        return Sequences(
+            *(
+                jnp.take_along_axis(jnp.stack(parts), row, axis=0)[0]
+                for parts in zip(*every, strict=True)
+            )
+        )
 
     def _one_each(self, task, example: Mapping[str, jnp.ndarray], rng: jax.Array) -> Sequences:
         """A task's sequences, one of each image, as long as those of all tasks."""
         rng_encode, rng_row = jax.random.split(rng)
-        if hasattr(task, "max_instances"):  # the batch has room for the objects of the task that takes most
-            example = {k: v[:, : task.max_instances] if k in PER_OBJECT else v for k, v in example.items()}
+        if hasattr(
+            task, "max_instances"
+        ):  # the batch has room for the objects of the task that takes most
+            example = {
+                k: v[:, : task.max_instances] if k in PER_OBJECT else v for k, v in example.items()
+            }
         sequences = task.encode(example, rng_encode)
         if sequences.prompt.ndim == 3:  # [B,N,T]: a random one that is not all padding
-            learns = jnp.any((sequences.weights > 0) & (sequences.targets != PADDING), axis=-1)  # [B,N]
-            row = jnp.argmax(jax.random.uniform(rng_row, learns.shape) + learns, axis=1)[:, None, None]
-            sequences = Sequences(*(jnp.take_along_axis(array, row, axis=1)[:, 0] for array in sequences))
+            learns = jnp.any(
+                (sequences.weights > 0) & (sequences.targets != PADDING), axis=-1
+            )  # [B,N]
+            row = jnp.argmax(jax.random.uniform(rng_row, learns.shape) + learns, axis=1)[
+                :, None, None
+            ]
+            sequences = Sequences(
+                *(jnp.take_along_axis(array, row, axis=1)[:, 0] for array in sequences)
+            )
         prompt, inputs, targets, weights = sequences
         given = prompt[:, 1:]
         missing = ((0, 0), (0, self.max_len - prompt.shape[1] - inputs.shape[1]))
         return Sequences(
             prompt=prompt[:, :1],
-            inputs=jnp.pad(jnp.concatenate([given, inputs], axis=1), missing, constant_values=PADDING),
-            targets=jnp.pad(jnp.concatenate([given, targets], axis=1), missing, constant_values=PADDING),
+            inputs=jnp.pad(
+                jnp.concatenate([given, inputs], axis=1), missing, constant_values=PADDING
+            ),
+            targets=jnp.pad(
+                jnp.concatenate([given, targets], axis=1), missing, constant_values=PADDING
+            ),
             weights=jnp.pad(jnp.concatenate([jnp.zeros(given.shape), weights], axis=1), missing),
         )

@@ -23,7 +23,14 @@ from pix2seq_jax.tasks.base import (
     read_points,
     to_original,
 )
-from pix2seq_jax.vocab import PADDING, POINT_PADDING, POINT_SEPARATOR, PROMPT_SEGMENTATION, SEPARATOR, Vocab
+from pix2seq_jax.vocab import (
+    PADDING,
+    POINT_PADDING,
+    POINT_SEPARATOR,
+    PROMPT_SEGMENTATION,
+    SEPARATOR,
+    Vocab,
+)
 
 
 def rotate_rings(points: jnp.ndarray, rng: jax.Array) -> jnp.ndarray:
@@ -45,7 +52,9 @@ def rotate_rings(points: jnp.ndarray, rng: jax.Array) -> jnp.ndarray:
     stop = lax.cummin(jnp.where(fixed, place, size), axis=2, reverse=True)
     length = jnp.maximum(stop - start, 1)
     drawn = jax.random.uniform(rng, shape)
-    drawn = jnp.take_along_axis(drawn, jnp.minimum(start, size - 1), axis=2)  # one draw for all points of a ring
+    drawn = jnp.take_along_axis(
+        drawn, jnp.minimum(start, size - 1), axis=2
+    )  # one draw for all points of a ring
     shift = jnp.minimum((drawn * length).astype(jnp.int32), length - 1)
     taken = jnp.where(fixed, place, start + (place - start + shift) % length)
     return jnp.take_along_axis(pairs, taken[..., None], axis=2).reshape(points.shape)
@@ -80,12 +89,18 @@ class Segmentation:
 
     def __post_init__(self) -> None:
         if self.max_instances < 1:
-            raise ValueError(f"segmentation.max_instances={self.max_instances}: at least one object is needed")
+            raise ValueError(
+                f"segmentation.max_instances={self.max_instances}: at least one object is needed"
+            )
         if self.max_points < 3:
-            raise ValueError(f"segmentation.max_points={self.max_points}: a polygon has at least 3 points")
+            raise ValueError(
+                f"segmentation.max_points={self.max_points}: a polygon has at least 3 points"
+            )
         for field in ("eos_weight", "padding_weight"):
             if not getattr(self, field) >= 0:
-                raise ValueError(f"segmentation.{field}={getattr(self, field)}: a token weight must be 0 or more")
+                raise ValueError(
+                    f"segmentation.{field}={getattr(self, field)}: a token weight must be 0 or more"
+                )
 
     @property
     def per_image(self) -> int:
@@ -120,7 +135,9 @@ class Segmentation:
         Raises:
             ValueError: more objects per image than max_instances, or more points than max_points.
         """
-        boxes, labels, points = pad_objects(example, ("boxes", "labels", "polygons"), self.max_instances, self.name)
+        boxes, labels, points = pad_objects(
+            example, ("boxes", "labels", "polygons"), self.max_instances, self.name
+        )
         missing = 2 * self.max_points - points.shape[-1]
         if missing < 0 or missing % 2:
             raise ValueError(
@@ -132,8 +149,12 @@ class Segmentation:
             points = rotate_rings(points, rng)
         targets = jnp.where(labels[..., None] > 0, point_tokens(self.vocab, points), PADDING)
         written = targets != PADDING
-        weights = jnp.where(written, 1.0, self.eos_weight) * jnp.any(written, axis=-1, keepdims=True)
-        padding = self.padding_weight * (self.max_len - 1) / (2 * self.max_points)  # with the share of the prompt
+        weights = jnp.where(written, 1.0, self.eos_weight) * jnp.any(
+            written, axis=-1, keepdims=True
+        )
+        padding = (
+            self.padding_weight * (self.max_len - 1) / (2 * self.max_points)
+        )  # with the share of the prompt
         weights = jnp.where(labels[..., None] > 0, weights, padding)
         return Sequences(
             prompt=object_prompt(self.vocab, PROMPT_SEGMENTATION, boxes, labels),
@@ -167,7 +188,9 @@ class Segmentation:
         """
         check_samples(tokens, scores, example["labels"])
         found = prompted(example, example["scores"])
-        points = jnp.where(found["labels"][..., None, None] > 0, read_points(self.vocab, tokens), POINT_PADDING)
+        points = jnp.where(
+            found["labels"][..., None, None] > 0, read_points(self.vocab, tokens), POINT_PADDING
+        )
         pairs = points.reshape(*points.shape[:3], -1, 2)
         pixels = to_original(pairs, example).reshape(points.shape)
         return found | {"points": jnp.where(points < 0, points, pixels)}

@@ -48,7 +48,9 @@ def test_transparent_palette_does_not_warn():
 def test_sixteen_bits_keep_their_range():
     gray = RNG.integers(0, 65536, (9, 7), np.uint16)
     decoded = decode_image(encode(Image.fromarray(gray)), "x")
-    np.testing.assert_array_equal(decoded, np.repeat((gray >> 8).astype(np.uint8)[..., None], 3, axis=2))
+    np.testing.assert_array_equal(
+        decoded, np.repeat((gray >> 8).astype(np.uint8)[..., None], 3, axis=2)
+    )
 
 
 def test_orientation_follows_the_annotated_size():

@@ -48,7 +48,9 @@ def test_every_image_comes_first_equally_often(images):
 def test_thousands_of_epochs_differ(images, count):
     """Their first 20 images do already. The keys of the index shuffle have 24 bits for small sets, and would repeat."""
     first = np.arange(20)
-    seen = {order.shuffled(first, images, order.key(0, epoch, 0)).tobytes() for epoch in range(count)}
+    seen = {
+        order.shuffled(first, images, order.key(0, epoch, 0)).tobytes() for epoch in range(count)
+    }
     assert len(seen) == count
 
 
@@ -59,7 +61,9 @@ def test_numbers_far_apart_do_not_repeat(images):
     for power in range(6, 31):
         assert (one != permutation(images, 3 + 2**power, 4, 0)).any(), power
         assert (one != permutation(images, 3, 4 + 2**power, 0)).any(), power
-    assert (one != permutation(images, 4, 3, 0)).any() and (one != permutation(images, 3, 4, 1)).any()
+    assert (one != permutation(images, 4, 3, 0)).any() and (
+        one != permutation(images, 3, 4, 1)
+    ).any()
 
 
 @pytest.mark.parametrize(("images", "batch"), [(1000, 10), (118_287, 128), (1_700_000, 256)])
@@ -93,5 +97,7 @@ def test_the_order_is_pinned():
 
 def test_another_image_is_a_function_of_row_and_attempt():
     drawn = [order.other_index(3, draw, attempt, 50) for draw in range(200) for attempt in (1, 2)]
-    assert drawn == [order.other_index(3, draw, attempt, 50) for draw in range(200) for attempt in (1, 2)]
+    assert drawn == [
+        order.other_index(3, draw, attempt, 50) for draw in range(200) for attempt in (1, 2)
+    ]
     assert set(drawn) == set(range(50))

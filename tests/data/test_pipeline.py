@@ -15,9 +15,10 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from pix2seq_jax.data import pipeline, reading, rows, sources
-from pix2seq_jax.data.coco_json import Report
-from tests import small
+from pix2seq_jax.data import pipeline, reading, rows
+from pix2seq_jax.data.coco import folder as coco_folder
+from pix2seq_jax.data.coco.json import Report
+from tests.helpers import small
 
 ALL_OPS = (
     "decode|scale_jitter(24,0.5,1.5)|fixed_crop(24)|flip_lr|color_jitter(0.5)|filter_objects|order(random)"
@@ -43,7 +44,7 @@ TYPES = {
 class Source:
     """Images of several shapes; image i has i % 3 objects. `broken` names the ones that do not decode."""
 
-    fields = sources.FIELDS
+    fields = coco_folder.FIELDS
 
     def __init__(self, count: int, broken: tuple = ()) -> None:
         self.count, self.broken = count, broken
@@ -62,7 +63,9 @@ class Source:
             "file": f"folder/{index}.png",
             "image_id": np.int64(1000 + index),
             "orig_size": np.array(shape[:2], np.int32),
-            "boxes": np.concatenate([low, low + rng.uniform(0.1, 0.5, (n, 2))], 1).astype(np.float32),
+            "boxes": np.concatenate([low, low + rng.uniform(0.1, 0.5, (n, 2))], 1).astype(
+                np.float32
+            ),
             "labels": np.arange(1, n + 1, dtype=np.int32),
             "area": np.ones(n, np.float32),
             "is_crowd": np.zeros(n, bool),
@@ -70,7 +73,9 @@ class Source:
         }
 
 
-def train(start: int = 0, count: int = 1, source: Source | None = None, ops: str = ALL_OPS, **options) -> list[dict]:
+def train(
+    start: int = 0, count: int = 1, source: Source | None = None, ops: str = ALL_OPS, **options
+) -> list[dict]:
     """Batches start, start + 1, ..."""
     options = {"batch_size": 4, "seed": 3} | options
     dataset = pipeline.train_dataset(source or Source(7), ops, start_step=start, **options)
@@ -98,15 +103,21 @@ def test_a_batch_depends_on_seed_and_step_only():
     assert_same(whole, train(0, 6, workers=5))
     assert_same(whole[4:], train(4, 2))
     assert_same(whole[5:], train(5, 1, workers=3))
-    assert any((a["image"] != b["image"]).any() for a, b in zip(whole, train(0, 6, seed=4), strict=True))
+    assert any(
+        (a["image"] != b["image"]).any() for a, b in zip(whole, train(0, 6, seed=4), strict=True)
+    )
 
 
 @pytest.mark.parametrize("repeats", [1, 2, 4])
 def test_processes_split_the_same_batches(repeats):
     whole = train(3, 3, repeats=repeats)
     for count in (2, 4):
-        parts = [train(3, 3, repeats=repeats, process_index=p, process_count=count) for p in range(count)]
-        joined = [{k: np.concatenate([part[i][k] for part in parts]) for k in TYPES} for i in range(3)]
+        parts = [
+            train(3, 3, repeats=repeats, process_index=p, process_count=count) for p in range(count)
+        ]
+        joined = [
+            {k: np.concatenate([part[i][k] for part in parts]) for k in TYPES} for i in range(3)
+        ]
         assert_same(whole, joined)
 
 
@@ -127,8 +138,14 @@ def test_images_of_another_epoch_are_augmented_anew():
 
 def test_order_of_images_is_pinned():
     """Another TensorFlow must not change it: resumed runs would repeat and skip images."""
-    ids = [batch["image_id"].tolist() for batch in train(1000, 2, source=Source(1000), ops=EVAL_OPS, batch_size=8)]
-    assert ids == [[1983, 1287, 1505, 1781, 1120, 1533, 1800, 1964], [1649, 1478, 1696, 1304, 1892, 1997, 1819, 1871]]
+    ids = [
+        batch["image_id"].tolist()
+        for batch in train(1000, 2, source=Source(1000), ops=EVAL_OPS, batch_size=8)
+    ]
+    assert ids == [
+        [1983, 1287, 1505, 1781, 1120, 1533, 1800, 1964],
+        [1649, 1478, 1696, 1304, 1892, 1997, 1819, 1871],
+    ]
 
 
 def test_repeats_are_the_same_images_augmented_differently():
@@ -146,11 +163,18 @@ def test_repeats_are_the_same_images_augmented_differently():
 def test_evaluation_sees_every_image_once(size, processes):
     size *= processes
     parts = [
-        list(pipeline.eval_dataset(Source(7), EVAL_OPS, batch_size=size, process_index=p, process_count=processes))
+        list(
+            pipeline.eval_dataset(
+                Source(7), EVAL_OPS, batch_size=size, process_index=p, process_count=processes
+            )
+        )
         for p in range(processes)
     ]
     assert [len(part) for part in parts] == [-(-7 // size)] * processes
-    rows = [{k: np.concatenate([b[k] for b in batches]) for k in TYPES} for batches in zip(*parts, strict=True)]
+    rows = [
+        {k: np.concatenate([b[k] for b in batches]) for k in TYPES}
+        for batches in zip(*parts, strict=True)
+    ]
     joined = {k: np.concatenate([row[k] for row in rows]) for k in TYPES}
     valid = joined["valid"]
     assert len(valid) % size == 0
@@ -159,7 +183,9 @@ def test_evaluation_sees_every_image_once(size, processes):
     assert (joined["labels"][~valid] == 0).all()
     one = list(pipeline.eval_dataset(Source(7), EVAL_OPS, batch_size=1))
     for name in TYPES:
-        np.testing.assert_array_equal(joined[name][valid], np.concatenate([b[name] for b in one]), err_msg=name)
+        np.testing.assert_array_equal(
+            joined[name][valid], np.concatenate([b[name] for b in one]), err_msg=name
+        )
 
 
 def test_evaluation_of_a_part():
@@ -193,7 +219,9 @@ def test_size_of_the_annotations_wins():
 def test_an_image_that_does_not_decode_is_one_clear_error(make):
     options = {"seed": 0} if make is pipeline.train_dataset else {}
     batches = iter(make(Source(7, broken=(4,)), EVAL_OPS, batch_size=7, **options))
-    with pytest.raises(ValueError, match=r"^image folder/4\.png cannot be decoded .*; replace the file") as caught:
+    with pytest.raises(
+        ValueError, match=r"^image folder/4\.png cannot be decoded .*; replace the file"
+    ) as caught:
         next(batches)
     assert "node" not in str(caught.value)
     assert "Traceback" not in str(caught.value)
@@ -205,7 +233,9 @@ def test_an_image_that_does_not_decode_is_replaced_and_named():
     """The same one whenever the row is drawn, also after a resume."""
     whole, report = train(0, 6, source=Source(7)), Report()
     replaced = train(0, 6, source=Source(7, broken=(2, 4)), bad_images=report)
-    ids, others = (np.concatenate([batch["image_id"] for batch in batches]) for batches in (whole, replaced))
+    ids, others = (
+        np.concatenate([batch["image_id"] for batch in batches]) for batches in (whole, replaced)
+    )
     bad = np.isin(ids, [1002, 1004])
     assert bad.sum() > 3 and not np.isin(others, [1002, 1004]).any()
     np.testing.assert_array_equal(others[~bad], ids[~bad])
@@ -216,13 +246,18 @@ def test_an_image_that_does_not_decode_is_replaced_and_named():
 
 
 def test_images_that_all_do_not_decode_are_an_error():
-    with pytest.raises(ValueError, match=r"20 images in a row cannot be read, first: image folder/\d\.png cannot be"):
+    with pytest.raises(
+        ValueError,
+        match=r"20 images in a row cannot be read, first: image folder/\d\.png cannot be",
+    ):
         train(source=Source(7, broken=tuple(range(7))), bad_images=Report())
 
 
 def test_an_image_that_does_not_decode_counts_as_a_black_one_in_evaluation():
     report = Report()
-    (batch,) = pipeline.eval_dataset(Source(7, broken=(4,)), EVAL_OPS, batch_size=7, bad_images=report)
+    (batch,) = pipeline.eval_dataset(
+        Source(7, broken=(4,)), EVAL_OPS, batch_size=7, bad_images=report
+    )
     (whole,) = pipeline.eval_dataset(Source(7), EVAL_OPS, batch_size=7)
     np.testing.assert_array_equal(batch["image_id"], np.arange(1000, 1007))
     assert not batch["image"][4].any() and whole["image"][4].any()
@@ -236,7 +271,14 @@ def test_batches_that_are_closed_let_go_of_their_source(make):
     """TensorFlow keeps every Python function of its graphs; with it, it kept each source that was ever read."""
     source = Source(3)
     alive = weakref.ref(source)
-    batches = iter(make(source, EVAL_OPS, batch_size=1, **({"seed": 0} if make is pipeline.train_dataset else {})))
+    batches = iter(
+        make(
+            source,
+            EVAL_OPS,
+            batch_size=1,
+            **({"seed": 0} if make is pipeline.train_dataset else {}),
+        )
+    )
     del source
     next(batches)
     assert alive() is not None  # the iterator alone keeps it
@@ -247,7 +289,8 @@ def test_batches_that_are_closed_let_go_of_their_source(make):
 
 def test_an_image_larger_than_its_padding_names_the_string():
     with pytest.raises(
-        ValueError, match=r"preprocessing 'decode\|pad_image\(8\)\|pad_objects\(3\)' failed: .*[Pp]adding"
+        ValueError,
+        match=r"preprocessing 'decode\|pad_image\(8\)\|pad_objects\(3\)' failed: .*[Pp]adding",
     ):
         train(ops="decode|pad_image(8)|pad_objects(3)")
 
@@ -255,10 +298,16 @@ def test_an_image_larger_than_its_padding_names_the_string():
 def test_a_published_batch_is_a_quarter_of_its_floats():
     """128 images of 640 pixels, as the multi-task recipe has them for each of four tasks."""
     config = small.load("multitask.py:")
-    batches = pipeline.train_dataset(Source(7), config.tasks.detection.train_ops, batch_size=128, seed=0)
-    size = {name: math.prod(s.shape) * s.dtype.size for name, s in batches.dataset.element_spec.items()}
+    batches = pipeline.train_dataset(
+        Source(7), config.tasks.detection.train_ops, batch_size=128, seed=0
+    )
+    size = {
+        name: math.prod(s.shape) * s.dtype.size for name, s in batches.dataset.element_spec.items()
+    }
     step = len(config.tasks) * sum(size.values())
-    print(f"a step {step / 1e9:.2f} GB, 3 on the host {3 * step / 1e9:.2f}, 4 on the devices {4 * step / 1e9:.2f}")
+    print(
+        f"a step {step / 1e9:.2f} GB, 3 on the host {3 * step / 1e9:.2f}, 4 on the devices {4 * step / 1e9:.2f}"
+    )
     assert size["image"] == 128 * 640 * 640 * 3
     assert step < 4 * 1.01 * size["image"]
 
@@ -269,12 +318,18 @@ def test_a_published_batch_is_a_quarter_of_its_floats():
         ({"ops": "flip_lr|pad_image(8)"}, "must begin with decode"),
         ({"ops": "decode|pad_objects(3)"}, "'image' has no fixed shape"),
         ({"ops": "decode|pad_image(32)|flip_lr|pad_objects(3)"}, "flip_lr stands behind pad_image"),
-        ({"ops": "decode|pad_image(32)|pad_image(40)|pad_objects(3)"}, "pad_image stands behind pad_image"),
+        (
+            {"ops": "decode|pad_image(32)|pad_image(40)|pad_objects(3)"},
+            "pad_image stands behind pad_image",
+        ),
         ({"ops": "decode|fixed_crop(8)|pad_image(8)"}, "'boxes' has no fixed shape"),
         ({"ops": "decode|pad_image(-8)|pad_objects(3)"}, "image size -8"),
         ({"seed": -1}, "seed=-1 must be in"),
         ({"batch_size": 0}, "batch_size=0 must be a positive multiple"),
-        ({"batch_size": 5, "process_count": 2}, "batch_size=5 must be a positive multiple of the 2 processes"),
+        (
+            {"batch_size": 5, "process_count": 2},
+            "batch_size=5 must be a positive multiple of the 2 processes",
+        ),
         ({"process_index": 2, "process_count": 2}, "process_index=2 must be in"),
     ],
 )
@@ -302,4 +357,6 @@ def test_python_ends_while_batches_are_being_made():
         batches = iter(pipeline.train_dataset(test_pipeline.Source(50), {ALL_OPS!r}, batch_size=8, seed=0, workers=2))
         next(batches)
     """
-    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True, timeout=60, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], check=True, timeout=60, capture_output=True
+    )

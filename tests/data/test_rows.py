@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 from pix2seq_jax.data import pipeline, rows
-from pix2seq_jax.data.folder import read_file
-from pix2seq_jax.data.sources import IMAGE_FIELDS
+from pix2seq_jax.data.coco.files import read_file
+from pix2seq_jax.data.coco.folder import IMAGE_FIELDS
 
 OPS = "decode|resize(32, antialias=True)|pad_image(32)|pad_objects(2)"
 SIZES = [(40, 60), (64, 30), (20, 20)]
@@ -35,18 +35,27 @@ class Plain:
 def files(tmp_path_factory):
     folder, rng = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
     for number, (height, width) in enumerate(SIZES):
-        Image.fromarray(rng.integers(0, 255, (height, width, 3), np.uint8)).save(folder / f"{number}.png")
+        Image.fromarray(rng.integers(0, 255, (height, width, 3), np.uint8)).save(
+            folder / f"{number}.png"
+        )
     return [str(folder / f"{number}.png") for number in range(len(SIZES))]
 
 
 def test_rows_are_those_of_the_pipeline(files):
     ops = rows.image_ops(rows.chain(OPS))
     make = rows.Preprocess(ops, objects=False, spec=OPS)
-    (expected,) = pipeline.eval_dataset(Plain(files), "decode|resize(32, antialias=True)|pad_image(32)", batch_size=3)
+    (expected,) = pipeline.eval_dataset(
+        Plain(files), "decode|resize(32, antialias=True)|pad_image(32)", batch_size=3
+    )
     decoded = [rows.read(file, size, read_file) for file, size in zip(files, SIZES, strict=True)]
-    made = {i: make({"image": pixels, "orig_size": size}, i) for i, (pixels, size) in enumerate(decoded)}
+    made = {
+        i: make({"image": pixels, "orig_size": size}, i) for i, (pixels, size) in enumerate(decoded)
+    }
     batch = make.batch(made, 4)
-    assert batch.keys() <= expected.keys() and {"image", "unpadded_size", "crop_offset"} <= batch.keys()
+    assert (
+        batch.keys() <= expected.keys()
+        and {"image", "unpadded_size", "crop_offset"} <= batch.keys()
+    )
     for name, value in batch.items():
         np.testing.assert_array_equal(value[:3], expected[name], err_msg=name)
     np.testing.assert_array_equal(batch["unpadded_size"][3], [1, 1])  # blank
@@ -56,14 +65,21 @@ def test_a_chain_is_traced_once():
     ops = rows.chain(OPS)
     rows.Preprocess(ops, objects=True, spec=OPS)
     before = rows._traced.cache_info().misses
-    assert rows.Preprocess(rows.chain(OPS), objects=True, spec=OPS).shapes["boxes"] == (np.float32, (2, 4))
+    assert rows.Preprocess(rows.chain(OPS), objects=True, spec=OPS).shapes["boxes"] == (
+        np.float32,
+        (2, 4),
+    )
     assert rows._traced.cache_info().misses == before
 
 
 def test_which_chains_share_images():
     assert rows.keeps_whole(rows.chain(OPS))
-    assert not rows.keeps_whole(rows.chain("decode|crop_to_box(2.0)|resize(32)|pad_image(32)|pad_objects(1)"))
-    assert not rows.keeps_whole(rows.chain("decode|resize(32)|pad_image(32)|order(area)|pad_objects(1)"))
+    assert not rows.keeps_whole(
+        rows.chain("decode|crop_to_box(2.0)|resize(32)|pad_image(32)|pad_objects(1)")
+    )
+    assert not rows.keeps_whole(
+        rows.chain("decode|resize(32)|pad_image(32)|order(area)|pad_objects(1)")
+    )
 
 
 @pytest.mark.parametrize(
@@ -72,7 +88,11 @@ def test_which_chains_share_images():
         ("resize(32)|pad_image(32)", False, "must begin with decode"),
         ("decode|resize(32)", False, r"'image' has no fixed shape .* end with pad_image\(size\)"),
         ("decode|resize(32)|pad_image(32)", True, r"'boxes' has no fixed shape .*pad_objects\(n\)"),
-        ("decode|crop_to_box(2.0)|resize(32)|pad_image(32)", False, "needs 'boxes', which is not given"),
+        (
+            "decode|crop_to_box(2.0)|resize(32)|pad_image(32)",
+            False,
+            "needs 'boxes', which is not given",
+        ),
         ("decode|resize(32, antialias=3)|pad_image(one)|pad_objects(1)", True, "image size 'one'"),
     ],
 )

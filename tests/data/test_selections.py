@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from pix2seq_jax.data import pipeline
+from pix2seq_jax.data.coco.folder import FIELDS, CocoDir
 from pix2seq_jax.data.selections import PerObject, WithObjects
-from pix2seq_jax.data.sources import FIELDS, CocoDir
 from pix2seq_jax.tasks.base import to_original
 
 SIZES = {7: (40, 60), 3: (64, 30), 5: (20, 20)}  # image id -> height, width
@@ -21,12 +21,21 @@ def source(tmp_path_factory):
     folder = tmp_path_factory.mktemp("selections")
     rng = np.random.default_rng(0)
     for image_id, (height, width) in SIZES.items():
-        Image.fromarray(rng.integers(0, 255, (height, width, 3), np.uint8)).save(folder / f"{image_id}.png")
+        Image.fromarray(rng.integers(0, 255, (height, width, 3), np.uint8)).save(
+            folder / f"{image_id}.png"
+        )
 
     def row(number, image, box, **more):
         x, y, w, h = box
         ring = [x, y, x + w, y, x + w, y + h, x, y + h]
-        base = {"id": number, "image_id": image, "category_id": 1, "bbox": box, "iscrowd": 0, "area": w * h}
+        base = {
+            "id": number,
+            "image_id": image,
+            "category_id": 1,
+            "bbox": box,
+            "iscrowd": 0,
+            "area": w * h,
+        }
         return base | {"segmentation": [ring], "keypoints": [x + 1, y + 1, 2, 0, 0, 0]} | more
 
     crowd = {"iscrowd": 1, "keypoints": [0] * 6}
@@ -34,7 +43,10 @@ def source(tmp_path_factory):
     rows += [row(3, 7, [30, 20, 10, 16], category_id=2, keypoints=[31, 21, 2, 32, 22, 1])]
     joints = {"keypoints": ["left_hand", "right_hand"], "skeleton": []}
     content = {
-        "images": [{"id": i, "file_name": f"{i}.png", "height": h, "width": w} for i, (h, w) in SIZES.items()],
+        "images": [
+            {"id": i, "file_name": f"{i}.png", "height": h, "width": w}
+            for i, (h, w) in SIZES.items()
+        ],
         "annotations": rows,
         "categories": [{"id": 1, "name": "one"} | joints, {"id": 2, "name": "two"} | joints],
     }
@@ -72,7 +84,10 @@ def predicted(source, boxes, labels=None, image_ids=(5, 7)) -> WithObjects:
     return WithObjects(source, np.array(image_ids), boxes, labels, scores)
 
 
-BOXES = [[[1, 2, 11, 12], [0, 0, 0, 0], [-5, 10, 30, 15]], [[8, 6, 20, 30], [3, 3, 3, 3], [1, 1, 2, 2]]]
+BOXES = [
+    [[1, 2, 11, 12], [0, 0, 0, 0], [-5, 10, 30, 15]],
+    [[8, 6, 20, 30], [3, 3, 3, 3], [1, 1, 2, 2]],
+]
 
 
 def test_given_objects_take_the_place_of_the_annotated(source):
@@ -129,7 +144,15 @@ def test_objects_come_back_from_their_windows(source):
 
 
 @pytest.mark.parametrize(
-    "box", [[3, 3, 3, 3], [0, 0, 0, 0], [40, 60, 40, 60], [90, 90, 99, 99], [-9, -9, -1, -1], [20, 30, 10, 20]]
+    "box",
+    [
+        [3, 3, 3, 3],
+        [0, 0, 0, 0],
+        [40, 60, 40, 60],
+        [90, 90, 99, 99],
+        [-9, -9, -1, -1],
+        [20, 30, 10, 20],
+    ],
 )
 def test_a_window_has_some_pixels_whatever_the_box(source, box):
     row = PerObject(predicted(source, [[box]], image_ids=(7,)))
@@ -154,7 +177,12 @@ def test_windows_are_for_training_too(source):
     batches = iter(pipeline.train_dataset(PerObject(source), ops, batch_size=6, seed=0))
     batch = next(batches)
     shapes = {name: batch[name].shape for name in ("image", "boxes", "polygons", "keypoints")}
-    assert shapes == {"image": (6, 24, 24, 3), "boxes": (6, 1, 4), "polygons": (6, 1, 12), "keypoints": (6, 1, 4)}
+    assert shapes == {
+        "image": (6, 24, 24, 3),
+        "boxes": (6, 1, 4),
+        "polygons": (6, 1, 12),
+        "keypoints": (6, 1, 4),
+    }
     assert {name: batch[name].dtype for name in ("polygons", "keypoints")} == dict.fromkeys(
         ("polygons", "keypoints"), np.float32
     )

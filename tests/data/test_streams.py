@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from pix2seq_jax.data import order, pipeline
+from pix2seq_jax.data.coco.folder import FIELDS, IMAGE_FIELDS
 from pix2seq_jax.data.order import CYCLE
 from pix2seq_jax.data.pipeline import Stream
-from pix2seq_jax.data.sources import FIELDS, IMAGE_FIELDS
 
 OPS = "decode|flip_lr|order(random)|pad_image(16)|pad_objects({})"
 
@@ -19,10 +19,18 @@ OPS = "decode|flip_lr|order(random)|pad_image(16)|pad_objects({})"
 class Source:
     """Small images; image_id tells source and number. `extra` adds a field of objects, `silent` leaves objects out."""
 
-    def __init__(self, first: int, count: int, extra: dict | None = None, silent: bool = False) -> None:
+    def __init__(
+        self, first: int, count: int, extra: dict | None = None, silent: bool = False
+    ) -> None:
         self.first, self.count, self.extra, self.silent = first, count, extra or {}, silent
-        objects = {} if silent else {name: FIELDS[name] for name in FIELDS.keys() - IMAGE_FIELDS.keys()}
-        self.fields = IMAGE_FIELDS | objects | {k: (v.dtype, (None, *v.shape[1:])) for k, v in self.extra.items()}
+        objects = (
+            {} if silent else {name: FIELDS[name] for name in FIELDS.keys() - IMAGE_FIELDS.keys()}
+        )
+        self.fields = (
+            IMAGE_FIELDS
+            | objects
+            | {k: (v.dtype, (None, *v.shape[1:])) for k, v in self.extra.items()}
+        )
         self.read, self.lock = [], threading.Lock()
 
     def __len__(self) -> int:
@@ -45,7 +53,9 @@ class Source:
             "is_crowd": np.zeros(2, bool),
             "scores": np.ones(2, np.float32),
         }
-        return {name: features[name] for name in ("file", *self.fields) if name in features} | self.extra
+        return {
+            name: features[name] for name in ("file", *self.fields) if name in features
+        } | self.extra
 
 
 POLYGONS = {"polygons": np.array([[0.1, 0.1, 0.5, 0.1, 0.5, 0.5]] * 2, np.float32)}
@@ -65,7 +75,9 @@ def three() -> list[Stream]:
 
 def train(streams, start: int = 0, count: int = 1, **options) -> list[dict]:
     options = {"batch_size": 10, "seed": 3} | options
-    return list(itertools.islice(pipeline.train_dataset(streams, start_step=start, **options), count))
+    return list(
+        itertools.islice(pipeline.train_dataset(streams, start_step=start, **options), count)
+    )
 
 
 def assert_same(one: list[dict], other: list[dict]) -> None:
@@ -87,7 +99,9 @@ def test_every_row_has_all_fields():
     assert batch["valid"].all()
     for row, task in enumerate(batch["task"]):
         assert batch["image_id"][row] // 1000 == {0: 1, 2: 2, 1: 3}[int(task)]
-        np.testing.assert_array_equal(np.sort(batch["labels"][row]), [0, 0, 0, 0] if task == 1 else [0, 0, 1, 2])
+        np.testing.assert_array_equal(
+            np.sort(batch["labels"][row]), [0, 0, 0, 0] if task == 1 else [0, 0, 1, 2]
+        )
         assert batch["polygons"][row].any() == (task == 2)
         assert not batch["polygons"][row, 2:].any()
         np.testing.assert_array_equal(batch["captions"][row], CAPTIONS["captions"] * (task == 1))
@@ -126,16 +140,25 @@ def test_a_batch_depends_on_seed_and_step_only():
 @pytest.mark.parametrize("repeats", [1, 5])
 def test_processes_split_the_same_batches(repeats):
     whole = train(three(), 99, 3, repeats=repeats)
-    parts = [train(three(), 99, 3, repeats=repeats, process_index=p, process_count=2) for p in range(2)]
-    assert_same(whole, [{k: np.concatenate([a[k], b[k]]) for k in a} for a, b in zip(*parts, strict=True)])
+    parts = [
+        train(three(), 99, 3, repeats=repeats, process_index=p, process_count=2) for p in range(2)
+    ]
+    assert_same(
+        whole, [{k: np.concatenate([a[k], b[k]]) for k in a} for a, b in zip(*parts, strict=True)]
+    )
     ids = whole[0]["image_id"].reshape(-1, repeats)
     assert (ids == ids[:, :1]).all()
 
 
 def test_one_stream_gives_the_batches_of_its_source():
     ops = OPS.format(3)
-    plain = list(itertools.islice(pipeline.train_dataset(Source(0, 7), ops, batch_size=4, seed=5), 4))
-    for streams in (Stream(Source(0, 7), ops, 0.3, task=6), [Stream(Source(0, 7), ops, 0.3, task=6)]):
+    plain = list(
+        itertools.islice(pipeline.train_dataset(Source(0, 7), ops, batch_size=4, seed=5), 4)
+    )
+    for streams in (
+        Stream(Source(0, 7), ops, 0.3, task=6),
+        [Stream(Source(0, 7), ops, 0.3, task=6)],
+    ):
         mixed = train(streams, 0, 4, batch_size=4, seed=5)
         assert all((batch.pop("task") == 6).all() for batch in mixed)
         assert_same(plain, mixed)
@@ -175,11 +198,18 @@ def test_weights_are_positive(weights):
 
 def test_streams_that_do_not_fit_are_refused():
     one = Stream(Source(0, 3), OPS.format(2))
-    with pytest.raises(ValueError, match=r"'image' as uint8\[20, 20, 3\] and as uint8\[16, 16, 3\]"):
+    with pytest.raises(
+        ValueError, match=r"'image' as uint8\[20, 20, 3\] and as uint8\[16, 16, 3\]"
+    ):
         train([one, Stream(Source(0, 3), "decode|pad_image(20)|pad_objects(2)")])
     longer = {"polygons": np.zeros((2, 8), np.float32)}
     with pytest.raises(ValueError, match=r"'polygons' as float32\[2, 8\] .* same max_points"):
-        train([Stream(Source(0, 3, POLYGONS), OPS.format(2)), Stream(Source(0, 3, longer), OPS.format(2))])
+        train(
+            [
+                Stream(Source(0, 3, POLYGONS), OPS.format(2)),
+                Stream(Source(0, 3, longer), OPS.format(2)),
+            ]
+        )
     with pytest.raises(ValueError, match="has no fixed shape"):
         train([one, Stream(Source(0, 3), "decode|pad_image(16)")])
     for source, ops in ((one, OPS), ([one], OPS), (Source(0, 3), None)):

@@ -91,7 +91,10 @@ def test_files(text, tmp_path):
         Text.load(tmp_path / "nowhere.model")
     for broken in (b"", b"hello" * 30, text.to_bytes()[:-10]):
         path.write_bytes(broken)
-        with pytest.raises(ValueError, match=rf"captions\.model: {len(broken)} bytes that are no SentencePiece model"):
+        with pytest.raises(
+            ValueError,
+            match=rf"captions\.model: {len(broken)} bytes that are no SentencePiece model",
+        ):
             Text.load(path)
     with pytest.raises(ValueError, match="cannot be read"):
         Text.load(tmp_path)
@@ -100,7 +103,11 @@ def test_files(text, tmp_path):
 def test_other_special_pieces_are_refused():
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(SENTENCES), model_writer=model, vocab_size=40, minloglevel=3, hard_vocab_limit=False
+        sentence_iterator=iter(SENTENCES),
+        model_writer=model,
+        vocab_size=40,
+        minloglevel=3,
+        hard_vocab_limit=False,
     )
     with pytest.raises(ValueError, match="padding is piece -1 and the end of a caption piece 2"):
         Text.from_bytes(model.getvalue())

@@ -20,16 +20,23 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 VOCAB, EOS, LENGTH = 12, 3, 4
 WORDS = (3, 4, 7, 8)  # what ALLOWED leaves
 ALLOWED = (((3, 5), (7, 9)),)
-SIZES = dict.fromkeys(["enc_layers", "dec_layers"], 1) | dict.fromkeys(["enc_heads", "dec_heads"], 2)
+SIZES = dict.fromkeys(["enc_layers", "dec_layers"], 1) | dict.fromkeys(
+    ["enc_heads", "dec_heads"], 2
+)
 SIZES |= dict.fromkeys(["enc_dim", "dec_dim", "enc_mlp", "dec_mlp"], 8)
 
-search = jax.jit(beam_search, static_argnames=("model", "max_len", "beams", "length_penalty", "eos_token", "allowed"))
+search = jax.jit(
+    beam_search,
+    static_argnames=("model", "max_len", "beams", "length_penalty", "eos_token", "allowed"),
+)
 
 
 def make(model, batch=5):
     """Variables, sharp enough for the order of sequences to differ between images, memory and prompts of two tokens."""
     images = jax.random.uniform(jax.random.key(1), (batch, 8, 8, 3))
-    variables = nn.meta.unbox(jax.jit(model.init)(jax.random.key(0), images, jnp.ones((batch, 2), jnp.int32)))
+    variables = nn.meta.unbox(
+        jax.jit(model.init)(jax.random.key(0), images, jnp.ones((batch, 2), jnp.int32))
+    )
     decoder = jax.tree.map(lambda x: 4 * x, variables["params"]["decoder"])
     variables["params"]["decoder"] = decoder | {"embedding": 3 * decoder["embedding"]}
     memory = jax.jit(functools.partial(model.apply, method="encode"))(variables, images)
@@ -48,10 +55,17 @@ def table(tiny):
     model, variables, memory, prompt = tiny
     words = np.array(list(itertools.product(WORDS, repeat=LENGTH)), np.int32)  # [256, 4]
     batch = len(prompt)
-    rows = (jnp.repeat(prompt[:, None], len(words), axis=1), jnp.tile(jnp.asarray(words), (batch, 1, 1)))
+    rows = (
+        jnp.repeat(prompt[:, None], len(words), axis=1),
+        jnp.tile(jnp.asarray(words), (batch, 1, 1)),
+    )
     fed = jnp.concatenate(rows, axis=-1)[..., :-1]
-    logits = jax.jit(functools.partial(model.apply, method="decode"))(variables, memory, fed)[:, :, 1:]
-    probs = np.take_along_axis(np.asarray(nn.softmax(logits), np.float64), np.tile(words, (batch, 1, 1))[..., None], -1)
+    logits = jax.jit(functools.partial(model.apply, method="decode"))(variables, memory, fed)[
+        :, :, 1:
+    ]
+    probs = np.take_along_axis(
+        np.asarray(nn.softmax(logits), np.float64), np.tile(words, (batch, 1, 1))[..., None], -1
+    )
     tables = []
     for image in probs[..., 0]:
         responses = {}
@@ -83,7 +97,9 @@ def plain_search(responses, beams, alpha):
 
 def read(out, b):
     """Responses of image b up to their end, with the probabilities of their tokens."""
-    for tokens, scores in zip(np.asarray(out.tokens[b]).tolist(), np.asarray(out.scores[b]), strict=True):
+    for tokens, scores in zip(
+        np.asarray(out.tokens[b]).tolist(), np.asarray(out.scores[b]), strict=True
+    ):
         end = tokens.index(EOS) + 1 if EOS in tokens else len(tokens)
         assert not any(tokens[end:]) and not scores[end:].any()
         yield tuple(tokens[:end]), scores[:end]
@@ -91,7 +107,9 @@ def read(out, b):
 
 def run(tiny, **options):
     model, variables, memory, prompt = tiny
-    return search(model, variables, memory, prompt, **{"max_len": 2 + LENGTH, "eos_token": EOS} | options)
+    return search(
+        model, variables, memory, prompt, **{"max_len": 2 + LENGTH, "eos_token": EOS} | options
+    )
 
 
 @pytest.mark.parametrize("alpha", [0.0, 2.0])
@@ -106,7 +124,9 @@ def test_enough_beams_find_every_response_in_order(tiny, table, alpha):
         assert found.keys() == responses.keys()
         scores = dict(expected)
         got = [scores[r] for r in found]
-        np.testing.assert_allclose(got, [score for _, score in expected], rtol=1e-5)  # the order, but for equal scores
+        np.testing.assert_allclose(
+            got, [score for _, score in expected], rtol=1e-5
+        )  # the order, but for equal scores
         assert next(iter(found)) == expected[0][0]
         for response, p in found.items():
             np.testing.assert_allclose(p, responses[response], rtol=1e-4, atol=1e-7)
@@ -131,8 +151,12 @@ def test_scores_are_those_of_teacher_forcing(tiny):
     model, variables, memory, prompt = tiny
     out = run(tiny, max_len=14, beams=4)
     fed = jnp.concatenate([jnp.repeat(prompt[:, None], 4, axis=1), out.tokens], axis=-1)[..., :-1]
-    logits = jax.jit(functools.partial(model.apply, method="decode"))(variables, memory, fed)[:, :, 1:]
-    expected = np.take_along_axis(np.asarray(nn.softmax(logits)), np.asarray(out.tokens)[..., None], axis=-1)[..., 0]
+    logits = jax.jit(functools.partial(model.apply, method="decode"))(variables, memory, fed)[
+        :, :, 1:
+    ]
+    expected = np.take_along_axis(
+        np.asarray(nn.softmax(logits)), np.asarray(out.tokens)[..., None], axis=-1
+    )[..., 0]
     tokens = np.asarray(out.tokens)
     after = np.cumsum(tokens == EOS, axis=-1) - (tokens == EOS) > 0
     np.testing.assert_allclose(out.scores, np.where(after, 0, expected), atol=1e-5)
@@ -145,7 +169,9 @@ def test_scores_are_those_of_teacher_forcing(tiny):
 def test_one_beam_is_greedy(tiny, eos, alpha):
     model, variables, memory, prompt = tiny
     options = {"max_len": 14, "eos_token": eos, "allowed": (((0, 10),), ((0, VOCAB),))}
-    greedy = generate(model, variables, memory, prompt, sampler=Greedy(), stop_at_eos=True, **options)
+    greedy = generate(
+        model, variables, memory, prompt, sampler=Greedy(), stop_at_eos=True, **options
+    )
     beam = run(tiny, beams=1, length_penalty=alpha, **options)
     np.testing.assert_array_equal(beam.tokens, greedy.tokens)
     np.testing.assert_allclose(beam.scores, greedy.scores, atol=1e-6)

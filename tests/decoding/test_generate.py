@@ -12,9 +12,19 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from pix2seq_jax.decoding.generate import Slots, generate
 from pix2seq_jax.decoding.sampling import Beam, Greedy, Nucleus, TopK
 from pix2seq_jax.models.pix2seq import Pix2Seq
-from tests import golden_import
+from tests.helpers import golden_import
 
-STATIC = ("model", "max_len", "sampler", "num_samples", "allowed", "return_logits", "slots", "stop_at_eos", "eos_token")
+STATIC = (
+    "model",
+    "max_len",
+    "sampler",
+    "num_samples",
+    "allowed",
+    "return_logits",
+    "slots",
+    "stop_at_eos",
+    "eos_token",
+)
 VOCAB = 40
 
 run = jax.jit(generate, static_argnames=STATIC)
@@ -38,7 +48,9 @@ def tiny():
         max_seq_len=24,
     )
     images = jax.random.uniform(jax.random.key(1), (3, 8, 16, 3))
-    variables = nn.meta.unbox(jax.jit(model.init)(jax.random.key(0), images, jnp.ones((3, 2), jnp.int32)))
+    variables = nn.meta.unbox(
+        jax.jit(model.init)(jax.random.key(0), images, jnp.ones((3, 2), jnp.int32))
+    )
     variables["params"]["decoder"] = jax.tree.map(lambda x: 2 * x, variables["params"]["decoder"])
     memory = jax.jit(functools.partial(model.apply, method="encode"))(variables, images)
     prompt = jax.random.randint(jax.random.key(2), (3, 2, 3), 1, VOCAB)  # [B, N, P]
@@ -72,10 +84,14 @@ def test_recorded_tokens(golden_dir, name):
     np.testing.assert_array_equal(greedy.tokens[:, 0], io["greedy_tokens"])
     np.testing.assert_allclose(greedy.logits[:, 0], io["greedy_logits"], atol=1e-4, rtol=0)
     prompt, options = io["multi_prompt"], options | {"num_samples": 2, "rng": jax.random.key(0)}
-    multi = run(model, variables, memory, prompt, max_len=14, sampler=TopK(1, temperature=0.7), **options)
+    multi = run(
+        model, variables, memory, prompt, max_len=14, sampler=TopK(1, temperature=0.7), **options
+    )
     assert multi.tokens.shape == (2, 3, 2, 8)
     np.testing.assert_array_equal(multi.tokens.reshape(12, 8), io["multi_tokens"])
-    np.testing.assert_allclose(multi.logits.reshape(12, 8, 420), io["multi_logits"], atol=1e-4, rtol=0)
+    np.testing.assert_allclose(
+        multi.logits.reshape(12, 8, 420), io["multi_logits"], atol=1e-4, rtol=0
+    )
 
 
 def test_decoding_equals_teacher_forcing(tiny, sampled):
@@ -83,10 +99,16 @@ def test_decoding_equals_teacher_forcing(tiny, sampled):
     assert sampled.tokens.shape == (3, 2, 2, 17)
     assert len(np.unique(sampled.tokens)) > 20
     assert (sampled.tokens[:, :, 0] != sampled.tokens[:, :, 1]).any()
-    fed = jnp.concatenate([jnp.repeat(prompt[:, :, None], 2, axis=2), sampled.tokens], axis=-1)[..., :-1]
-    logits = model.apply(variables, memory, fed.reshape(3, 4, -1), method="decode").reshape(3, 2, 2, 19, VOCAB)
+    fed = jnp.concatenate([jnp.repeat(prompt[:, :, None], 2, axis=2), sampled.tokens], axis=-1)[
+        ..., :-1
+    ]
+    logits = model.apply(variables, memory, fed.reshape(3, 4, -1), method="decode").reshape(
+        3, 2, 2, 19, VOCAB
+    )
     np.testing.assert_allclose(sampled.logits, logits[..., 2:, :], atol=1e-5, rtol=0)
-    scores = jnp.take_along_axis(nn.softmax(logits[..., 2:, :]), sampled.tokens[..., None], axis=-1)[..., 0]
+    scores = jnp.take_along_axis(
+        nn.softmax(logits[..., 2:, :]), sampled.tokens[..., None], axis=-1
+    )[..., 0]
     np.testing.assert_allclose(sampled.scores, scores, atol=1e-6, rtol=0)
 
 
@@ -155,28 +177,48 @@ def test_a_sampler_may_be_any_function(tiny):
 
 def test_only_allowed_tokens(tiny, sampled):
     model, variables, memory, prompt = tiny
-    options = {"sampler": Nucleus(1.0), "num_samples": 2, "rng": jax.random.key(3), "return_logits": True}
+    options = {
+        "sampler": Nucleus(1.0),
+        "num_samples": 2,
+        "rng": jax.random.key(3),
+        "return_logits": True,
+    }
     allowed = (((10, 20),), ((3, 4), (30, VOCAB)))
     out = run(model, variables, memory, prompt, max_len=20, allowed=allowed, **options)
     even, odd = out.tokens[..., 0::2], out.tokens[..., 1::2]
     assert ((even >= 10) & (even < 20)).all()
     assert ((odd == 3) | (odd >= 30)).all()
-    np.testing.assert_array_equal(out.logits[..., 0, :], sampled.logits[..., 0, :])  # these are as the model gave them
+    np.testing.assert_array_equal(
+        out.logits[..., 0, :], sampled.logits[..., 0, :]
+    )  # these are as the model gave them
     np.testing.assert_allclose(
         out.scores,
-        np.take_along_axis(np.asarray(nn.softmax(out.logits)), np.asarray(out.tokens)[..., None], axis=-1)[..., 0],
+        np.take_along_axis(
+            np.asarray(nn.softmax(out.logits)), np.asarray(out.tokens)[..., None], axis=-1
+        )[..., 0],
         atol=1e-6,
     )
 
 
 def test_sequences_end_when_asked_to(tiny, sampled):
     model, variables, memory, prompt = tiny
-    options = {"sampler": Nucleus(1.0), "num_samples": 2, "rng": jax.random.key(3), "return_logits": True}
+    options = {
+        "sampler": Nucleus(1.0),
+        "num_samples": 2,
+        "rng": jax.random.key(3),
+        "return_logits": True,
+    }
     options |= {"slots": Slots(5, 12, 4, 5), "max_len": 20}
     out = run(model, variables, memory, prompt, stop_at_eos=True, **options)
-    after = np.cumsum(np.asarray(sampled.tokens) == 0, axis=-1) - (np.asarray(sampled.tokens) == 0) > 0
+    after = (
+        np.cumsum(np.asarray(sampled.tokens) == 0, axis=-1) - (np.asarray(sampled.tokens) == 0) > 0
+    )
     assert after.any() and not after.all() and (np.asarray(sampled.tokens)[after] != 0).any()
-    for mine, theirs in ((out.tokens, sampled.tokens), (out.scores, sampled.scores), (out.logits, sampled.logits)):
+    for mine, theirs in (
+        (out.tokens, sampled.tokens),
+        (out.scores, sampled.scores),
+        (out.logits, sampled.logits),
+    ):
         assert (np.asarray(mine)[after] == 0).all()
         np.testing.assert_allclose(np.asarray(mine)[~after], np.asarray(theirs)[~after], atol=1e-6)
     assert (np.asarray(out.class_probs)[after[..., 4::5]] == 0).all()
@@ -200,7 +242,9 @@ def test_decoding_stops_early():
     def count(**options) -> int:
         calls.clear()
         memory = jnp.ones((2, 1, 8))
-        out = run(model, variables, memory, prompt, max_len=24, sampler=Greedy(), eos_bias=1e3, **options)
+        out = run(
+            model, variables, memory, prompt, max_len=24, sampler=Greedy(), eos_bias=1e3, **options
+        )
         assert (out.tokens == 0).all()
         jax.effects_barrier()
         return len(calls)
@@ -217,7 +261,9 @@ def test_end_of_sequence_bias(tiny, sampled):
     assert (run(model, variables, memory, prompt, eos_bias=-1e3, **options).tokens != 0).all()
     biased = run(model, variables, memory, prompt, eos_bias=1e3, **options)
     assert (biased.tokens == 0).all()
-    np.testing.assert_allclose(biased.scores, nn.softmax(biased.logits)[..., 0], atol=1e-6)  # of the raw logits
+    np.testing.assert_allclose(
+        biased.scores, nn.softmax(biased.logits)[..., 0], atol=1e-6
+    )  # of the raw logits
 
 
 def test_another_token_may_end_a_sequence(tiny, sampled):
@@ -227,12 +273,16 @@ def test_another_token_may_end_a_sequence(tiny, sampled):
     options = {"max_len": 20, "sampler": Nucleus(1.0), "num_samples": 2, "rng": jax.random.key(3)}
     out = run(model, variables, memory, prompt, stop_at_eos=True, eos_token=eos, **options)
     after = np.cumsum(tokens == eos, axis=-1) - (tokens == eos) > 0
-    assert after.any() and not after.all() and (tokens[~after] == 0).any()  # padding no longer ends anything
+    assert (
+        after.any() and not after.all() and (tokens[~after] == 0).any()
+    )  # padding no longer ends anything
     np.testing.assert_array_equal(out.tokens, np.where(after, 0, tokens))
     np.testing.assert_allclose(out.scores, np.where(after, 0, sampled.scores), atol=1e-6)
     never = run(model, variables, memory, prompt, eos_bias=-1e3, eos_token=eos, **options)
     assert (never.tokens != eos).all() and (never.tokens == 0).any()
-    assert (run(model, variables, memory, prompt, eos_bias=1e3, eos_token=eos, **options).tokens == eos).all()
+    assert (
+        run(model, variables, memory, prompt, eos_bias=1e3, eos_token=eos, **options).tokens == eos
+    ).all()
 
 
 def test_bfloat16(tiny):

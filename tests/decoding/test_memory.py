@@ -38,16 +38,28 @@ def cache_bytes(sequences: int) -> int:
 def decoding_bytes(images: int, objects: int, samples: int) -> int:
     """Temporary memory of compiled decoding, caches included; the memory of the images is an argument."""
     tokens = jnp.zeros((1, 1), jnp.int32)
-    variables = nn.meta.unbox(jax.eval_shape(MODEL.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)), tokens))
+    variables = nn.meta.unbox(
+        jax.eval_shape(MODEL.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)), tokens)
+    )
     memory = jax.ShapeDtypeStruct((images, IMAGE_TOKENS, MODEL.dec_dim), jnp.float32)
     prompt = jax.eval_shape(
-        TASK.prompt, {"boxes": np.zeros((images, objects, 4)), "labels": np.zeros((images, objects), np.int32)}
+        TASK.prompt,
+        {"boxes": np.zeros((images, objects, 4)), "labels": np.zeros((images, objects), np.int32)},
     )
 
     @jax.jit
     def decode(variables, memory, prompt, rng):
         options = {"max_len": TASK.max_len, "allowed": TASK.allowed, "stop_at_eos": True}
-        return generate(MODEL, variables, memory, prompt, sampler=Nucleus(0.4), num_samples=samples, rng=rng, **options)
+        return generate(
+            MODEL,
+            variables,
+            memory,
+            prompt,
+            sampler=Nucleus(0.4),
+            num_samples=samples,
+            rng=rng,
+            **options,
+        )
 
     lowered = decode.lower(variables, memory, prompt, jax.eval_shape(lambda: jax.random.key(0)))
     return lowered.compile().memory_analysis().temp_size_in_bytes

@@ -8,7 +8,14 @@ import pytest
 from pix2seq_jax.decoding import sampling
 from pix2seq_jax.decoding.sampling import MASKED, Beam, Greedy, Nucleus, TopK, from_string
 
-SAMPLERS = [Greedy(), TopK(3), TopK(4, 0.5), Nucleus(0.5), Nucleus(0.5, rule="standard"), Nucleus(1.0, 2.0)]
+SAMPLERS = [
+    Greedy(),
+    TopK(3),
+    TopK(4, 0.5),
+    Nucleus(0.5),
+    Nucleus(0.5, rule="standard"),
+    Nucleus(1.0, 2.0),
+]
 
 
 def kept(logits):
@@ -37,7 +44,9 @@ def test_kept_logits_are_the_recorded_ones(ops_golden, name, k, p):
 
 
 def test_greedy_keeps_the_recorded_likeliest(ops_golden):
-    np.testing.assert_array_equal(Greedy().filter(jnp.asarray(ops_golden["top/in"])), ops_golden["top/k1_p1.0"])
+    np.testing.assert_array_equal(
+        Greedy().filter(jnp.asarray(ops_golden["top/in"])), ops_golden["top/k1_p1.0"]
+    )
 
 
 def test_nucleus_rules_differ_by_the_token_that_crosses_p():
@@ -53,10 +62,14 @@ def test_nucleus_rules_differ_by_the_token_that_crosses_p():
 
 def test_temperature_comes_before_the_selection():
     logits = jnp.log(jnp.array([0.1, 0.3, 0.4, 0.2]))
-    assert kept(Nucleus(0.5, temperature=100.0).filter(logits)) == [[2]]  # two of four nearly equal: 0.5027 > 0.5
+    assert kept(Nucleus(0.5, temperature=100.0).filter(logits)) == [
+        [2]
+    ]  # two of four nearly equal: 0.5027 > 0.5
     assert kept(Nucleus(0.51, temperature=100.0).filter(logits)) == [[1, 2]]
     assert kept(Nucleus(0.9, temperature=0.1).filter(logits)) == [[2]]  # 0.946 > 0.9
-    np.testing.assert_allclose(TopK(2, temperature=0.5).filter(logits)[1:3], logits[1:3] * 2, rtol=1e-6)
+    np.testing.assert_allclose(
+        TopK(2, temperature=0.5).filter(logits)[1:3], logits[1:3] * 2, rtol=1e-6
+    )
 
 
 def test_equal_tokens_stay_together():
@@ -99,13 +112,17 @@ def test_draws_have_the_shape_and_stay_in_the_kept_set(sampler):
 def test_draws_follow_the_renormalised_probabilities():
     logits = jnp.log(jnp.array([0.1, 0.3, 0.4, 0.2]))
     draws = Nucleus(0.75)(jnp.tile(logits, (20000, 1)), jax.random.key(0))
-    np.testing.assert_allclose(np.bincount(draws, minlength=4) / 20000, [0, 3 / 7, 4 / 7, 0], atol=0.012)
+    np.testing.assert_allclose(
+        np.bincount(draws, minlength=4) / 20000, [0, 3 / 7, 4 / 7, 0], atol=0.012
+    )
 
 
 def test_tokens_masked_by_a_grammar_are_never_drawn():
     logits = jnp.array([[5.0, -jnp.inf, 1.0, -jnp.inf]])
     for sampler in (Greedy(), TopK(4), Nucleus(1.0, 10.0), Nucleus(0.999, rule="standard")):
-        draws = jnp.stack([sampler(logits, rng)[0] for rng in jax.random.split(jax.random.key(3), 30)])
+        draws = jnp.stack(
+            [sampler(logits, rng)[0] for rng in jax.random.split(jax.random.key(3), 30)]
+        )
         assert set(np.asarray(draws)) <= {0, 2}
 
 
@@ -148,7 +165,10 @@ def test_from_string(text, sampler):
         ("topk(2.5)", "k=2.5"),
         ("nucleus(1.5)", "p=1.5"),
         ("nucleus(0)", "p=0"),
-        ("nucleus('0.4')", "write one of greedy(), topk(k, temperature), nucleus(p, temperature, rule), beam("),
+        (
+            "nucleus('0.4')",
+            "write one of greedy(), topk(k, temperature), nucleus(p, temperature, rule), beam(",
+        ),
         ("topk(1, temperature=0)", "temperature=0"),
         ("nucleus(0.5, rule='other')", "choose 'official' or 'standard'"),
         ("beam(0)", "size=0"),

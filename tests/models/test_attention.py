@@ -28,7 +28,10 @@ def test_attend_is_softmax_attention():
 
 def test_softmax_is_float32_in_bfloat16():
     """Scores of 300 and 301 are the same bfloat16; in float32 the second gets e times the weight."""
-    query, key = jnp.ones((1, 1, 1, 1), jnp.bfloat16), jnp.asarray([300.0, 302.0], jnp.bfloat16)[None, None, :, None]
+    query, key = (
+        jnp.ones((1, 1, 1, 1), jnp.bfloat16),
+        jnp.asarray([300.0, 302.0], jnp.bfloat16)[None, None, :, None],
+    )
     out = attend(query, key, jnp.asarray([0.0, 1.0], jnp.bfloat16)[None, None, :, None])
     assert out.dtype == jnp.bfloat16
     np.testing.assert_allclose(out.astype(jnp.float32), 1 / (1 + np.exp(-2)), atol=4e-3)
@@ -81,8 +84,12 @@ MATRIX_LIMITS = (np.sqrt(6 / (64 + 64)),) * 2
 def test_kernels_start_in_the_limits_of_glorot(init, limits):
     """Keras: fans D·H and D·D/H of a 3-D kernel [D, H, D/H]; matrix: D and D. Stacked kernels start layer by layer."""
     stack = Stack(layers=2, dim=64, mlp=64, heads=4, attention_init=init)
-    variables = nn.meta.unbox(SelfAttention(stack, False, True).init(jax.random.key(0), normal(0, 1, 2, 64)))
-    cross = nn.meta.unbox(CrossKeyValue(stack).init(jax.random.key(0), normal(0, 1, 2, 64)))["params"]
+    variables = nn.meta.unbox(
+        SelfAttention(stack, False, True).init(jax.random.key(0), normal(0, 1, 2, 64))
+    )
+    cross = nn.meta.unbox(CrossKeyValue(stack).init(jax.random.key(0), normal(0, 1, 2, 64)))[
+        "params"
+    ]
     into, out = limits
     for kernel, limit in (
         (variables["params"]["query"]["kernel"], into),

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests import golden_import
+from tests.helpers import golden_import
 
 
 @pytest.fixture(scope="module", params=["vit_tiny", "resnet_tiny", "resnet_c4_tiny"])
@@ -35,15 +35,24 @@ def test_gradient_of_every_variable(golden):
 
     def loss(params):
         logits = model.apply({**variables, "params": params}, io["images"], io["seq"])
-        losses = -jnp.take_along_axis(jax.nn.log_softmax(logits), io["target"][..., None], axis=-1)[..., 0]
+        losses = -jnp.take_along_axis(jax.nn.log_softmax(logits), io["target"][..., None], axis=-1)[
+            ..., 0
+        ]
         return jnp.sum(losses * io["token_weights"]) / (jnp.sum(io["token_weights"]) + 1e-9)
 
     value, grads = jax.jit(jax.value_and_grad(loss))(variables["params"])
     np.testing.assert_allclose(value, io["loss/xent"], rtol=1e-5)
     norms = golden_import.gradient_norms(grads, "vit" if model.encoder == "vit" else "rest")
-    recorded = {name.removeprefix("grad_l2/"): io[name] for name in io if name.startswith("grad_l2/")}
+    recorded = {
+        name.removeprefix("grad_l2/"): io[name] for name in io if name.startswith("grad_l2/")
+    }
     assert norms.keys() == recorded.keys()
-    for name, norm in norms.items():  # biases of keys do not change the softmax: their gradients are rounding errors
+    for (
+        name,
+        norm,
+    ) in (
+        norms.items()
+    ):  # biases of keys do not change the softmax: their gradients are rounding errors
         np.testing.assert_allclose(norm, recorded[name], rtol=1e-3, atol=1e-6, err_msg=name)
     total = np.sqrt(sum(norm**2 for norm in norms.values()))
     np.testing.assert_allclose(total, io["grad_global_norm"], rtol=1e-3)

@@ -9,8 +9,8 @@ import pytest
 from flax import linen as nn
 from flax import traverse_util
 
+from pix2seq_jax.config.architectures import ARCHITECTURES, MODEL
 from pix2seq_jax.models.pix2seq import Pix2Seq
-from pix2seq_jax.presets import ARCHITECTURES, MODEL
 
 TINY = MODEL | {
     "image_size": (16, 24),
@@ -34,7 +34,9 @@ def build(**changes):
     """The tiny model with some fields changed, and random variables; compiling its own initialisation takes longer."""
     model, random = Pix2Seq.from_config(TINY | changes), np.random.default_rng(0)
     shapes = nn.meta.unbox(jax.eval_shape(model.init, jax.random.key(2), IMAGES, TOKENS))
-    return model, jax.tree.map(lambda x: jnp.asarray(random.normal(0, 0.2, x.shape), x.dtype), shapes)
+    return model, jax.tree.map(
+        lambda x: jnp.asarray(random.normal(0, 0.2, x.shape), x.dtype), shapes
+    )
 
 
 def apply(model, variables, *args, **options):
@@ -54,7 +56,9 @@ def apply(model, variables, *args, **options):
 def test_published_sizes(architecture, trainable, total):
     sizes = {"image_size": (640, 640), "vocab_size": 3000, "max_seq_len": 512}
     model = Pix2Seq.from_config(MODEL | ARCHITECTURES[architecture] | sizes)
-    variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 640, 640, 3)), jnp.ones((1, 2), jnp.int32))
+    variables = jax.eval_shape(
+        model.init, jax.random.key(0), jnp.zeros((1, 640, 640, 3)), jnp.ones((1, 2), jnp.int32)
+    )
     assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == trainable
     assert sum(leaf.size for leaf in jax.tree.leaves(variables)) == total
 
@@ -74,11 +78,15 @@ def test_published_sizes(architecture, trainable, total):
 )  # fmt: skip
 def test_options(changes, added, removed, tokens):
     (_, default), (model, variables) = build(), build(**changes)
-    names, other = (set(traverse_util.flatten_dict(v["params"], sep="/")) for v in (default, variables))
+    names, other = (
+        set(traverse_util.flatten_dict(v["params"], sep="/")) for v in (default, variables)
+    )
     assert other - names == added
     assert {name for name in names - other if not name.startswith(tuple(removed) or "-")} == set()
     assert all(any(name.startswith(r) for name in names - other) for r in removed)
-    assert jax.eval_shape(functools.partial(model.apply, method="encode"), variables, IMAGES).shape == (2, tokens, 8)
+    assert jax.eval_shape(
+        functools.partial(model.apply, method="encode"), variables, IMAGES
+    ).shape == (2, tokens, 8)
     grads = jax.jit(jax.grad(lambda v: (model.apply(v, IMAGES, TOKENS) ** 2).sum()))(variables)
     for name, grad in traverse_util.flatten_dict(grads["params"], sep="/").items():
         assert np.abs(grad).max() > 0 or name.endswith(("key/bias", "key_bias")), name
@@ -88,7 +96,9 @@ def test_options(changes, added, removed, tokens):
 def test_projection_adds_positions_unless_linear(mode, differ):
     """What the encoder makes of every token alike is told apart by the positions of the projection alone."""
     model, variables = build(proj_mode=mode)
-    variables["params"]["image_encoder"]["norm"]["scale"] *= 0  # tokens leave the encoder all the same
+    variables["params"]["image_encoder"]["norm"]["scale"] *= (
+        0  # tokens leave the encoder all the same
+    )
     memory = apply(model, variables, IMAGES, method="encode")
     assert (np.abs(memory - memory[:, :1]).max() > 1e-3) == differ
 
@@ -102,12 +112,16 @@ def test_vit_crop_does_not_look_at_parts_of_patches():
 
 
 def test_parameters_start_as_published():
-    model = Pix2Seq.from_config(TINY | {"vocab_size": 3000, "dec_dim": 32, "dec_mlp": 64, "enc_layers": 2})
+    model = Pix2Seq.from_config(
+        TINY | {"vocab_size": 3000, "dec_dim": 32, "dec_mlp": 64, "enc_layers": 2}
+    )
     params = nn.meta.unbox(jax.jit(model.init)(jax.random.key(0), IMAGES, TOKENS))["params"]
     for name in ("embedding", "output_bias"):
         values = params["decoder"][name]
         assert np.abs(values).max() <= 0.04
-        np.testing.assert_allclose(np.std(values), 0.02 * 0.8796, rtol=0.05)  # of a normal cut off at two deviations
+        np.testing.assert_allclose(
+            np.std(values), 0.02 * 0.8796, rtol=0.05
+        )  # of a normal cut off at two deviations
     limit = np.sqrt(6 / (8 * 8 * 3 + 8 * 8 * 16))
     assert 0.95 * limit < np.abs(params["stem"]["kernel"]).max() <= limit
     flat = traverse_util.flatten_dict(params, sep="/")
@@ -121,7 +135,9 @@ def test_every_parameter_names_its_axes():
     model = Pix2Seq.from_config(TINY)
     boxed = jax.eval_shape(model.init, jax.random.key(0), IMAGES, TOKENS)
     leaves = jax.tree.leaves(boxed, is_leaf=lambda x: isinstance(x, nn.Partitioned))
-    assert all(isinstance(leaf, nn.Partitioned) and len(leaf.names) == leaf.value.ndim for leaf in leaves)
+    assert all(
+        isinstance(leaf, nn.Partitioned) and len(leaf.names) == leaf.value.ndim for leaf in leaves
+    )
     query = boxed["params"]["image_encoder"]["layers"]["attention"]["query"]["kernel"]
     assert query.names == ("layers", "embed", "heads", "head_dim")
 
@@ -146,7 +162,9 @@ def test_remat_gives_the_same_gradients():
     grads = []
     for remat in (False, True):
         model, variables = build(remat=remat, drop_path=0.2, drop_att=0.1, enc_layers=2)
-        run = functools.partial(model.apply, method="encode", train=True, rngs={"dropout": jax.random.key(4)})
+        run = functools.partial(
+            model.apply, method="encode", train=True, rngs={"dropout": jax.random.key(4)}
+        )
         grads.append(jax.jit(jax.grad(lambda v, run=run: (run(v, IMAGES) ** 2).sum()))(variables))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), *grads)
 
@@ -155,8 +173,12 @@ def test_remat_gives_the_same_gradients():
 def test_dropout_only_in_training(rate):
     rates = {"drop_path": 0.0, "drop_units": 0.0, "drop_att": 0.0}
     (model, variables), (plain, _) = build(**rates | {rate: 0.5}), build(**rates)
-    run = jax.jit(lambda key: model.apply(variables, IMAGES, TOKENS, train=True, rngs={"dropout": key}))
-    still = apply(plain, variables, IMAGES, TOKENS, train=True)  # without any rate training needs no key
+    run = jax.jit(
+        lambda key: model.apply(variables, IMAGES, TOKENS, train=True, rngs={"dropout": key})
+    )
+    still = apply(
+        plain, variables, IMAGES, TOKENS, train=True
+    )  # without any rate training needs no key
     one, two = run(jax.random.key(0)), run(jax.random.key(1))
     assert (one != two).any() and (one != still).any()
     np.testing.assert_array_equal(one, run(jax.random.key(0)))
@@ -176,8 +198,14 @@ def test_bfloat16_keeps_float32_parameters_and_logits():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"image_size": (16, 20)}, r"\(16, 20\) is not divisible by model.patch_size=8.*\(16, 24\)"),
-        ({"image_size": (16, 7), "encoder": "vit_crop"}, r"\(16, 7\) holds no patch of model.patch_size=8"),
+        (
+            {"image_size": (16, 20)},
+            r"\(16, 20\) is not divisible by model.patch_size=8.*\(16, 24\)",
+        ),
+        (
+            {"image_size": (16, 7), "encoder": "vit_crop"},
+            r"\(16, 7\) holds no patch of model.patch_size=8",
+        ),
         ({"resnet_width": 0.01}, "model.resnet_width=0.01 leaves no channels"),
         ({"enc_heads": 3}, "enc_dim=16 is not divisible by model.enc_heads=3"),
         ({"dec_mlp": 20}, "dec_mlp=20 is not divisible by model.dec_dim=8; give a multiple"),

@@ -17,7 +17,12 @@ EXAMPLE = {
 POINTS = jnp.array([[[0.0, 0.0], [0.5, 0.1875], [1.0, 0.375], [1.0, 1.0]]] * 2)
 PIXELS = np.array(
     [
-        [[0, 0], [320, 240], [640, 480], [640, 480]],  # the padding right of the image is clipped away
+        [
+            [0, 0],
+            [320, 240],
+            [640, 480],
+            [640, 480],
+        ],  # the padding right of the image is clipped away
         [[0, 0], [100, 75], [100, 150], [100, 200]],
     ],
     np.float32,
@@ -77,7 +82,9 @@ def test_objects_are_padded_or_refused():
     boxes, labels = base.pad_objects(example, ("boxes", "labels"), 5, "segmentation")
     np.testing.assert_array_equal(labels, [[1, 1, 1, 0, 0]] * 2)
     assert boxes.shape == (2, 5, 4) and (boxes[:, 3:] == 0).all()
-    with pytest.raises(ValueError, match=r"3 objects per image but segmentation.max_instances=2; raise it, or give"):
+    with pytest.raises(
+        ValueError, match=r"3 objects per image but segmentation.max_instances=2; raise it, or give"
+    ):
         base.pad_objects(example, ("boxes",), 2, "segmentation")
 
 

@@ -10,7 +10,14 @@ from pix2seq_jax.tasks.captioning import Captioning
 from pix2seq_jax.vocab import FAKE, PADDING, PROMPT_CAPTIONING, Vocab
 
 SHIFT, PIECES = 300, 50
-VOCAB = Vocab(size=SHIFT + PIECES, num_bins=100, num_classes=20, coord_shift=200, text_shift=SHIFT, text_size=PIECES)
+VOCAB = Vocab(
+    size=SHIFT + PIECES,
+    num_bins=100,
+    num_classes=20,
+    coord_shift=200,
+    text_shift=SHIFT,
+    text_size=PIECES,
+)
 # Ended, ended, cut, none.
 CAPTIONS = np.array([[[5, 6, 7, 1], [8, 1, 0, 0], [9, 2, 5, 5], [0, 0, 0, 0]]], np.int32)
 
@@ -58,7 +65,9 @@ def test_shapes_and_dtypes_as_promised():
     assert task.max_len == 7 and task.eos_token == SHIFT + 1 and task.slots is None
     assert TASKS["captioning"] is Captioning and Captioning.name == "captioning"
     prompt = task.prompt({"image": jnp.zeros((3, 4, 4, 3))})
-    assert prompt.shape == (3, 1) and prompt.dtype == jnp.int32 and (prompt == PROMPT_CAPTIONING).all()
+    assert (
+        prompt.shape == (3, 1) and prompt.dtype == jnp.int32 and (prompt == PROMPT_CAPTIONING).all()
+    )
     assert task.allowed == (((SHIFT + 1, SHIFT + PIECES),),)
 
 
@@ -80,20 +89,26 @@ def test_dropped_inputs():
     assert abs(shares.mean() - 0.5) < 0.035
     pairs = dropped[:, 0, :3].astype(float)
     assert abs(np.corrcoef(pairs.T)[np.triu_indices(3, 1)]).max() < 0.2
-    assert (np.asarray(encode(make_task(input_drop=1.0)).inputs)[0, 0] == [FAKE] * 4 + [PADDING] * 2).all()
+    assert (
+        np.asarray(encode(make_task(input_drop=1.0)).inputs)[0, 0] == [FAKE] * 4 + [PADDING] * 2
+    ).all()
     assert (encode(make_task(), captions, seed=1).inputs != sequences.inputs).any()
 
 
 def test_a_row_is_drawn_alike_in_any_batch():
     captions = np.tile(CAPTIONS, (8, 1, 1))
-    np.testing.assert_array_equal(encode(make_task(), captions).inputs[:3], encode(make_task(), captions[:3]).inputs)
+    np.testing.assert_array_equal(
+        encode(make_task(), captions).inputs[:3], encode(make_task(), captions[:3]).inputs
+    )
 
 
 def test_a_sharded_batch_gives_the_same_sequences():
     captions = np.tile(CAPTIONS, (8, 1, 1))
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
-    sharded = jax.jit(make_task().encode)({"captions": jax.device_put(captions, rows)}, jax.random.key(0))
+    sharded = jax.jit(make_task().encode)(
+        {"captions": jax.device_put(captions, rows)}, jax.random.key(0)
+    )
     jax.tree.map(np.testing.assert_array_equal, sharded, encode(make_task(), captions))
 
 
@@ -102,7 +117,11 @@ def test_decode_gives_the_pieces_back():
     targets = encode(task).targets  # [1, C, T]: every caption as the first of one sample
     tokens = jnp.swapaxes(targets, 0, 1)
     out = jax.jit(task.decode)(tokens, jnp.ones(tokens.shape), {})
-    assert out["pieces"].shape == (5, 6) and out["pieces"].dtype == jnp.int32 and list(out) == ["pieces"]
+    assert (
+        out["pieces"].shape == (5, 6)
+        and out["pieces"].dtype == jnp.int32
+        and list(out) == ["pieces"]
+    )
     np.testing.assert_array_equal(out["pieces"][:4, :4], CAPTIONS[0])
     assert (out["pieces"][:, 4:] == 0).all() and (out["pieces"][4] == 0).all()
 
@@ -110,12 +129,19 @@ def test_decode_gives_the_pieces_back():
 def test_decode_takes_the_first_sample_and_nothing_after_the_end():
     first = [SHIFT + 5, SHIFT + 1, SHIFT + 6, SHIFT + 1, SHIFT + 7, 0]
     tokens = jnp.array([[first, [SHIFT + 9] * 6]])
-    np.testing.assert_array_equal(make_task().decode(tokens, None, {})["pieces"], [[5, 1, 0, 0, 0, 0]])
+    np.testing.assert_array_equal(
+        make_task().decode(tokens, None, {})["pieces"], [[5, 1, 0, 0, 0, 0]]
+    )
 
 
 def test_tokens_that_are_no_piece_are_left_out():
     s = SHIFT
-    tokens = jnp.array([[[s + 5, 0, s, FAKE, s + 6, s + PIECES]], [[150, s + 2, 250, s + PIECES - 1, s + 1, s + 5]]])
+    tokens = jnp.array(
+        [
+            [[s + 5, 0, s, FAKE, s + 6, s + PIECES]],
+            [[150, s + 2, 250, s + PIECES - 1, s + 1, s + 5]],
+        ]
+    )
     expected = [[5, 6, 0, 0, 0, 0], [2, PIECES - 1, 1, 0, 0, 0]]
     np.testing.assert_array_equal(make_task().decode(tokens, None, {})["pieces"], expected)
 
@@ -136,7 +162,9 @@ def test_fields_out_of_range(fields, words):
 
 
 def test_captions_that_do_not_fit():
-    with pytest.raises(ValueError, match=r"4 captions per image but captioning\.captions_per_image=3"):
+    with pytest.raises(
+        ValueError, match=r"4 captions per image but captioning\.captions_per_image=3"
+    ):
         encode(make_task(captions_per_image=3))
     with pytest.raises(ValueError, match=r"4 pieces but captioning\.max_tokens=3"):
         encode(make_task(max_tokens=3))

@@ -15,7 +15,9 @@ JOINTS = 5
 SIZES = {"unpadded_size": (64, 48), "orig_size": (640, 480), "crop_offset": (30, 7)}
 CANVAS = 64
 HALF_BIN = 0.5 / 999 + 1e-6
-PIXELS = CANVAS / np.array(SIZES["unpadded_size"]) * np.array(SIZES["orig_size"])  # of the original, per padded image
+PIXELS = (
+    CANVAS / np.array(SIZES["unpadded_size"]) * np.array(SIZES["orig_size"])
+)  # of the original, per padded image
 
 
 def make_example(labels, seed=0, hidden=0.3):
@@ -28,7 +30,9 @@ def make_example(labels, seed=0, hidden=0.3):
     points[rng.uniform(size=points.shape[:-1]) < hidden] = -3
     real = (labels != 0)[..., None]
     example = {"image": np.zeros((len(labels), CANVAS, CANVAS, 3), np.float32), "labels": labels}
-    example |= {key: np.tile(np.array([size], np.int32), (len(labels), 1)) for key, size in SIZES.items()}
+    example |= {
+        key: np.tile(np.array([size], np.int32), (len(labels), 1)) for key, size in SIZES.items()
+    }
     example["boxes"] = np.float32(corners.reshape(*labels.shape, 4) * real)
     example["keypoints"] = np.float32(points.reshape(*labels.shape, -1) * real)
     example["scores"] = np.float32(rng.uniform(0, 1, labels.shape))
@@ -42,10 +46,13 @@ def make_task(**fields):
 @pytest.mark.parametrize("weight", [1.0, 0.1])
 def test_scores_are_the_recorded_ones(ops_golden, weight):
     tokens, logits = ops_golden["pscore/seq"], ops_golden["pscore/logits"]
-    likelihoods = np.take_along_axis(np.asarray(jax.nn.softmax(logits)), tokens[..., None], axis=-1)[..., 0]
+    likelihoods = np.take_along_axis(
+        np.asarray(jax.nn.softmax(logits)), tokens[..., None], axis=-1
+    )[..., 0]
     task = make_task(points_score_weight=weight)
     score = task.score(
-        *(jnp.asarray(x)[:, None, None] for x in (tokens, likelihoods)), ops_golden["pscore/box"][:, None]
+        *(jnp.asarray(x)[:, None, None] for x in (tokens, likelihoods)),
+        ops_golden["pscore/box"][:, None],
     )
     np.testing.assert_allclose(score[:, 0], ops_golden[f"pscore/{weight}"], rtol=0, atol=1e-6)
 
@@ -78,7 +85,9 @@ def test_what_is_written_for_real_hidden_and_padding():
         "keypoints": jnp.array([[[0.0, 1.0, -3.0, -3.0]]]),
     }
     sequences = task.encode(example, jax.random.key(0))
-    assert sequences.prompt.tolist() == [[[PROMPT_KEYPOINTS, 1000, 1500, 1999, 1999, 107], [PADDING] * 6]]
+    assert sequences.prompt.tolist() == [
+        [[PROMPT_KEYPOINTS, 1000, 1500, 1999, 1999, 107], [PADDING] * 6]
+    ]
     assert sequences.targets.tolist() == [[[1000, 1999, INVISIBLE, INVISIBLE], [PADDING] * 4]]
     np.testing.assert_allclose(sequences.weights, [[[1, 1, 0.25, 0.25], [0] * 4]], rtol=1e-6)
 
@@ -90,11 +99,15 @@ def test_decode_gives_joints_back_within_half_a_bin(seed):
     out = jax.jit(task.decode)(tokens, jnp.full(tokens.shape, 0.25), example)
     given = np.asarray(example["keypoints"], np.float64).reshape(5, 3, JOINTS, 2)
     boxes = np.asarray(example["boxes"], np.float64).reshape(5, 3, 1, 2, 2)
-    expected = np.where(given < 0, boxes.mean(axis=-2), given)  # hidden ones lie in the centre of the box
+    expected = np.where(
+        given < 0, boxes.mean(axis=-2), given
+    )  # hidden ones lie in the centre of the box
     error = np.abs(np.asarray(out["keypoints"]) - expected * PIXELS - SIZES["crop_offset"])
     assert (error <= HALF_BIN * PIXELS + 1e-3).all()
     np.testing.assert_allclose(
-        np.asarray(out["boxes"]).reshape(5, 3, 2, 2), boxes[:, :, 0] * PIXELS + SIZES["crop_offset"], atol=1e-3
+        np.asarray(out["boxes"]).reshape(5, 3, 2, 2),
+        boxes[:, :, 0] * PIXELS + SIZES["crop_offset"],
+        atol=1e-3,
     )
     np.testing.assert_allclose(out["scores"], 0.25, rtol=1e-6)
     np.testing.assert_array_equal(out["labels"], example["labels"])
@@ -109,7 +122,9 @@ def test_samples_are_averaged_over_those_that_know_the_joint():
     out = jax.jit(task.decode)(tokens, likelihoods, example)
     bins = np.array([[200, 300], [300, 400]])
     np.testing.assert_allclose(out["keypoints"][0, 0], bins / 999 * PIXELS, rtol=1e-5)
-    np.testing.assert_allclose(out["scores"][0, 0], 0.5 * 0.4 + 0.5 * example["scores"][0, 0], rtol=1e-5)
+    np.testing.assert_allclose(
+        out["scores"][0, 0], 0.5 * 0.4 + 0.5 * example["scores"][0, 0], rtol=1e-5
+    )
     assert out["scores"][0, 1] == 0 and out["labels"].tolist() == [[4, 0]]
 
 
@@ -151,7 +166,11 @@ def test_a_row_is_drawn_alike_in_any_batch_and_on_any_device():
     np.testing.assert_array_equal(whole.inputs[:3], part.inputs)
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
-    jax.tree.map(np.testing.assert_array_equal, encode(jax.device_put(example, rows), jax.random.key(3)), whole)
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        encode(jax.device_put(example, rows), jax.random.key(3)),
+        whole,
+    )
 
 
 def flip(pairs):
@@ -172,7 +191,9 @@ def test_flips_and_crops_commute_with_tokens_within_half_a_bin(move, scale):
 
     @jax.jit
     def read(keypoints):
-        return read_points(VOCAB, task.encode(example | {"keypoints": keypoints}, jax.random.key(0)).targets)
+        return read_points(
+            VOCAB, task.encode(example | {"keypoints": keypoints}, jax.random.key(0)).targets
+        )
 
     def through_tokens(pairs):
         flat = jnp.asarray(pairs.reshape(8, 3, -1), jnp.float32)
@@ -185,11 +206,17 @@ def test_flips_and_crops_commute_with_tokens_within_half_a_bin(move, scale):
 
 def test_the_grammar_admits_labelled_joints_and_suppresses_invisible():
     task = make_task()
-    targets = np.asarray(task.encode(make_example([[1, 80, 7]], hidden=0), jax.random.key(0)).targets)
+    targets = np.asarray(
+        task.encode(make_example([[1, 80, 7]], hidden=0), jax.random.key(0)).targets
+    )
     for position in range(targets.shape[-1]):
         ranges = task.allowed[position % len(task.allowed)]
-        assert all(any(start <= t < stop for start, stop in ranges) for t in targets[..., position].ravel())
-        assert not any(start <= token < stop for start, stop in ranges for token in (INVISIBLE, PADDING))
+        assert all(
+            any(start <= t < stop for start, stop in ranges) for t in targets[..., position].ravel()
+        )
+        assert not any(
+            start <= token < stop for start, stop in ranges for token in (INVISIBLE, PADDING)
+        )
 
 
 def test_what_cannot_work_is_refused():
@@ -197,16 +224,24 @@ def test_what_cannot_work_is_refused():
         make_task(max_instances=0)
     with pytest.raises(ValueError, match=r"keypoints.num_keypoints=0: at least one"):
         make_task(num_keypoints=0)
-    with pytest.raises(ValueError, match=r"keypoints.invisible_weight=-1: a token weight must be 0 or more"):
+    with pytest.raises(
+        ValueError, match=r"keypoints.invisible_weight=-1: a token weight must be 0 or more"
+    ):
         make_task(invisible_weight=-1)
     with pytest.raises(ValueError, match=r"keypoints.points_score_weight=1.5: give a share"):
         make_task(points_score_weight=1.5)
     example = make_example([[1, 2, 3]])
-    with pytest.raises(ValueError, match=r"3 objects per image but keypoints.max_instances=1; raise it"):
+    with pytest.raises(
+        ValueError, match=r"3 objects per image but keypoints.max_instances=1; raise it"
+    ):
         make_task(max_instances=1).encode(example, jax.random.key(0))
-    with pytest.raises(ValueError, match=r"5 keypoints per object but keypoints.num_keypoints=17; set it"):
+    with pytest.raises(
+        ValueError, match=r"5 keypoints per object but keypoints.num_keypoints=17; set it"
+    ):
         make_task(num_keypoints=17).encode(example, jax.random.key(0))
-    with pytest.raises(ValueError, match=r"8 tokens per object; keypoints.num_keypoints=5 are 10: .* max_len=16"):
+    with pytest.raises(
+        ValueError, match=r"8 tokens per object; keypoints.num_keypoints=5 are 10: .* max_len=16"
+    ):
         make_task().decode(jnp.zeros((1, 3, 1, 8), jnp.int32), jnp.zeros((1, 3, 1, 8)), example)
     with pytest.raises(ValueError, match=r"scores\[1, 3\] for labels\[1, 3\]"):
         make_task().decode(jnp.zeros((1, 3, 1, 10), jnp.int32), jnp.zeros((1, 3)), example)

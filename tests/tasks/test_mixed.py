@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pix2seq_jax import train_step
 from pix2seq_jax.tasks.mixed import PER_OBJECT, Mixed
+from pix2seq_jax.training import step as train_step
 from pix2seq_jax.vocab import PADDING
-from tests import four_tasks
+from tests.helpers import four_tasks
 
 TASKS = tuple(four_tasks.TASKS.values())
 MIXED = Mixed(TASKS)
@@ -29,7 +29,9 @@ def union(seed: int = 0) -> dict[str, jax.Array]:
     batch = four_tasks.example(ROWS, SLOTS, seed)
     there = jnp.arange(SLOTS)[None] < taken[:, None]  # [B,N]
     for name in PER_OBJECT:
-        batch[name] = jnp.where(there.reshape(ROWS, SLOTS, *(1,) * (batch[name].ndim - 2)), batch[name], 0)
+        batch[name] = jnp.where(
+            there.reshape(ROWS, SLOTS, *(1,) * (batch[name].ndim - 2)), batch[name], 0
+        )
     is_caption = jnp.asarray(rows)[:, None, None] == len(TASKS) - 1
     batch["captions"] = jnp.where(is_caption, batch["captions"], 0)
     return batch | {"task": jnp.asarray(rows, jnp.int32)}
@@ -41,7 +43,9 @@ BATCH = union()
 def cut(batch: dict, task) -> dict:
     """The batch with as many object slots as a task takes."""
     slots = four_tasks.slots_of(task.name)
-    return {name: value[:, :slots] if name in PER_OBJECT else value for name, value in batch.items()}
+    return {
+        name: value[:, :slots] if name in PER_OBJECT else value for name, value in batch.items()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +57,9 @@ def drawn():
 
 def written(task, row: int) -> list[dict[str, np.ndarray]]:
     """The sequences that a task makes of a row, as a mixed batch should hold them."""
-    prompt, inputs, targets, weights = (np.asarray(array)[row] for array in task.encode(cut(BATCH, task), KEY))
+    prompt, inputs, targets, weights = (
+        np.asarray(array)[row] for array in task.encode(cut(BATCH, task), KEY)
+    )
     every = [array.reshape(-1, array.shape[-1]) for array in (prompt, inputs, targets, weights)]
     found = []
     for prompt, inputs, targets, weights in zip(*every, strict=True):
@@ -72,7 +78,12 @@ def written(task, row: int) -> list[dict[str, np.ndarray]]:
 def test_a_row_is_one_of_the_sequences_of_its_task(drawn):
     assert BATCH["labels"].shape[1] > max(four_tasks.slots_of(task.name) for task in TASKS)
     assert drawn.prompt.shape == (DRAWS, ROWS, 1)
-    assert drawn.inputs.shape == drawn.targets.shape == drawn.weights.shape == (DRAWS, ROWS, MIXED.max_len - 1)
+    assert (
+        drawn.inputs.shape
+        == drawn.targets.shape
+        == drawn.weights.shape
+        == (DRAWS, ROWS, MIXED.max_len - 1)
+    )
     silent, varied = set(), set()
     for row in range(ROWS):
         task = TASKS[int(BATCH["task"][row])]
@@ -81,7 +92,11 @@ def test_a_row_is_one_of_the_sequences_of_its_task(drawn):
         taken = set()
         for draw in range(DRAWS):
             got = {name: array[draw, row] for name, array in drawn._asdict().items()}
-            same = [i for i, one in enumerate(weighs) if all(np.array_equal(got[name], one[name]) for name in one)]
+            same = [
+                i
+                for i, one in enumerate(weighs)
+                if all(np.array_equal(got[name], one[name]) for name in one)
+            ]
             assert same, (row, draw, task.name)
             taken.add(same[0])
         if weighs[0]["weights"].any():
@@ -90,25 +105,39 @@ def test_a_row_is_one_of_the_sequences_of_its_task(drawn):
             silent.add(task.name)
         if len(taken) > 1:
             varied.add(task.name)
-    assert varied == {"segmentation", "keypoints", "captioning"}  # the batch has rows to choose from, and images
+    assert varied == {
+        "segmentation",
+        "keypoints",
+        "captioning",
+    }  # the batch has rows to choose from, and images
     assert silent  # of which nothing is known
 
 
 def test_padding_that_weighs_is_not_drawn_in_place_of_an_object():
     task = dataclasses.replace(four_tasks.TASKS["segmentation"], padding_weight=1.0)
-    batch = {name: BATCH[name] for name in ("boxes", "labels", "polygons")} | {"task": jnp.zeros(ROWS, jnp.int32)}
+    batch = {name: BATCH[name] for name in ("boxes", "labels", "polygons")} | {
+        "task": jnp.zeros(ROWS, jnp.int32)
+    }
     keys = jax.random.split(KEY, DRAWS)
-    targets = jax.vmap(Mixed((task,)).encode, (None, 0))(batch, keys).targets[..., 5:]  # behind the prompt
-    outlined = (batch["labels"][:, : task.max_instances] > 0) & (batch["polygons"][:, : task.max_instances, 0] > 0)
+    targets = jax.vmap(Mixed((task,)).encode, (None, 0))(batch, keys).targets[
+        ..., 5:
+    ]  # behind the prompt
+    outlined = (batch["labels"][:, : task.max_instances] > 0) & (
+        batch["polygons"][:, : task.max_instances, 0] > 0
+    )
     has_one = np.asarray(outlined.any(axis=1))
     assert 0 < has_one.sum() < ROWS
-    np.testing.assert_array_equal((targets != PADDING).any(axis=-1), np.broadcast_to(has_one, (DRAWS, ROWS)))
+    np.testing.assert_array_equal(
+        (targets != PADDING).any(axis=-1), np.broadcast_to(has_one, (DRAWS, ROWS))
+    )
 
 
 def test_what_is_given_weighs_nothing(drawn):
     for row, number in enumerate(BATCH["task"].tolist()):
         task = TASKS[number]
-        given = {"detection": 1, "captioning": 1}.get(task.name, 6) - 1  # tokens of the prompt after the first
+        given = {"detection": 1, "captioning": 1}.get(
+            task.name, 6
+        ) - 1  # tokens of the prompt after the first
         assert not drawn.weights[:, row, :given].any()
         assert not drawn.weights[:, row, task.max_len - 1 :].any()
         if given and drawn.weights[0, row].any():
@@ -164,7 +193,9 @@ def test_rows_of_one_task_have_its_loss(state, metrics, number):
     mixed = metrics(batch | {"task": jnp.full(ROWS, number, jnp.int32)})
     prompt, inputs, targets, weights = task.encode(cut(batch, task), KEY)
     tokens = jnp.concatenate([prompt, inputs], axis=-1)[..., :-1]
-    logits = jax.jit(MODEL.apply)({"params": state.params}, batch["image"], tokens)[..., prompt.shape[-1] - 1 :, :]
+    logits = jax.jit(MODEL.apply)({"params": state.params}, batch["image"], tokens)[
+        ..., prompt.shape[-1] - 1 :, :
+    ]
     weighs = weights > 0
     assert 0 < mixed["tokens"] == int(jnp.sum(weighs))
     loss = jnp.sum(weights * train_step.token_loss(logits, targets)) / jnp.sum(weights)

@@ -31,10 +31,16 @@ def make_example(labels, slots=12, seed=0):
     """Labels [B,N] -> an example of objects inside the unpadded part of a 64 x 64 image; zeros for label 0."""
     labels = np.asarray(labels, np.int32)
     rng = np.random.default_rng(seed)
-    corners = np.sort(rng.uniform(0, 1, (*labels.shape, 2, 2)), axis=-2) * np.array(SIZES["unpadded_size"]) / CANVAS
+    corners = (
+        np.sort(rng.uniform(0, 1, (*labels.shape, 2, 2)), axis=-2)
+        * np.array(SIZES["unpadded_size"])
+        / CANVAS
+    )
     real = (labels != 0)[..., None]
     example = {"image": np.zeros((len(labels), CANVAS, CANVAS, 3), np.float32), "labels": labels}
-    example |= {key: np.tile(np.array([size], np.int32), (len(labels), 1)) for key, size in SIZES.items()}
+    example |= {
+        key: np.tile(np.array([size], np.int32), (len(labels), 1)) for key, size in SIZES.items()
+    }
     example["boxes"] = np.float32(corners.reshape(*labels.shape, 4) * real)
     example["polygons"] = np.float32(make_polygons(labels.shape, slots, rng) * real)
     example["scores"] = np.float32(rng.uniform(0, 1, labels.shape))
@@ -57,20 +63,29 @@ def rings(points):
 def to_pixels(points):
     """f32[...,2M] normalised -> pixels of the original, as to_original should do it; reserved floats stay."""
     pairs = np.asarray(points, np.float64).reshape(*points.shape[:-1], -1, 2)
-    unpadded, original, offset = (np.array(SIZES[key]) for key in ("unpadded_size", "orig_size", "crop_offset"))
-    return np.where(pairs < 0, pairs, pairs * CANVAS / unpadded * original + offset).reshape(points.shape)
+    unpadded, original, offset = (
+        np.array(SIZES[key]) for key in ("unpadded_size", "orig_size", "crop_offset")
+    )
+    return np.where(pairs < 0, pairs, pairs * CANVAS / unpadded * original + offset).reshape(
+        points.shape
+    )
 
 
 def test_encode_is_the_recorded_one(ops_golden):
     task = Segmentation(VOCAB, max_instances=7, max_points=12, random_start=False)
-    example = {key: jnp.asarray(ops_golden[f"tok/{name}"]) for key, name in (("boxes", "bbox"), ("polygons", "points"))}
+    example = {
+        key: jnp.asarray(ops_golden[f"tok/{name}"])
+        for key, name in (("boxes", "bbox"), ("polygons", "points"))
+    }
     example["labels"] = jnp.asarray(ops_golden["tok/label"])
     sequences = task.encode(example, jax.random.key(0))
     np.testing.assert_array_equal(sequences.prompt, ops_golden["tok/inst_prompt"])
     np.testing.assert_array_equal(sequences.targets, ops_golden["tok/points_response"])
     np.testing.assert_array_equal(sequences.inputs, sequences.targets)
     np.testing.assert_array_equal(task.prompt(example), sequences.prompt)
-    np.testing.assert_array_equal(sequences.weights, np.repeat(ops_golden["tok/label"] > 0, 24).reshape(2, 7, 24))
+    np.testing.assert_array_equal(
+        sequences.weights, np.repeat(ops_golden["tok/label"] > 0, 24).reshape(2, 7, 24)
+    )
 
 
 def test_reading_is_the_recorded_one(ops_golden):
@@ -110,7 +125,9 @@ def test_decode_gives_polygons_back_within_half_a_bin(seed):
     error = np.abs(np.asarray(out["points"][:, :, 0]) - expected).reshape(-1, 2)
     assert (error <= HALF_BIN * pixels_per_bin + 1e-3).all()
     np.testing.assert_array_equal(out["points"][:, :, 0] < 0, expected < 0)
-    np.testing.assert_allclose(out["boxes"], to_pixels(example["boxes"]), atol=1e-3)  # given, not decoded
+    np.testing.assert_allclose(
+        out["boxes"], to_pixels(example["boxes"]), atol=1e-3
+    )  # given, not decoded
     np.testing.assert_array_equal(out["labels"], example["labels"])
     np.testing.assert_array_equal(out["scores"], example["scores"])
 
@@ -120,7 +137,9 @@ def test_weights_of_points_end_and_padding_objects():
     example = make_example([[9, NOISE_LABEL]], slots=4)
     example["polygons"] = jnp.array([[[0.1, 0.2, 0.3, 0.4, 0.5, 0.6, -1, -1]] * 2])
     sequences = task.encode(example, jax.random.key(0))
-    np.testing.assert_allclose(sequences.weights[0], [[1] * 6 + [0.3] * 6, [0] * 12, [0] * 12], rtol=1e-6)
+    np.testing.assert_allclose(
+        sequences.weights[0], [[1] * 6 + [0.3] * 6, [0] * 12, [0] * 12], rtol=1e-6
+    )
     for tokens in (sequences.prompt, sequences.inputs, sequences.targets):
         assert (tokens[0, 1:] == PADDING).all()
 
@@ -128,7 +147,9 @@ def test_weights_of_points_end_and_padding_objects():
 @pytest.mark.parametrize("padding_weight", [0.0, 0.5, 1.0])
 def test_a_padding_object_has_the_published_sum_of_weights(padding_weight):
     """128 points: the release weighs the 261 tokens after the first one of a padding object (PARITY of the papers)."""
-    task = Segmentation(VOCAB, max_instances=2, max_points=128, random_start=False, padding_weight=padding_weight)
+    task = Segmentation(
+        VOCAB, max_instances=2, max_points=128, random_start=False, padding_weight=padding_weight
+    )
     example = make_example([[9]], slots=256)
     example["polygons"] = jnp.full((1, 1, 256), -1.0).at[0, 0, :6].set(0.5)
     sums = jnp.sum(task.encode(example, jax.random.key(0)).weights, axis=-1)[0]
@@ -139,13 +160,19 @@ def test_an_object_without_a_point_weighs_nothing():
     task = Segmentation(VOCAB, max_instances=1, max_points=4, padding_weight=1.0)
     example = make_example([[9]]) | {"polygons": jnp.full((1, 1, 8), -1.0)}
     sequences = task.encode(example, jax.random.key(0))
-    assert (sequences.weights == 0).all() and (sequences.targets == PADDING).all() and sequences.prompt[0, 0, 5] == 109
+    assert (
+        (sequences.weights == 0).all()
+        and (sequences.targets == PADDING).all()
+        and sequences.prompt[0, 0, 5] == 109
+    )
 
 
 def test_random_starts_keep_the_cyclic_order_of_every_ring():
     example = make_example(np.full((6, 5), 9))
     turned = np.asarray(jax.jit(rotate_rings)(example["polygons"], jax.random.key(1)))
-    np.testing.assert_array_equal(turned < 0, example["polygons"] < 0)  # separators and padding stay where they are
+    np.testing.assert_array_equal(
+        turned < 0, example["polygons"] < 0
+    )  # separators and padding stay where they are
     shifts = []
     for old, new in zip(example["polygons"].reshape(30, -1), turned.reshape(30, -1), strict=True):
         assert len(rings(old)) == len(rings(new))
@@ -159,8 +186,13 @@ def test_random_starts_keep_the_cyclic_order_of_every_ring():
 def test_every_start_is_as_likely_and_the_two_rings_draw_apart():
     ring = np.arange(8).reshape(4, 2) / 10
     points = np.concatenate([ring, [[-2, -2]], ring, [[-1, -1]]]).ravel()
-    turned = np.asarray(rotate_rings(jnp.tile(jnp.asarray(points, jnp.float32), (40, 100, 1)), jax.random.key(0)))
-    first, second = np.rint(turned[..., 0] * 5).astype(int), np.rint(turned[..., 10] * 5).astype(int)
+    turned = np.asarray(
+        rotate_rings(jnp.tile(jnp.asarray(points, jnp.float32), (40, 100, 1)), jax.random.key(0))
+    )
+    first, second = (
+        np.rint(turned[..., 0] * 5).astype(int),
+        np.rint(turned[..., 10] * 5).astype(int),
+    )
     share = np.bincount((4 * first + second).ravel(), minlength=16) / 4000
     np.testing.assert_allclose(share, 1 / 16, atol=0.02)  # five standard deviations
 
@@ -192,12 +224,18 @@ def test_a_row_is_drawn_alike_in_any_batch_and_on_any_device():
     np.testing.assert_array_equal(whole.inputs[:3], part.inputs)
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
-    jax.tree.map(np.testing.assert_array_equal, encode(jax.device_put(example, rows), jax.random.key(3)), whole)
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        encode(jax.device_put(example, rows), jax.random.key(3)),
+        whole,
+    )
 
 
 def flip(points):
     pairs = points.reshape(*points.shape[:-1], -1, 2)
-    return np.where(pairs < 0, pairs, np.stack([pairs[..., 0], 1 - pairs[..., 1]], -1)).reshape(points.shape)
+    return np.where(pairs < 0, pairs, np.stack([pairs[..., 0], 1 - pairs[..., 1]], -1)).reshape(
+        points.shape
+    )
 
 
 def crop(points):  # the middle window of half the height and 0.8 of the width
@@ -214,7 +252,9 @@ def test_flips_and_crops_commute_with_tokens_within_half_a_bin(move, scale):
 
     @jax.jit
     def read(polygons):
-        return read_points(VOCAB, task.encode(example | {"polygons": polygons}, jax.random.key(0)).targets)
+        return read_points(
+            VOCAB, task.encode(example | {"polygons": polygons}, jax.random.key(0)).targets
+        )
 
     def through_tokens(points):
         return np.asarray(read(jnp.asarray(points, jnp.float32)), np.float64)
@@ -225,11 +265,15 @@ def test_flips_and_crops_commute_with_tokens_within_half_a_bin(move, scale):
 
 def test_the_grammar_admits_what_encode_writes():
     task = Segmentation(VOCAB, max_instances=5, max_points=14)
-    targets = np.asarray(task.encode(make_example([[1, 80, 7, 5, 0]] * 5), jax.random.key(0)).targets)
+    targets = np.asarray(
+        task.encode(make_example([[1, 80, 7, 5, 0]] * 5), jax.random.key(0)).targets
+    )
     assert (targets == SEPARATOR).any() and (targets == PADDING).any()
     for position in range(targets.shape[-1]):
         ranges = task.allowed[position % len(task.allowed)]
-        assert all(any(start <= t < stop for start, stop in ranges) for t in targets[..., position].ravel())
+        assert all(
+            any(start <= t < stop for start, stop in ranges) for t in targets[..., position].ravel()
+        )
     assert VOCAB.class_range not in {pair for ranges in task.allowed for pair in ranges}
 
 
@@ -250,12 +294,19 @@ def test_what_cannot_work_is_refused():
         Segmentation(VOCAB, max_instances=0)
     with pytest.raises(ValueError, match=r"segmentation.max_points=2: a polygon has at least 3"):
         Segmentation(VOCAB, max_points=2)
-    with pytest.raises(ValueError, match=r"segmentation.eos_weight=-1: a token weight must be 0 or more"):
+    with pytest.raises(
+        ValueError, match=r"segmentation.eos_weight=-1: a token weight must be 0 or more"
+    ):
         Segmentation(VOCAB, eos_weight=-1)
     example = make_example([[1, 2, 3]])
-    with pytest.raises(ValueError, match=r"3 objects per image but segmentation.max_instances=2; raise it"):
+    with pytest.raises(
+        ValueError, match=r"3 objects per image but segmentation.max_instances=2; raise it"
+    ):
         Segmentation(VOCAB, max_instances=2).encode(example, jax.random.key(0))
-    with pytest.raises(ValueError, match=r"polygons of 24 numbers per object but segmentation.max_points=11 allows 22"):
+    with pytest.raises(
+        ValueError,
+        match=r"polygons of 24 numbers per object but segmentation.max_points=11 allows 22",
+    ):
         Segmentation(VOCAB, max_points=11).encode(example, jax.random.key(0))
     with pytest.raises(ValueError, match=r"polygons of 23 numbers"):
         odd = example | {"polygons": example["polygons"][..., 1:]}

@@ -1,0 +1,100 @@
+"""The released models (Pix2Seq, section 3.2; Pix2Seq v2, section 4), and two for machines without accelerators."""
+
+# Every field of models.pix2seq.Pix2Seq but image_size, vocab_size and max_seq_len, which depend on data and tasks.
+MODEL = {
+    "encoder": "vit",
+    "patch_size": 16,
+    "resnet_depth": 50,
+    "resnet_variant": "standard",
+    "resnet_width": 1.0,
+    "frozen_bn": False,
+    "enc_layers": 12,
+    "enc_dim": 768,
+    "enc_mlp": 3072,
+    "enc_heads": 12,
+    "dec_layers": 6,
+    "dec_dim": 512,
+    "dec_mlp": 2048,
+    "dec_heads": 16,
+    "pos_encoding": "sin_cos",
+    "dec_pos_encoding": "learned",
+    "use_cls_token": False,
+    "proj_mode": "mlp",
+    "shared_embedding": True,
+    "output_bias": True,
+    "drop_path": 0.1,
+    "drop_units": 0.1,
+    "drop_att": 0.0,
+    "attention_init": "keras",
+    "dtype": "float32",
+    "remat": False,
+}
+
+
+_RESNET = {
+    "encoder": "resnet",
+    "enc_layers": 6,
+    "enc_dim": 256,
+    "enc_mlp": 1024,
+    "enc_heads": 8,
+    "dec_layers": 6,
+    "dec_dim": 256,
+    "dec_mlp": 1024,
+    "dec_heads": 8,
+}
+
+
+_RESNET_C = {
+    "encoder": "resnet",
+    "resnet_variant": "c4",
+    "enc_layers": 12,
+    "enc_dim": 512,
+    "enc_mlp": 2048,
+    "enc_heads": 16,
+    "dec_layers": 8,
+    "dec_dim": 512,
+    "dec_mlp": 2048,
+    "dec_heads": 16,
+}
+
+
+ARCHITECTURES = {
+    "vit-b": {},
+    "vit-l": {"enc_layers": 24, "enc_dim": 1024, "enc_mlp": 4096, "enc_heads": 16, "dec_layers": 8},
+    "resnet50": _RESNET,
+    "resnet18": _RESNET | {"resnet_depth": 18},
+    "resnet34": _RESNET | {"resnet_depth": 34},
+    "resnet101": _RESNET | {"resnet_depth": 101},
+    "resnet152": _RESNET | {"resnet_depth": 152},
+    "resnet50-dc5": _RESNET | {"resnet_variant": "dc5"},
+    "resnet101-dc5": _RESNET | {"resnet_variant": "dc5", "resnet_depth": 101},
+    "resnet50-c4": _RESNET_C,
+    "small": {
+        "patch_size": 8,
+        "enc_layers": 6,
+        "enc_dim": 256,
+        "enc_mlp": 1024,
+        "enc_heads": 8,
+        "dec_layers": 4,
+        "dec_dim": 256,
+        "dec_mlp": 1024,
+        "dec_heads": 8,
+        "drop_path": 0.0,
+        "drop_units": 0.0,
+        "attention_init": "matrix",
+    },
+    "tiny": {
+        "patch_size": 8,
+        "enc_layers": 2,
+        "enc_dim": 128,
+        "enc_mlp": 512,
+        "enc_heads": 4,
+        "dec_layers": 2,
+        "dec_dim": 128,
+        "dec_mlp": 512,
+        "dec_heads": 4,
+        "drop_path": 0.0,
+        "drop_units": 0.0,
+        "attention_init": "matrix",
+    },
+}

@@ -1,0 +1,230 @@
+"""What all shipped configs have in common. A config is complete: every value that a run reads is in it.
+
+The text after the colon of `--config=configs/detection.py:data=coco,arch=vit-b,size=640` selects a variant; single
+values are changed by flags such as `--config.train.steps=1000`.
+"""
+
+from collections.abc import Sequence
+
+import ml_collections
+
+from pix2seq_jax.config import architectures, layouts, recipes, shapes
+from pix2seq_jax.config.sections import SECTIONS, share_out
+
+
+def parse(arg: str, *, recipe: str) -> ml_collections.ConfigDict:
+    """Reads "key=value,key=value" over the defaults of a recipe; "shapes" means "data=shapes".
+
+    Args:
+        arg: keys are recipe, data, arch, size (pixels) and slots (objects per image).
+        recipe: of recipes.RECIPES, unless `arg` names one.
+
+    Raises:
+        ValueError: unknown key, recipe or architecture, or a number that is none.
+    """
+    parts = [part.strip() for part in arg.split(",")] if arg else []
+    if "" in parts:
+        raise ValueError(
+            f"config variant {arg!r}: a part is blank; write key=value,key=value without spaces"
+        )
+    pairs = dict(part.split("=", 1) if "=" in part else ("data", part) for part in parts)
+    if blank := [key for key, value in pairs.items() if not value.strip()]:
+        raise ValueError(
+            f"config variant {arg!r}: {blank[0]}= has no value; write {blank[0]}=VALUE or leave it out"
+        )
+    recipe = pairs.get("recipe", recipe)
+    if recipe not in recipes.RECIPES:
+        raise ValueError(
+            f"config variant {arg!r}: recipe={recipe!r}; use one of {sorted(recipes.RECIPES)}"
+        )
+    defaults = {name: recipes.RECIPES[recipe][name] for name in ("data", "arch", "size")}
+    defaults |= {"recipe": recipe, "slots": 100}
+    if pairs.get("data") == "shapes":
+        defaults |= {"arch": "tiny", "size": 48, "slots": 4}  # it draws no more objects
+    chosen = ml_collections.ConfigDict(defaults)
+    for key, value in pairs.items():
+        if key not in chosen:
+            raise ValueError(
+                f"config variant {arg!r}: unknown key {key!r}; write key=value with {sorted(defaults)}"
+            )
+        try:
+            chosen[key] = type(defaults[key])(value)
+        except ValueError as error:
+            raise ValueError(
+                f"config variant {arg!r}: {key}={value!r} is not of the form {defaults[key]!r}"
+            ) from error
+    if chosen.arch not in architectures.ARCHITECTURES:
+        raise ValueError(
+            f"config variant {arg!r}: arch={chosen.arch!r}; use one of {sorted(architectures.ARCHITECTURES)}"
+        )
+    for key in ("size", "slots"):
+        if chosen[key] < 1:
+            raise ValueError(f"config variant {arg!r}: {key}={chosen[key]}; it must be at least 1")
+    return chosen
+
+
+def about(variant: ml_collections.ConfigDict, tasks: Sequence[str]) -> str:
+    """What a recipe aims at with these tasks, for the log."""
+    aim = recipes.PUBLISHED.get((variant.recipe, variant.arch, variant.size))
+    wanted = tuple(recipes.TASK_MIX) if variant.recipe == "multitask" else ("detection",)
+    if (
+        aim is None
+        or variant.data != recipes.RECIPES[variant.recipe]["data"]
+        or set(tasks) != set(wanted)
+    ):
+        return (
+            f"settings of the recipe {variant.recipe!r}; nothing is published for this combination"
+        )
+    start = (
+        ""
+        if variant.recipe in ("scratch", "pretrain")
+        else ", starting from the Objects365 model (config.init_from)"
+    )
+    return (
+        f"recipe {variant.recipe!r} of {variant.arch} at {variant.size} pixels: the paper reports {aim}{start}; "
+        "the authors of this library have not run it at full size"
+    )
+
+
+def data(name: str) -> ml_collections.ConfigDict:
+    """Paths of a data set: coco, objects365, shapes, or a folder with train/, val/ and annotations/.
+
+    In annotations/ are instances_{train,val}.json for boxes and masks, person_keypoints_* and captions_* for the tasks
+    that read them.
+    """
+    layout = layouts.LAYOUTS.get(name, layouts.LAYOUTS["folder"] | {"root": name})
+    config = ml_collections.ConfigDict(
+        {"source": "coco_dir", "hint": layout["hint"]}
+    )  # the hint is shown if it is missing
+    config.label_ids = ()  # category id of label 1, 2, …; (): as the training annotations list them
+    # Names of keypoints that change places in a mirror image, as in (("wing_l", "wing_r"),); (): where the words left
+    # and right in the names say so.
+    config.flip_pairs = ()
+    config.text_model = (
+        ""  # SentencePiece model for captions; "": one is trained from the training captions
+    )
+    config.text_pieces = 8_000  # size of that one
+    config.check_images = True  # look at the ends of all files before the first step
+    # An image that cannot be decoded: "replace" counts and names it and reads another one in its place, "error" ends
+    # the run.
+    config.bad_images = "replace"
+    # An annotation that breaks COCO's format: "error" refuses it before the first step, "drop" counts and names it.
+    config.bad_annotations = "error"
+    # An image of the JSON that is not in the folder: the same choice.
+    config.missing_images = "error"
+    config.workers = 0  # images prepared at a time; 0: as many as there are cores
+    for split, folder in zip(("train", "val"), layout["splits"], strict=True):
+        config[f"{split}_images"] = layouts.IMAGES.format(root=layout["root"], split=folder)
+        for name, file in layouts.ANNOTATIONS.items():
+            config[f"{split}_{name}"] = file.format(root=layout["root"], split=folder)
+    return config
+
+
+def padded(arch: str, size: int) -> int:
+    """Side in pixels of the padded images: whole patches of a ViT."""
+    model = architectures.MODEL | architectures.ARCHITECTURES[arch]
+    return (
+        -(-size // model["patch_size"]) * model["patch_size"] if model["encoder"] == "vit" else size
+    )
+
+
+def _training(recipe: dict) -> dict:
+    """The sections on learning: schedule, optimizer, steps and intervals."""
+    return {
+        "schedule": {
+            "name": "linear",
+            "base": recipe["base"],
+            "scaling": "none",
+            "warmup": recipe["warmup"],
+            "tail": 0,
+            "end_factor": 0.01,
+        },
+        "optim": {
+            "name": "adamw",
+            "beta1": 0.9,
+            "beta2": 0.95,
+            "eps": 1e-8,
+            "weight_decay": 0.05,
+            "decay": "kernels",
+            "momentum": 0.9,
+            "clip": 0.0,
+        },
+        "train": {
+            "batch_size": recipe["batch_size"],
+            "steps": recipe["steps"],
+            "accumulate": 1,
+            "repeats": recipe["repeats"],
+            "mixing": "batch",  # a batch of every task each step; "data": one batch of examples of all tasks
+            "loss": "xent",
+            "log_steps": 100,
+            "eval_steps": 5_000,
+            "checkpoint_steps": 1_000,
+            "keep_latest": 2,
+            "best_metric": "",  # "detection/AP" and the like; "": that of the first task
+            "profile_at": 0,  # step at which a trace is recorded; 0: none
+        },
+    }
+
+
+def base(variant: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """A config without tasks: data, model, vocabulary, optimizer and intervals of a recipe."""
+    recipe = recipes.RECIPES[variant.recipe]
+    model = architectures.MODEL | architectures.ARCHITECTURES[variant.arch]
+    side = padded(variant.arch, variant.size)
+    return ml_collections.ConfigDict(
+        {
+            "about": "",  # what the recipe aims at
+            "seed": 0,
+            "init_from": "",  # workdir or official checkpoint to take weights from where they fit
+            "data": data(variant.data),
+            "more_data": {},  # name -> section like `data`, for tasks.NAME.mix
+            # vocab_size and max_seq_len grow with what the data and the tasks need.
+            "model": model | {"image_size": (side, side), "vocab_size": 0, "max_seq_len": 512},
+            "vocab": {
+                "size": 3000,
+                "num_bins": recipe["num_bins"],
+                "num_classes": 0,  # grows with the classes of the data
+                "coord_shift": 1000,
+                "text_shift": 3000,
+                "text_size": 0,
+            },
+            "tasks": {},
+            **_training(recipe),
+            "eval": {
+                "batch_size": 32,
+                "step": 0,  # of the checkpoint that --mode=eval uses; 0: the newest
+                "images": 0,  # of the last evaluation and of --mode=eval; 0: all
+                "images_in_training": 500,
+                "pictures": 16,
+                "score_threshold": 0.3,  # boxes below are not drawn; they still count in AP
+                # What prompts masks and keypoints: "predicted" boxes of the detection task, "ground_truth" (then the
+                # metrics' names say so), or the path of a results/detection.json.
+                "boxes": "predicted",
+            },
+            # Devices on each axis, -1 for the rest: `data` cuts the batch, `fsdp` that and the parameters, `model` wide
+            # dimensions.
+            "mesh": {"data": -1, "fsdp": 1, "model": 1},
+        }
+    )
+
+
+def build(arg: str, *, recipe: str, tasks: Sequence[str]) -> ml_collections.ConfigDict:
+    """The config of a variant for these tasks; `configs/` say which.
+
+    Raises:
+        ValueError: see `parse`.
+    """
+    variant = parse(arg, recipe=recipe)
+    config = base(variant)
+    config.about = about(variant, tasks)
+    side = padded(variant.arch, variant.size)
+    for name in tasks:
+        config.tasks[name] = SECTIONS[name](slots=variant.slots, size=variant.size, side=side)
+    if "captioning" in tasks:
+        config.vocab.size = 35_000  # room for the 32,000 pieces of the published text model
+    if "detection" not in tasks:
+        config.eval.boxes = "ground_truth"
+    share_out(config, recipes.TASK_MIX)
+    if variant.data == "shapes":
+        shapes.change(config, variant.size, variant.slots)
+    return config

@@ -1,0 +1,398 @@
+"""What every field of a config may hold: one table, checked before anything is opened or written.
+
+A field that the table does not list does not exist, so a new field of a config needs a line here. What several fields
+must agree on (widths and heads, sizes in preprocessing strings) is in `checks`.
+"""
+
+import difflib
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import ml_collections
+
+from pix2seq_jax.models import pix2seq
+from pix2seq_jax.tasks import TASKS
+from pix2seq_jax.tasks.detection import CLASS_CORRUPTIONS
+from pix2seq_jax.training import optim
+from pix2seq_jax.training import step as train_step
+
+LARGEST = 2**31 - 1  # steps, seeds and tokens are 32-bit integers on the device
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """The values that a field may have.
+
+    Attributes:
+        words: for the message, after "give ".
+        holds: whether a value is one of them; it may be handed anything.
+        optional: whether a config may lack the field: it is filled in from the data, or earlier versions had none.
+    """
+
+    words: str
+    holds: Callable[[Any], bool]
+    optional: bool = False
+
+
+def whole(low: int, high: int = LARGEST, *, also: str = "", optional: bool = False) -> Allowed:
+    """Whole numbers from `low` to `high`; `also` goes on with the message."""
+    top = "" if high == LARGEST else f" and at most {high:,}"
+
+    def holds(value: Any) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+    return Allowed(f"a whole number of at least {low}{top}{also}", holds, optional)
+
+
+def number(
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    above: bool = False,
+    below: bool = False,
+    optional: bool = False,
+) -> Allowed:
+    """Finite numbers from `low` to `high`; `above` and `below` leave out the ends."""
+    ends = []
+    if low > -math.inf:
+        ends.append(f"above {low:g}" if above else f"of at least {low:g}")
+    if high < math.inf:
+        ends.append(f"below {high:g}" if below else f"at most {high:g}")
+
+    def holds(value: Any) -> bool:
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not math.isfinite(value)
+        ):
+            return False
+        return (
+            low <= value <= high and not (above and value == low) and not (below and value == high)
+        )
+
+    return Allowed(" ".join(["a finite number", " and ".join(ends)]).strip(), holds, optional)
+
+
+def one_of(values: Iterable[Any]) -> Allowed:
+    """Some words or numbers."""
+    values = tuple(values)
+    return Allowed(
+        f"one of {list(values)}",
+        lambda value: not isinstance(value, bool | list) and value in values,
+    )
+
+
+def text(*, empty: bool = True, optional: bool = False) -> Allowed:
+    """Words."""
+    words = "a text in quotes" if empty else "a text that is not empty"
+    return Allowed(
+        words, lambda value: isinstance(value, str) and (empty or bool(value.strip())), optional
+    )
+
+
+def each(
+    items: Allowed, words: str, *, count: int = 0, different: bool = False, optional: bool = False
+) -> Allowed:
+    """Lists and tuples of allowed items, perhaps all `different`; `count` of them, 0 for any number."""
+
+    def holds(value: Any) -> bool:
+        if not isinstance(value, list | tuple) or not all(items.holds(item) for item in value):
+            return False
+        return (not count or len(value) == count) and (
+            not different or len(set(value)) == len(value)
+        )
+
+    return Allowed(words, holds, optional)
+
+
+FLAG = Allowed("true or false", lambda value: isinstance(value, bool))
+ANY_LIST = Allowed("a list", lambda value: isinstance(value, list | tuple), optional=True)
+COUNT, NOT_NEGATIVE, RATE, SHARE = whole(1), number(0), number(0, 1, below=True), number(0, 1)
+EVEN = Allowed(
+    "an even whole number of at least 2", lambda value: whole(2).holds(value) and value % 2 == 0
+)
+IDS = each(
+    whole(0),
+    "a tuple of different whole numbers, as in (1, 2, 5), or () for the order of the file",
+    different=True,
+    optional=True,
+)
+NAME_PAIRS = each(
+    each(text(empty=False), "", count=2),
+    'pairs of names, as in (("wing_l", "wing_r"),), or () where left and right are in the names',
+    optional=True,
+)
+
+
+def _kinds(plain: Iterable[str], forms: Mapping[str, Allowed], listed: Iterable[str]) -> Allowed:
+    """Words, and words with a number as in "exp@0.1"; `forms` has the range of the number by the word before the @."""
+
+    def holds(value: Any) -> bool:
+        if not isinstance(value, str):
+            return False
+        kind, at, given = value.partition("@")
+        if not at:
+            return value in plain
+        numeric = re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", given)
+        return kind in forms and numeric is not None and forms[kind].holds(float(given))
+
+    ranges = "; ".join(
+        f"the number of {kind}@ is {allowed.words}" for kind, allowed in forms.items()
+    )
+    return Allowed(f"one of {list(listed)}, the capital word a number; {ranges}", holds)
+
+
+def _model() -> dict[str, Allowed]:
+    """Fields of config.model."""
+    fields = {name: one_of(values) for name, values in pix2seq.ALLOWED.items()}
+    for part in ("enc", "dec"):
+        fields |= {f"{part}_dim": EVEN} | {
+            f"{part}_{name}": COUNT for name in ("layers", "mlp", "heads")
+        }
+    fields |= {name: RATE for name in ("drop_path", "drop_units", "drop_att")}
+    fields |= {
+        name: FLAG
+        for name in ("frozen_bn", "use_cls_token", "shared_embedding", "output_bias", "remat")
+    }
+    fields |= {
+        name: whole(0, also=" (0: what data and tasks need)")
+        for name in ("vocab_size", "max_seq_len")
+    }
+    size = "two whole numbers of at least 1, height and width in pixels as in (640, 640)"
+    return fields | {
+        "image_size": each(COUNT, size, count=2),
+        "patch_size": COUNT,
+        "resnet_width": number(1 / 32),
+    }
+
+
+def _data() -> dict[str, Allowed]:
+    """Fields of config.data and, each of them optional, of the sections of config.more_data."""
+    files = ("images", "annotations", "keypoints", "captions")
+    filled_in = (
+        "category_names",
+        "category_ids",
+        "keypoint_names",
+        "keypoint_categories",
+        "skeleton",
+    )
+    return {
+        "source": one_of(["coco_dir"]),
+        "hint": text(),
+        "label_ids": IDS,
+        "flip_pairs": NAME_PAIRS,
+        "text_model": text(),
+        "text_pieces": whole(4, 1_000_000),
+        "check_images": FLAG,
+        "bad_images": one_of(["replace", "error"]),
+        "bad_annotations": one_of(["error", "drop"]),
+        "missing_images": one_of(["error", "drop"]),
+        "workers": whole(0, 1024, also=" (0: as many as there are cores)"),
+        **{f"{split}_{kind}": text() for split in ("train", "val") for kind in files},
+        **{name: ANY_LIST for name in filled_in},
+    }
+
+
+EVERY_TASK = {  # what the sections of all tasks have
+    "weight": SHARE,
+    "batch_size": whole(0, also=" (0: train.batch_size)"),
+    "train_ops": text(empty=False),
+    "eval_ops": text(empty=False),
+    "eval_batch_size": whole(0, also=" (0: eval.batch_size)"),
+    "sampler": text(empty=False),
+    "num_samples": COUNT,
+    "eos_bias": number(),
+    "grammar": FLAG,
+}
+PADDING_WEIGHT = number(0, optional=True)  # earlier versions had none
+TASK_FIELDS = {
+    "detection": {
+        "max_instances": COUNT,
+        "class_corruption": one_of(CLASS_CORRUPTIONS),
+        "noise_weight": NOT_NEGATIVE,
+        "eos_weight": NOT_NEGATIVE,
+    },
+    "segmentation": {
+        "max_instances": COUNT,
+        "max_points": whole(3),
+        "random_start": FLAG,
+        "eos_weight": NOT_NEGATIVE,
+        "padding_weight": PADDING_WEIGHT,
+        "mask_threshold": number(0, 1, above=True),
+        "objects": COUNT,
+        "objects_final": COUNT,
+    },
+    "keypoints": {
+        "max_instances": COUNT,
+        "num_keypoints": whole(0, also=" (0: as many as the data have)"),
+        "invisible_weight": NOT_NEGATIVE,
+        "mask_inputs": FLAG,
+        "points_score_weight": SHARE,
+        "objects": COUNT,
+        "sigmas": each(
+            number(0, above=True), "a tuple of numbers above 0, one for each keypoint, or ()"
+        ),
+    },
+    "captioning": {
+        "captions_per_image": COUNT,
+        "max_tokens": COUNT,
+        "input_drop": SHARE,
+        "eos_weight": NOT_NEGATIVE,
+        "padding_weight": PADDING_WEIGHT,
+    },
+}
+EVERY_STEP = whole(
+    1, also="; to do something never give more than config.train.steps (evaluation: --mode=train)"
+)
+TABLE = {  # by section; "" is the config itself
+    "": {"about": text(), "seed": whole(0), "init_from": text()},
+    "data": _data(),
+    "model": _model(),
+    "vocab": {"num_bins": whole(2)}
+    | {
+        name: whole(0) for name in ("size", "num_classes", "coord_shift", "text_shift", "text_size")
+    },
+    "schedule": {
+        "name": _kinds(
+            ("linear", "cosine", "none"),
+            {"cosine": number(0, above=True), "exp": number(0, above=True)},
+            optim.SCHEDULES,
+        ),
+        "base": NOT_NEGATIVE,
+        "scaling": one_of(optim.SCALINGS),
+        "warmup": whole(0),
+        "tail": whole(0),
+        "end_factor": SHARE,
+    },
+    "optim": {
+        "name": one_of(optim.OPTIMIZERS),
+        "beta1": RATE,
+        "beta2": RATE,
+        "eps": number(0, above=True),
+        "weight_decay": NOT_NEGATIVE,
+        "decay": one_of(optim.DECAY),
+        "momentum": RATE,
+        "clip": NOT_NEGATIVE,
+    },
+    "train": {
+        **{name: COUNT for name in ("batch_size", "steps", "accumulate", "repeats", "keep_latest")},
+        **{name: EVERY_STEP for name in ("log_steps", "eval_steps", "checkpoint_steps")},
+        "mixing": one_of(["batch", "data"]),
+        "loss": _kinds(
+            ("xent", "logistic"),
+            {"xent": RATE, "logistic": RATE, "focal": NOT_NEGATIVE},
+            train_step.LOSSES,
+        ),
+        "best_metric": text(),
+        "profile_at": whole(0, also=" (0: no trace)"),
+    },
+    "eval": {
+        "batch_size": COUNT,
+        **{name: whole(0) for name in ("step", "images", "images_in_training", "pictures")},
+        "score_threshold": SHARE,
+        "boxes": text(empty=False),
+    },
+    "mesh": {
+        "data": Allowed(
+            "a number of devices, or -1 for the rest",
+            lambda value: value == -1 or COUNT.holds(value),
+        ),
+        "fsdp": COUNT,
+        "model": COUNT,
+    },
+    **{f"tasks.{name}": EVERY_TASK | fields for name, fields in TASK_FIELDS.items()},
+}
+MIX_SHARE = NOT_NEGATIVE  # of config.tasks.NAME.mix.DATA
+
+
+def check(config: ml_collections.ConfigDict, *, where: str = "config") -> None:
+    """Refuses a config with a field that does not exist, that is missing, or whose value is out of its range.
+
+    Args:
+        config: resolved or not.
+        where: what to call it in the message, as the path of a file.
+
+    Raises:
+        ValueError: names the first such field, its value, and what it may be.
+    """
+    content = config.to_dict()
+    check_fields(content, where=where)
+    for name, value in leaves(content):
+        allowed = _allowed(name)
+        if not allowed.holds(value):
+            raise ValueError(f"{where}.{name}={value!r}: give {allowed.words}")
+
+
+def check_fields(content: Mapping[str, Any], *, where: str = "config") -> None:
+    """Refuses a config, as a dictionary, with sections or fields too many or too few.
+
+    Raises:
+        ValueError: names the first one.
+    """
+    sections = [section for section in TABLE if not section.startswith("tasks.")]
+    for section in [*sections[1:], "tasks", "more_data"]:
+        if not isinstance(content.get(section), Mapping):
+            raise ValueError(
+                f"{where} lacks the section {section!r}; restore the file from a copy, or make the config by one of "
+                "configs/*.py"
+            )
+    for name, section in content["tasks"].items():
+        if name not in TASKS:
+            raise ValueError(f"{where}.tasks.{name}: unknown task; known tasks are {sorted(TASKS)}")
+        if not isinstance(section, Mapping) or not isinstance(section.get("mix"), Mapping):
+            raise ValueError(
+                f"{where}.tasks.{name} lacks the section 'mix'; write mix={{'data': 1.0}}"
+            )
+        sections.append(f"tasks.{name}")
+    for name, _ in leaves(content):
+        _known(name, where)
+    for section in sections:
+        there = _section(content, section)
+        for name, allowed in TABLE[section].items():
+            if name not in there and not allowed.optional:
+                prefix = f"{section}." if section else ""
+                raise ValueError(f"{where} lacks the field {prefix}{name}; give {allowed.words}")
+
+
+def leaves(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted names and values of nested dictionaries."""
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _section(content: Mapping[str, Any], section: str) -> Mapping[str, Any]:
+    for part in section.split(".") if section else ():
+        content = content[part]
+    return content
+
+
+def _allowed(name: str) -> Allowed | None:
+    """What a field may hold; None for a name that is none."""
+    section, _, field = name.rpartition(".")
+    parts = section.split(".")
+    if parts[0] == "more_data" and len(parts) == 2:
+        section = "data"
+    if parts[0] == "tasks" and len(parts) == 3 and parts[2] == "mix":
+        return MIX_SHARE
+    return TABLE.get(section, {}).get(field)
+
+
+def _known(name: str, where: str) -> None:
+    """Raises ValueError with the nearest names for a field that does not exist."""
+    if _allowed(name) is not None:
+        return
+    section, _, field = name.rpartition(".")
+    fields = TABLE["data"] if section.startswith("more_data.") else TABLE.get(section)
+    if fields is None:
+        raise ValueError(
+            f"{where}.{name}: there is no section {section!r}; the sections are {sorted(filter(None, TABLE))}"
+        )
+    near = difflib.get_close_matches(field, fields, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"its section has {sorted(fields)}"
+    raise ValueError(f"{where}.{name}: there is no such field; {hint}")

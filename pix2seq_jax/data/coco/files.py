@@ -1,0 +1,300 @@
+"""The images of an annotation file in their folder: which files they are, and how large."""
+
+import os
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from pix2seq_jax.data.coco.checked_images import Headers
+from pix2seq_jax.data.coco.json import Report, column, integers, shown
+from pix2seq_jax.data.images import check_regular, header
+
+BROKEN = "images that cannot be decoded"
+_MOST_BROKEN = 0.5  # of the images; beyond it the folder or the download is broken
+
+
+class Images(NamedTuple):
+    """The list `images` of a file.
+
+    Attributes:
+        ids: i64[I].
+        files: I paths.
+        sizes: i32[I,2], height and width in pixels that annotations are normalised by.
+        dropped: i64[n], ids of those that are left out because their files are missing.
+    """
+
+    ids: np.ndarray
+    files: list[str]
+    sizes: np.ndarray
+    dropped: np.ndarray
+
+
+@dataclass(frozen=True)
+class ImageRules:
+    """What becomes of images that are not as they should be. Raises ValueError for words that are no rule.
+
+    Attributes:
+        missing: "error" refuses images that are not in the folder, "drop" leaves them out and counts them.
+        bad: "error" refuses files that cannot be decoded, "replace" counts them, for others to be read instead.
+        headers: looks at the files (data.checked_images); None: they are not looked at, and their sizes not compared.
+    """
+
+    missing: str = "error"
+    bad: str = "error"
+    headers: Callable[[Sequence[str]], Headers] | None = None
+
+    def __post_init__(self) -> None:
+        for field, value, words in (
+            ("missing", self.missing, ("error", "drop")),
+            ("bad", self.bad, ("error", "replace")),
+        ):
+            if value not in words:
+                raise ValueError(f"config.data.{field}_images={value!r}: give one of {list(words)}")
+
+
+def read_images(
+    path: Path, folder: Path, records: list, report: Report, rules: ImageRules | None = None
+) -> Images:
+    """The list `images` of a file, with what its files say where `headers` reads them.
+
+    A size in the JSON that contradicts its file is one of three cases, see `_checked_sizes`.
+
+    Args:
+        path: of the annotation file.
+        folder: that the file names start from, perhaps without their first folders: the JSON of Objects365 says
+            images/v1/patch8/NAME.jpg, and the files lie in patch8/NAME.jpg.
+        records: the list.
+        report: counts what is repaired or left out.
+        rules: default ImageRules().
+
+    Raises:
+        ValueError: there are none, one has no id or file name, ids are not unique, files are missing or broken, or a
+            size contradicts its file.
+    """
+    rules = rules or ImageRules()
+    ids, names, rows = _listed(path, records, report)
+    files = locate(path, folder, names)
+    gone = [row for row, file in enumerate(files) if file is None]
+    if gone and (rules.missing == "error" or len(gone) == len(files)):
+        remedy = (
+            ""
+            if len(gone) == len(files)
+            else ", or leave them out by --config.data.missing_images=drop"
+        )
+        raise ValueError(
+            f"{len(gone)} of {len(files)} images of {path} are not in the folder {folder}, first: {names[gone[0]]}; "
+            f"give the folder that the file names of the JSON start from, or add these images{remedy}"
+        )
+    report.add(
+        "images that are not in the folder, left out with their annotations",
+        [names[row] for row in gone],
+    )
+    kept = [row for row, file in enumerate(files) if file is not None]
+    found = [files[row] for row in kept]
+    sizes = _sizes(path, [records[rows[row]] for row in kept], found, rules, report)
+    return Images(ids[kept], found, sizes, ids[gone])
+
+
+def _listed(path: Path, records: list, report: Report) -> tuple[np.ndarray, list[str], list[int]]:
+    """Ids i64[I], file names and rows of the list; an image that is listed twice counts once."""
+    ids = integers(path, column(path, records, "id", "images"), "id", "images")
+    names = column(path, records, "file_name", "images")
+    for row, name in enumerate(names):
+        if not isinstance(name, str) or not name.strip("/\\. ") or "\0" in name:
+            raise ValueError(
+                f"annotation file {path}: images[{row}] has file_name {shown(repr(name))}, which names no file; "
+                "correct it"
+            )
+    first: dict[int, int] = {}
+    keep = []
+    for row, image_id in enumerate(ids.tolist()):
+        if names[first.setdefault(image_id, row)] != names[row]:
+            raise ValueError(
+                f"annotation file {path}: image id {image_id} is given to {names[first[image_id]]} and to "
+                f"{names[row]}; ids must be unique"
+            )
+        if first[image_id] == row:
+            keep.append(row)
+    if not keep:
+        raise ValueError(
+            f"annotation file {path}: the list images is empty; at least one image is needed"
+        )
+    if len(keep) < len(ids):
+        report.add("images listed twice, read once", sorted(set(range(len(ids))) - set(keep)))
+    return ids[keep], [names[row] for row in keep], keep
+
+
+def locate(path: Path, folder: Path, names: Sequence[str]) -> list[str | None]:
+    """Existing path of every file name; None where there is none.
+
+    Names are tried as they are, then without their first folder, and so on: the JSON may have been written for another
+    place. One number of folders is left out for all of them, that which finds most, and none by which two names would
+    become one file. Folders are listed once instead of one `stat` per file (118k files on a network disk). Names are
+    compared in Unicode normal form C: some systems store decomposed letters where the JSON has composed ones.
+
+    Raises:
+        ValueError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise ValueError(
+            f"image folder {folder} does not exist; give the folder that holds the images of {path}"
+        )
+    parts = [
+        [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
+        for name in names
+    ]
+    listings: dict[str, dict[str, str]] = {}
+    best: list[str | None] = [None] * len(names)
+    for level in range(max(map(len, parts))):
+        left = [own[min(level, len(own) - 1) :] for own in parts]
+        if level and len({tuple(own) for own in left}) < len({tuple(own) for own in parts}):
+            break
+        files = [_entry(folder, own, listings) for own in left]
+        if files.count(None) < best.count(None):
+            best = files
+        if None not in best:
+            break
+    return best
+
+
+def _entry(folder: Path, parts: list[str], listings: dict[str, dict[str, str]]) -> str | None:
+    """The path of a file below a folder; what is in a folder is kept in `listings`."""
+    head, tail = os.path.join(*parts[:-1], ""), parts[-1]
+    if head not in listings:
+        parent = folder / head
+        entries = os.listdir(parent) if parent.is_dir() else []
+        listings[head] = {unicodedata.normalize("NFC", entry): entry for entry in entries}
+    entry = listings[head].get(unicodedata.normalize("NFC", tail))
+    return None if entry is None else os.path.join(folder, head, entry)
+
+
+def _sizes(
+    path: Path, records: list[dict], files: list[str], rules: ImageRules, report: Report
+) -> np.ndarray:
+    """i32[I,2], height and width of images: those of the JSON, corrected by those of the files."""
+    given = [(record.get("height"), record.get("width")) for record in records]
+    known = [all(_is_side(side) for side in size) for size in given]
+    sizes = np.array(
+        [size if whole else (0, 0) for size, whole in zip(given, known, strict=True)], np.int32
+    )
+    sizes = sizes.reshape(-1, 2)
+    unsized = np.flatnonzero(~np.array(known, bool))
+    broken: dict[int, str] = {}
+    if rules.headers is not None:
+        looked = rules.headers(files)
+        broken = _count_broken(looked, report, rules)
+        whole = np.array([row not in broken for row in range(len(files))], bool)
+        sizes = _checked_sizes(
+            path, files, np.where(sizes == 0, looked.sizes, sizes), looked, whole, report
+        )
+    for row in unsized.tolist():
+        if row in broken:
+            raise ValueError(
+                f"{broken[row]}; annotation file {path} has no width and height of it either"
+            )
+        if rules.headers is None:
+            sizes[row] = header(files[row])[:2]
+    report.add(
+        "images without width and height, read from the file",
+        [files[row] for row in unsized.tolist()],
+    )
+    return sizes
+
+
+def _is_side(value) -> bool:
+    """Whether a value of the JSON is a height or a width."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 1 <= value < 2**31
+
+
+def _count_broken(looked: Headers, report: Report, rules: ImageRules) -> dict[int, str]:
+    """Errors of the files that cannot be decoded by their row; ValueError where they are not to be passed over."""
+    broken, total = looked.errors, len(looked.sizes)
+    if broken:
+        first = next(iter(broken.values()))
+        if rules.bad == "error":
+            raise ValueError(
+                f"{len(broken)} of {total} images are broken, first: {first}; with --config.data.bad_images=replace "
+                "others are read in their place"
+            )
+        if len(broken) > _MOST_BROKEN * total:
+            raise ValueError(
+                f"{len(broken)} of {total} images are broken, first: {first}; is the download whole?"
+            )
+    report.add(BROKEN, list(broken.values()))
+    return broken
+
+
+def _checked_sizes(
+    path: Path,
+    files: list[str],
+    sizes: np.ndarray,
+    looked: Headers,
+    whole: np.ndarray,
+    report: Report,
+) -> np.ndarray:
+    """The sizes i32[I,2] that annotations are made on, where the JSON and the files agree; `whole` bool[I] are read.
+
+    Annotations are made on the stored pixels or on those that a viewer shows (EXIF orientation); both are right, and a
+    pixel more or less is no contradiction. Of the others
+
+    - height and width exchanged: those of the file are used, and counted;
+    - another size of the same aspect (annotations made on a smaller copy): that of the JSON is used, since the boxes
+      are in its pixels, and counted;
+    - anything else is refused: nobody can tell where the boxes lie.
+    """
+    stored = looked.sizes
+    turned = np.where(looked.turned[:, None], stored[:, ::-1], stored)
+    as_stored = np.abs(sizes - stored).max(axis=1) <= 1
+    as_shown = ~as_stored & (np.abs(sizes - turned).max(axis=1) <= 1)
+    odd = whole & ~as_stored & ~as_shown
+    exchanged = odd & (np.abs(sizes - stored[:, ::-1]).max(axis=1) <= 1)
+    # Sides in the same proportion, to a pixel of the larger image.
+    products = sizes.astype(np.int64) * stored[:, ::-1].astype(np.int64)
+    larger = np.maximum(sizes.max(axis=1), stored.max(axis=1))
+    scaled = odd & ~exchanged & ~looked.turned & (np.abs(products[:, 0] - products[:, 1]) <= larger)
+    _refuse_sizes(path, files, sizes, stored, np.flatnonzero(odd & ~exchanged & ~scaled).tolist())
+
+    def named(rows: np.ndarray) -> list[str]:
+        return [files[row] for row in np.flatnonzero(rows).tolist()]
+
+    report.add(
+        "images with height and width exchanged in the JSON, those of the file used",
+        named(exchanged),
+    )
+    report.add(
+        "images of another size than in the JSON and the same aspect, boxes are scaled to them",
+        named(scaled),
+    )
+    # Decoding turns an image only if that gives exactly the size.
+    sizes = np.where((as_shown & whole)[:, None], turned, sizes)
+    return np.where(exchanged[:, None], stored, sizes).astype(np.int32)
+
+
+def _refuse_sizes(
+    path: Path, files: list[str], sizes: np.ndarray, stored: np.ndarray, rows: list[int]
+) -> None:
+    """Raises ValueError where sizes i32[I,2] of the JSON tell nothing about the files of these rows."""
+    if not rows:
+        return
+    (height, width), (real_height, real_width) = sizes[rows[0]].tolist(), stored[rows[0]].tolist()
+    raise ValueError(
+        f"annotation file {path}: {len(rows)} images are of another size than their files, first: {files[rows[0]]} is "
+        f"{real_width} x {real_height} pixels (width x height) and {width} x {height} in the JSON; correct width and "
+        "height in the JSON, or give the images it was made for"
+    )
+
+
+def read_file(file: str) -> bytes:
+    """Content of an image file; ValueError where it cannot be read, or is no file (a pipe would be waited for)."""
+    try:
+        check_regular(file, os.stat(file))
+        with open(file, "rb") as stream:
+            return stream.read()
+    except OSError as error:
+        raise ValueError(
+            f"image {file} cannot be read: {error}; is the disk still there?"
+        ) from error

@@ -1,0 +1,370 @@
+"""Randomly accessible sources: `len(source)` images, `source[i]` -> raw features of image i.
+
+Raw features are NumPy arrays as in the table `source.fields`, name -> (type, shape with None where it varies), but for
+`image`: a source gives the bytes of the file, and `file`, its name; the table says what the decoded image is.
+"""
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from pix2seq_jax.data.coco.classes import UNNAMED, match_labels, read_categories
+from pix2seq_jax.data.coco.columns import Cache, content_of, read_columns
+from pix2seq_jax.data.coco.files import ImageRules, read_file, read_images
+from pix2seq_jax.data.coco.json import (
+    BadAnnotations,
+    Report,
+    places_of_images,
+    return_memory,
+    shown,
+)
+from pix2seq_jax.data.coco.keypoints import Joints
+from pix2seq_jax.data.coco.outlines import Outlines, check_mask_sizes
+from pix2seq_jax.vocab import POINT_PADDING
+
+_CLIP_TOLERANCE = 1e-3  # pixels; JSON files round box + size to two decimals
+
+IMAGE_FIELDS = {
+    "image": (np.uint8, (None, None, 3)),
+    "image_id": (np.int64, ()),
+    "orig_size": (np.int32, (2,)),
+}
+FIELDS = IMAGE_FIELDS | {
+    "boxes": (np.float32, (None, 4)),
+    "labels": (np.int32, (None,)),
+    "area": (np.float32, (None,)),
+    "is_crowd": (np.bool_, (None,)),
+    "scores": (np.float32, (None,)),
+}
+
+
+class CocoDir:
+    """A folder of images and a COCO-format JSON, held as columns (one NumPy array per field, not a dict per object).
+
+    `source[i]` gives the raw features of image i:
+        image: bytes of the file; file: its path; image_id: i64; orig_size: i32[2], height and width by the JSON;
+        boxes: f32[n,4] yxyx normalised to the image and clipped to it; labels: i32[n], 1..C in the order of the
+        JSON's categories; area: f32[n] pixels² of the annotation; is_crowd: bool[n]; scores: f32[n], 1;
+        polygons: f32[n,2*max_points] where asked for, outlines as point lists (data.points.point_list), simplified to
+        at most max_points points with separators; all padding for crowd regions;
+        keypoints: f32[n,2J] and keypoint_swap: i32[J] where asked for: y, x of each joint, -3, -3 where it is not
+        labelled; the joint that each becomes in a mirror image, or -1 (data.joints.mirrored).
+
+    Attributes:
+        fields: what `source[i]` gives, see the module.
+        annotations_path: the JSON.
+        category_names, category_ids: label l is `category_names[l-1]`, `category_ids[l-1]`; `label_ids` and
+            `label_names` say what they are for a label that the JSON lacks.
+        image_ids: i64[len].
+        files: paths.
+        keypoint_names, keypoint_categories, skeleton, keypoint_swap: of the joints, and the ids of the categories that
+            have them (data.joints.Joints); empty without keypoints.
+        keypoint_labels: their labels.
+        report: what was repaired or dropped, kind -> count; `describe()` names the first ones.
+    """
+
+    def __init__(
+        self,
+        images: str | Path,
+        annotations: str | Path,
+        *,
+        keep_empty: bool = True,
+        label_ids: Sequence[int] = (),
+        label_names: Sequence[str] = (),
+        max_points: int = 0,
+        keypoints: bool = False,
+        flip_pairs: Sequence[tuple[str, str]] = (),
+        bad_annotations: str = "error",
+        cache: Cache | None = None,
+        image_rules: ImageRules | None = None,
+    ) -> None:
+        """Opens the JSON, checks it and the existence of every image.
+
+        Args:
+            images: folder that the `file_name`s start from.
+            annotations: COCO-format JSON (instances).
+            keep_empty: keep images that have no object but crowd regions; the published runs train without them.
+            label_ids: category id of label 1, 2, …; () for the order of the JSON. Published models take category ids
+                for labels, gaps included. A label whose category the JSON lacks is UNNAMED.
+            label_names: names of labels 1, 2, … as the training data have them, one for each of `label_ids`: categories
+                are then matched by name, whatever their ids and order (data.classes.match_labels).
+            max_points: length of the point lists of `polygons`, 128 in the paper; 0: no polygons are read.
+            keypoints: whether to read them; the JSON must be of the kind person_keypoints.
+            flip_pairs: names of keypoints that change places in a mirror image; () where their names say it.
+            bad_annotations: what becomes of annotations that break the format (no image, a box that is not finite, an
+                unknown category, malformed polygons or keypoints that are wanted): "error" refuses the file, "drop"
+                leaves them out and counts them in the report.
+            cache: where the columns of the JSON are kept, so that it is not read again; None: it is.
+            image_rules: what becomes of images that are missing or broken; default ImageRules().
+
+        Raises:
+            ValueError: the folder or JSON is missing or not COCO, a class is none of `label_names`, or see the rules.
+        """
+        self.annotations_path, self.folder = Path(annotations), Path(images)
+        self.fields, self.report = dict(FIELDS), Report()
+        reads = {"outlines": bool(max_points), "keypoints": keypoints}
+        columns = read_columns(self.annotations_path, **reads, bad=bad_annotations, cache=cache)
+        self.report.add_content(content_of(columns["report"]))
+        categories = content_of(columns["categories"])
+        self._read_categories(categories, tuple(label_ids), tuple(label_names))
+        listed = content_of(columns["images"])
+        found = read_images(self.annotations_path, self.folder, listed, self.report, image_rules)
+        self.image_ids, self.files, self.sizes, self._dropped = found
+        self._outlines: Outlines | None = None
+        self._read_schema(
+            Joints(self.annotations_path, categories, flip_pairs) if keypoints else None
+        )
+        rows = self._choose_rows(columns, bad_annotations)
+        self._read_objects(columns, rows)
+        if max_points:
+            self._read_outlines(columns, rows, max_points)
+        if self._joints:
+            self._read_keypoints(columns, rows)
+        self._clip()
+        if not keep_empty:
+            self._drop_empty()
+        del columns, listed
+        return_memory()
+
+    def _read_categories(
+        self, records: list, label_ids: tuple[int, ...], label_names: tuple[str, ...]
+    ) -> None:
+        self._listed = read_categories(self.annotations_path, records)
+        if label_names:
+            matched = match_labels(self.annotations_path, self._listed, label_ids, label_names)
+            self.category_ids, self.category_names = matched
+            return
+        self.category_ids = label_ids or tuple(self._listed)
+        self.category_names = tuple(
+            self._listed.get(category_id, UNNAMED.format(label))
+            for label, category_id in enumerate(self.category_ids, 1)
+        )
+
+    def _read_schema(self, joints: Joints | None) -> None:
+        self._joints = joints
+        self.keypoint_names = joints.names if joints else ()
+        self.skeleton = joints.skeleton if joints else ()
+        self.keypoint_categories = tuple(sorted(joints.category_ids)) if joints else ()
+        self.keypoint_labels = tuple(
+            label
+            for label, category_id in enumerate(self.category_ids, 1)
+            if category_id in self.keypoint_categories
+        )
+        self.keypoint_swap = joints.swap if joints else np.zeros(0, np.int32)
+
+    def _choose_rows(self, columns: dict[str, np.ndarray], rule: str) -> np.ndarray:
+        """Rows of the file's annotations that have an image and are whole: those of an image together, in the order of
+        the file. Reports the others."""
+        place = places_of_images(self.image_ids, columns["image_id"])
+        dropped = np.isin(columns["image_id"], self._dropped)
+        unlisted = columns["image_id"][(place < 0) & ~columns["bad"] & ~dropped].tolist()
+        self.report.add("annotations of images that are not listed, dropped", unlisted)
+        bad = BadAnnotations(self.annotations_path, columns["ids"], rule, self.report)
+        bad.rows |= columns["bad"] | (place < 0)
+        ids = columns["category_id"]
+        unknown = np.flatnonzero(~np.isin(ids, self.category_ids) & ~bad.rows)
+        if len(unknown):
+            known = f"the categories are {shown(list(self.category_ids))}"
+            text = f"{bad.name(unknown[0])} has category_id {ids[unknown[0]]}; {known}"
+            bad.add(unknown, "an unknown category id", text)
+        if "rle_rows" in columns:
+            sizes = np.where(bad.rows[:, None], 0, self.sizes[place])
+            check_mask_sizes(columns, sizes, bad)
+        rows = np.flatnonzero(~bad.rows)
+        rows = rows[np.argsort(place[rows], kind="stable")]
+        self._image = place[rows]
+        return rows
+
+    def _read_objects(self, columns: dict[str, np.ndarray], rows: np.ndarray) -> None:
+        """Columns of these annotations of the file; boxes as in the file."""
+        self._image_id, self._ids = self.image_ids[self._image], columns["ids"][rows]
+        order = np.argsort(self.category_ids)
+        places = np.searchsorted(self.category_ids, columns["category_id"][rows], sorter=order)
+        self._labels = (order[places] + 1).astype(np.int32)
+        self._xywh, self._crowd = columns["boxes"][rows], columns["crowd"][rows]
+        area = columns["area"][rows]
+        self._area = np.where(np.isnan(area), np.abs(self._xywh[:, 2] * self._xywh[:, 3]), area)
+        kind = "annotations without a positive area, that of the box is taken"
+        self.report.add(kind, self._ids[np.isnan(area)].tolist())
+
+    def _read_outlines(
+        self, columns: dict[str, np.ndarray], rows: np.ndarray, max_points: int
+    ) -> None:
+        sizes = self.sizes[self._image]
+        self._outlines = Outlines(
+            self.annotations_path, columns, rows, self._ids, sizes, max_points
+        )
+        self._outlines.count(self._crowd, self.report)
+        self.fields["polygons"] = (np.float32, (None, 2 * max_points))
+
+    def _read_keypoints(self, columns: dict[str, np.ndarray], rows: np.ndarray) -> None:
+        wanted = np.isin(self._labels, self.keypoint_labels) & ~self._crowd
+        self._joints.take(columns, rows, self._ids, self.sizes[self._image], wanted, self.report)
+        number = len(self.keypoint_names)
+        self.fields |= {
+            "keypoints": (np.float32, (None, 2 * number)),
+            "keypoint_swap": (np.int32, (number,)),
+        }
+
+    def _clip(self) -> None:
+        """Boxes in the file -> normalised yxyx clipped to the image; rows without area leave the training columns."""
+        size = self.sizes[self._image].astype(np.float64)  # [n,2] height, width
+        low = self._xywh[:, 1::-1]
+        corners = np.concatenate([low, low + self._xywh[:, 3:1:-1]], axis=1)
+        limits = np.concatenate([size, size], axis=1)
+        clipped = np.clip(corners, 0, limits)
+        outside = (np.abs(clipped - corners) > _CLIP_TOLERANCE).any(axis=1)
+        boxes = (clipped / limits).astype(np.float32)
+        area = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+        self.report.add("boxes outside their image, clipped", self._ids[outside & area].tolist())
+        self.report.add("boxes without area, dropped", self._ids[~area].tolist())
+        self._rows = np.flatnonzero(area)  # into the columns of all annotations
+        self._boxes = boxes[self._rows]
+        bounds = np.searchsorted(self._image[self._rows], np.arange(len(self) + 1))
+        self._starts, self._stops = bounds[:-1], bounds[1:]  # of each image, into _rows and _boxes
+
+    def _objects(self) -> np.ndarray:
+        """Objects of each image, crowd regions aside: i64[len]."""
+        total = np.concatenate([[0], np.cumsum(~self._crowd[self._rows])])
+        return total[self._stops] - total[self._starts]
+
+    def _drop_empty(self) -> None:
+        """Leaves out the images that have no object to learn from."""
+        keep = self._objects() > 0
+        if not keep.any():
+            raise ValueError(
+                f"annotation file {self.annotations_path}: no image has an object to learn from"
+            )
+        self.report.add("images without objects, left out", self.image_ids[~keep].tolist())
+        self.files = [file for file, kept in zip(self.files, keep, strict=True) if kept]
+        self.image_ids, self.sizes = self.image_ids[keep], self.sizes[keep]
+        self._starts, self._stops = self._starts[keep], self._stops[keep]
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def __getitem__(self, index: int) -> dict:
+        """Raw features of one image, see the class. Raises ValueError where the file cannot be read."""
+        return self.take(index)
+
+    def take(self, index: int, numbers: Sequence[int] | None = None) -> dict:
+        """Raw features of one image with only the objects of these numbers, by default all."""
+        part = np.arange(self._starts[index], self._stops[index])
+        part = part if numbers is None else part[list(numbers)]
+        rows = self._rows[part]
+        features = {
+            "image": read_file(self.files[index]),
+            "file": self.files[index],
+            "image_id": self.image_ids[index],
+            "orig_size": self.sizes[index],
+            "boxes": self._boxes[part],
+            "labels": self._labels[rows],
+            "area": self._area[rows].astype(np.float32),
+            "is_crowd": self._crowd[rows],
+            "scores": np.ones(len(rows), np.float32),
+        }
+        if self._outlines:
+            features["polygons"] = self._polygons(rows)
+        if self._joints:
+            features |= {
+                "keypoints": self._joints.points(rows),
+                "keypoint_swap": self.keypoint_swap,
+            }
+        return features
+
+    def _polygons(self, rows: np.ndarray) -> np.ndarray:
+        """f32[n,2*max_points]; crowd regions have none."""
+        polygons = np.full((len(rows), 2 * self._outlines.max_points), POINT_PADDING, np.float32)
+        for place in np.flatnonzero(~self._crowd[rows]).tolist():
+            polygons[place] = self._outlines.points(int(rows[place]), self.report)
+        return polygons
+
+    def objects(self) -> dict[str, np.ndarray]:
+        """All objects, image by image, without reading the images: `image` i64[n], `number` i64[n] in that image,
+        `label` i32[n], `is_crowd` bool[n], `num_keypoints` i64[n] (0 without keypoints)."""
+        counts = self._stops - self._starts
+        part = np.concatenate(
+            [np.arange(a, b) for a, b in zip(self._starts, self._stops, strict=True)]
+        )
+        rows = self._rows[part]
+        return {
+            "image": np.repeat(np.arange(len(self)), counts),
+            "label": self._labels[rows],
+            "number": part - np.repeat(self._starts, counts),
+            "is_crowd": self._crowd[rows],
+            "num_keypoints": self._joints.counts(rows)
+            if self._joints
+            else np.zeros(len(rows), np.int64),
+        }
+
+    def without_polygons(self) -> "CocoDir":
+        """The same data for tasks that do not look at outlines; the columns are shared."""
+        plain = copy.copy(self)
+        plain._outlines, plain.fields = (
+            None,
+            {k: v for k, v in self.fields.items() if k != "polygons"},
+        )
+        return plain
+
+    def count_over(self, slots: int, task: str) -> int:
+        """Counts and reports the images with more objects than `slots`; a batch of the task leaves out the rest. Crowds
+        aside."""
+        over = np.flatnonzero(self._objects() > slots)
+        kind = f"images with more than {slots} objects, the rest left out of {task}"
+        self.report.replace(kind, self.image_ids[over].tolist())
+        return len(over)
+
+    def count_unlabelled(self) -> int:
+        """Counts and reports the objects that should have keypoints and have no labelled one inside the image; the
+        keypoints task never sees them."""
+        table = self.objects()
+        unlabelled = (
+            ~table["is_crowd"]
+            & (table["num_keypoints"] == 0)
+            & np.isin(table["label"], self.keypoint_labels)
+        )
+        rows = self._rows[self._starts[table["image"]] + table["number"]][unlabelled]
+        self.report.replace(
+            "objects without labelled keypoints, never seen by keypoints", self._ids[rows].tolist()
+        )
+        return len(rows)
+
+    def describe(self) -> str:
+        """One line per kind of repair, with the first ids or files; "" when the data needed none."""
+        return self.report.describe(self.annotations_path.name)
+
+    def coco_dict(self) -> dict:
+        """The images, annotations (boxes as in the file) and categories for pycocotools.
+
+        Fills in `area`, `iscrowd`, `id`, `width` and `height` where the file had none. `segmentation` and `keypoints`
+        are there when the source gives polygons and keypoints: as in the file, not simplified.
+        """
+        images = [
+            {"id": int(i), "file_name": file, "height": int(h), "width": int(w)}
+            for i, file, (h, w) in zip(self.image_ids, self.files, self.sizes, strict=True)
+        ]
+        rows = np.flatnonzero(np.isin(self._image_id, self.image_ids)).tolist()
+        annotations = [
+            {
+                "id": row + 1,  # pycocotools matches by id and takes 0 for "no match"
+                "image_id": int(self._image_id[row]),
+                "category_id": self.category_ids[self._labels[row] - 1],
+                "bbox": self._xywh[row].tolist(),
+                "area": float(self._area[row]),
+                "iscrowd": int(self._crowd[row]),
+            }
+            for row in rows
+        ]
+        categories = [{"id": i, "name": name} for i, name in self._listed.items()]
+        if self._outlines:
+            for row, annotation in zip(rows, annotations, strict=True):
+                annotation["segmentation"] = self._outlines.segmentation(row)
+        if self._joints:
+            for row, annotation in zip(rows, annotations, strict=True):
+                annotation |= self._joints.of(row)
+            categories = [
+                category | self._joints.category(category["id"]) for category in categories
+            ]
+        return {"images": images, "annotations": annotations, "categories": categories}

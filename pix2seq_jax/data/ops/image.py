@@ -1,0 +1,253 @@
+"""Ops on the image and the coordinates in it.
+
+An op is a frozen dataclass called as `op(example, seed) -> example`: a dict of tensors of one image (not batched; keys
+as in the Example dict) and a stateless seed i64[2] that no other op of this or any other image has; `derive` makes more
+of it. Images are u8[h,w,3] in [0,255] or f32[h,w,3] in [0,1]; resizing gives the latter, padding the former.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+
+from pix2seq_jax.data.images import decode_image
+from pix2seq_jax.data.ops import geometry
+
+Example = dict[str, tf.Tensor]
+Size = int | tuple[int, int]
+MIN_WINDOW = 8.0  # pixels; a predicted box may have no area, or lie outside the image
+
+
+def derive(seed: tf.Tensor, number: int) -> tf.Tensor:
+    """A further seed of the same op; `number` is 1 to 15."""
+    return seed + tf.constant([number, 0], tf.int64)
+
+
+def to_float(image: tf.Tensor) -> tf.Tensor:
+    """u8 in [0,255] or float in [0,1] -> f32 in [0,1]."""
+    return tf.cast(image, tf.float32) * (1 / 255) if image.dtype == tf.uint8 else image
+
+
+def to_bytes(image: tf.Tensor) -> tf.Tensor:
+    """u8 in [0,255] or float in [0,1] -> u8, rounded to the nearest."""
+    return image if image.dtype == tf.uint8 else tf.cast(tf.round(image * 255), tf.uint8)
+
+
+def _resize(image: tf.Tensor, size: tf.Tensor, antialias: bool) -> tf.Tensor:
+    """Bilinear, half-pixel centres -> f32[size,3] in [0,1]."""
+    if antialias:
+        resized = tf.image.resize(image, size, "bilinear", antialias=True)
+    else:  # what tf.image.resize comes to, with a third of its ops
+        resized = tf.raw_ops.ResizeBilinear(images=image[None], size=size, half_pixel_centers=True)[
+            0
+        ]
+    return resized * (1 / 255) if image.dtype == tf.uint8 else resized
+
+
+def _size(image: tf.Tensor) -> tf.Tensor:
+    """i32[2] height, width."""
+    return tf.shape(image)[:2]
+
+
+@dataclass(frozen=True)
+class Decode:
+    """Bytes of a file -> u8[h,w,3], oriented as annotated (see images.decode_image). The first op of every chain.
+
+    Unlike the others it works on NumPy, right where the file is read: a Python call from TensorFlow costs as much as
+    all other ops of a small image. `orig_size` (0, 0) means that of the file, orientation applied.
+    """
+
+    def read(self, features: dict) -> dict:
+        """Raw features of a source -> the same with the image decoded."""
+        file, (height, width) = features["file"], features["orig_size"].tolist()
+        image = decode_image(features["image"], file, (height, width) if height else None)
+        size = features["orig_size"] if height else np.array(image.shape[:2], np.int32)
+        return {**features, "image": image, "orig_size": size}
+
+
+@dataclass(frozen=True)
+class ScaleJitter:
+    """Resizes to fit a box of `size` times a factor uniform in [min, max), aspect kept, cut to whole pixels."""
+
+    size: Size
+    min: float = 0.3
+    max: float = 2.0
+    antialias: bool = False
+
+    def __call__(self, example: Example, seed: tf.Tensor) -> Example:
+        image = example["image"]
+        factor = tf.random.stateless_uniform([], seed, self.min, self.max)
+        now = tf.cast(_size(image), tf.float32)
+        ratio = tf.reduce_min(
+            tf.constant(geometry.height_width(self.size), tf.float32) * factor / now
+        )
+        size = tf.maximum(tf.cast(now * ratio, tf.int32), 1)
+        return {**example, "image": _resize(image, size, self.antialias)}
+
+
+@dataclass(frozen=True)
+class Resize:
+    """Resizes to the largest size that fits `size`, aspect kept, rounded to whole pixels."""
+
+    size: Size
+    antialias: bool = False
+
+    def __call__(self, example: Example, seed: tf.Tensor) -> Example:
+        image = example["image"]
+        now = tf.cast(_size(image), tf.float32)
+        ratio = tf.reduce_min(tf.constant(geometry.height_width(self.size), tf.float32) / now)
+        size = tf.maximum(tf.cast(tf.round(now * ratio), tf.int32), 1)
+        return {**example, "image": _resize(image, size, self.antialias)}
+
+
+def crop(example: Example, corner: tf.Tensor, size: tf.Tensor) -> Example:
+    """Cuts the window of pixels with this corner i32[2] and size i32[2] (height, width) out of image and points."""
+    image = example["image"]
+    now = tf.cast(_size(image), tf.float32)
+    offset, factor = tf.cast(corner, tf.float32) / now, now / tf.cast(size, tf.float32)
+    points = {
+        k: geometry.crop(k, example[k], offset, factor)
+        for k in geometry.POINT_FIELDS
+        if k in example
+    }
+    window = tf.slice(image, tf.concat([corner, [0]], 0), tf.concat([size, [3]], 0))
+    return {**example, **points, "image": window, "crop_offset": example["crop_offset"] + corner}
+
+
+@dataclass(frozen=True)
+class FixedCrop:
+    """Window of at most `size`; the offsets of the two axes are drawn independently, uniform over all that fit."""
+
+    size: Size
+
+    def __call__(self, example: Example, seed: tf.Tensor) -> Example:
+        now = _size(example["image"])
+        size = tf.minimum(now, geometry.height_width(self.size))
+        room = tf.cast(
+            now - size + 1, tf.float32
+        )  # uniform is below 1, and so the corner is below the room
+        corner = tf.cast(tf.random.stateless_uniform([2], seed) * room, tf.int32)
+        return crop(example, tf.minimum(corner, now - size), size)
+
+
+@dataclass(frozen=True)
+class CropToBox:
+    """Window of `scale` times the box of the first object, about its centre, cut at the image, for tasks on one object:
+    Pix2Seq v2, section 3.1, looks at keypoints in twice the box. An image without objects stays whole.
+
+    At least MIN_WINDOW pixels remain of each side, however small or misplaced the box. The window takes the place of
+    the original: `orig_size` becomes its size, `crop_offset` its corner, both in pixels of the original image.
+    """
+
+    scale: float = 2.0
+
+    def __call__(self, example: Example, seed: tf.Tensor) -> Example:
+        now = tf.cast(_size(example["image"]), tf.float32)
+        low, high = tf.split(tf.concat([example["boxes"], [[0.0, 0.0, 1.0, 1.0]]], 0)[0], 2)
+        least = tf.minimum(MIN_WINDOW, now)
+        centre, half = (
+            (low + high) / 2 * now,
+            tf.maximum((high - low) * now * self.scale, least) / 2,
+        )
+        corner = tf.clip_by_value(tf.round(centre - half), 0.0, now - least)
+        size = tf.clip_by_value(tf.round(centre + half), corner + least, now) - corner
+        ratio = (
+            tf.cast(example["orig_size"], tf.float32) / now
+        )  # 1, but for annotations of another size than the file
+        offset, window = (tf.cast(tf.round(value * ratio), tf.int32) for value in (corner, size))
+        cropped = crop(example, tf.cast(corner, tf.int32), tf.cast(size, tf.int32))
+        return {**cropped, "orig_size": window, "crop_offset": example["crop_offset"] + offset}
+
+
+@dataclass(frozen=True)
+class FlipLr:
+    """Mirrors image and points with probability ½; left joints become right ones, polygons run clockwise as before.
+
+    Images whose keypoints have no left and right (`keypoint_swap` -1) are never mirrored.
+    """
+
+    def __call__(self, example: Example, seed: tf.Tensor) -> Example:
+        coin = tf.random.stateless_uniform([], seed) < 0.5
+        swap = example.get("keypoint_swap")
+        if swap is not None:
+            coin, swap = coin & tf.reduce_all(swap >= 0), tf.maximum(swap, 0)
+        image = tf.cond(coin, lambda: tf.reverse(example["image"], [1]), lambda: example["image"])
+        points = {
+            k: geometry.flip_lr(k, example[k], swap) for k in geometry.POINT_FIELDS if k in example
+        }
+        if "polygons" in points:
+            points["polygons"] = geometry.reverse_rings(points["polygons"])
+        return {
+            **example,
+            **{k: tf.where(coin, v, example[k]) for k, v in points.items()},
+            "image": image,
+        }
+
+
+@dataclass(frozen=True)
+class ColorJitter:
+    """SimCLR colour distortion: with probability 0.8 brightness, contrast, saturation (each ± 0.8·strength) and hue
+    (± 0.2·strength) in random order, clipped after each; then with probability 0.2 gray."""
+
+    strength: float = 0.5
+
+    def _distort(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        span, u = 0.8 * self.strength, tf.random.stateless_uniform([8], derive(seed, 1))
+        factor = tf.maximum(1 - span, 0.0) + u[:3] * (1 + span - tf.maximum(1 - span, 0.0))
+        hue = (2 * u[3] - 1) * 0.2 * self.strength
+        order = tf.argsort(u[4:])
+        for i in range(4):
+            changes = [
+                lambda x=image: x * factor[0],
+                lambda x=image: tf.image.adjust_contrast(x, factor[1]),
+                lambda x=image: tf.image.adjust_saturation(x, factor[2]),
+                lambda x=image: tf.image.adjust_hue(x, hue),
+            ]
+            image = tf.clip_by_value(tf.switch_case(order[i], changes), 0.0, 1.0)
+        return image
+
+    def __call__(self, example: Example, seed: tf.Tensor) -> Example:
+        image = to_float(example["image"])
+        coins = tf.random.stateless_uniform([2], seed)
+        image = tf.cond(coins[0] < 0.8, lambda x=image: self._distort(x, seed), lambda x=image: x)
+        gray = lambda x=image: tf.tile(tf.image.rgb_to_grayscale(x), [1, 1, 3])  # noqa: E731
+        return {**example, "image": tf.cond(coins[1] < 0.2, gray, lambda x=image: x)}
+
+
+@dataclass(frozen=True)
+class PadImage:
+    """Pads at the bottom and on the right to `size` with `value`; coordinates become fractions of the padded image.
+
+    The image becomes u8, a quarter of the memory of f32, with 0 in the padding. `pad_value` and `unpadded_size` tell
+    the device what belongs there (tasks.base.images): 0.3, as published, is no whole number of 255ths.
+
+    Raises ValueError (while iterating) for an image larger than `size`: resize or crop before.
+    """
+
+    size: Size
+    value: float = 0.3
+
+    def __call__(self, example: Example, seed: tf.Tensor) -> Example:
+        target = geometry.height_width(self.size)
+        now = _size(example["image"])
+        room = tf.concat([target - now, [0]], 0)
+        image = tf.pad(to_bytes(example["image"]), tf.stack([[0, 0, 0], room], 1))
+        factor = tf.cast(now, tf.float32) / tf.constant(target, tf.float32)
+        points = {
+            k: geometry.scale(k, example[k], factor) for k in geometry.POINT_FIELDS if k in example
+        }
+        image = tf.ensure_shape(image, [*target, 3])
+        value = tf.constant(self.value, tf.float32)
+        return {**example, **points, "image": image, "unpadded_size": now, "pad_value": value}
+
+
+OPS = {
+    "decode": Decode,
+    "scale_jitter": ScaleJitter,
+    "resize": Resize,
+    "fixed_crop": FixedCrop,
+    "crop_to_box": CropToBox,
+    "flip_lr": FlipLr,
+    "color_jitter": ColorJitter,
+    "pad_image": PadImage,
+}

@@ -1,0 +1,129 @@
+"""The device half of evaluation and prediction: jitted functions from images to memory, and from memory to results."""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from jax.experimental import multihost_utils
+
+from pix2seq_jax.decoding import sampling
+from pix2seq_jax.decoding.beam import beam_search
+from pix2seq_jax.decoding.generate import Slots, generate
+from pix2seq_jax.tasks.base import from_original, images
+
+
+def make_encoder(model) -> Callable:
+    """Jitted `encode(variables, batch) -> f32[B,S,D]`, the memory of the images of an Example dict."""
+
+    @jax.jit
+    def encode(variables, batch):
+        return model.apply(variables, images(batch), method="encode")
+
+    return encode
+
+
+def read_sampler(name: str, section: ml_collections.ConfigDict) -> sampling.Sampler | sampling.Beam:
+    """The sampler of a task's section.
+
+    Raises:
+        ValueError: one that cannot be read, with values that cannot be, or beam search for anything but captions.
+    """
+    try:
+        sampler = sampling.from_string(section.sampler)
+    except ValueError as error:
+        raise ValueError(f"config.tasks.{name}.sampler={section.sampler!r}: {error}") from error
+    if isinstance(sampler, sampling.Beam) and name != "captioning":
+        raise ValueError(
+            f"config.tasks.{name}.sampler={section.sampler!r}: beam search is for captions"
+        )
+    return sampler
+
+
+def make_decoder(model, task, section: ml_collections.ConfigDict) -> Callable:
+    """Jitted `decode(variables, memory, batch, rows, seed) -> dict`: task.decode of freshly generated tokens.
+
+    How tokens are drawn is in the task's section of the config. What is drawn for an image or a window depends on
+    nothing else in the batch, see `row_keys`. Its arguments:
+        memory: f32[B,S,D] of B images.
+        batch: their fields, all but the image: `ids u32[B,2]`, `orig_size`, `unpadded_size`, `crop_offset`; perhaps
+            `boxes` (normalised to the padded image), `labels`, `scores`.
+        rows: `row i32[R]`, which image each row to decode is of; perhaps `boxes f32[R,N,4]` yxyx in pixels of the
+            original image, `labels i32[R,N]`, `scores f32[R,N]`, which prompt.
+        seed: i32[].
+
+    Raises:
+        ValueError: see `read_sampler`.
+    """
+    sampler = read_sampler(task.name, section)
+    options = {"max_len": task.max_len, "allowed": task.allowed if section.grammar else None}
+
+    def draw(variables, memory, prompt, keys):
+        if isinstance(sampler, sampling.Beam):
+            best = {"beams": sampler.size, "length_penalty": sampler.length_penalty}
+            return beam_search(
+                model, variables, memory, prompt, eos_token=task.eos_token, **options, **best
+            )
+        return generate(
+            *(model, variables, memory, prompt),
+            sampler=sampler,
+            num_samples=section.num_samples,
+            rng=keys,
+            eos_bias=section.eos_bias,
+            slots=task.slots and Slots(*task.slots),
+            stop_at_eos=task.eos_token is not None,
+            eos_token=task.eos_token or 0,
+            **options,
+        )
+
+    @jax.jit
+    def decode(variables, memory, batch, rows, seed):
+        row = rows["row"]
+        example = {name: jnp.take(value, row, axis=0) for name, value in batch.items()}
+        example |= {name: value for name, value in rows.items() if name != "row"}
+        # Tasks read only the shape of the image, so nothing of this is computed.
+        example["image"] = jnp.zeros((row.shape[0], *model.image_size, 3))
+        if "boxes" in rows:
+            example["boxes"] = from_original(rows["boxes"], example)
+        keys = row_keys(seed, example["ids"], example["crop_offset"], example["orig_size"])
+        drawn = draw(variables, jnp.take(memory, row, axis=0), task.prompt(example), keys)
+        if (
+            task.slots
+        ):  # of the first sample: class probabilities stand for the samples of the class
+            return task.decode(drawn.tokens[:, 0], drawn.class_probs[:, 0], example)
+        return task.decode(drawn.tokens, drawn.scores, example)
+
+    return decode
+
+
+def id_halves(image_ids: np.ndarray) -> np.ndarray:
+    """i64[B] -> u32[B,2], low and high half: devices have no 64-bit integers."""
+    ids = np.asarray(image_ids, np.int64)
+    return np.stack([ids & 0xFFFFFFFF, ids >> 32 & 0xFFFFFFFF], axis=1).astype(np.uint32)
+
+
+@jax.jit
+def row_keys(seed: jax.Array, ids: jax.Array, corner: jax.Array, size: jax.Array) -> jax.Array:
+    """One random key per row, key[B]: a function of the seed, the image's id and the window cut from it alone.
+
+    Args:
+        seed: i32[].
+        ids: u32[B,2], low and high half of each id.
+        corner: i32[B,2], of the window, in pixels.
+        size: i32[B,2], of the window, in pixels.
+    """
+    parts = jnp.concatenate([ids, corner.astype(jnp.uint32), size.astype(jnp.uint32)], axis=1)
+
+    def fold(row):
+        return functools.reduce(jax.random.fold_in, row, jax.random.key(seed))
+
+    return jax.vmap(fold)(parts)
+
+
+def to_host(tree):
+    """Arrays of all processes as numpy on every process, rows in global order."""
+    if jax.process_count() == 1:
+        return jax.tree.map(np.asarray, tree)
+    return multihost_utils.process_allgather(tree, tiled=True)

@@ -1,0 +1,469 @@
+"""Runs a trained model over pictures, some at a time: boxes first, then outlines and keypoints of these, and captions.
+
+Evaluation and prediction share it. Every picture is read and decoded once, and encoded once for all tasks that see it
+prepared alike; a task that looks at windows encodes its own, cut from the decoded picture. While the devices work on
+one chunk of pictures, threads prepare the next one and turn what was decoded into results as COCO writes them, in
+pixels of the original image. Memory does not grow with the number of pictures.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import jax
+import ml_collections
+import numpy as np
+
+from pix2seq_jax.data import feed, pipeline, rows
+from pix2seq_jax.evaluation import results
+from pix2seq_jax.evaluation.boxes import Boxes
+from pix2seq_jax.evaluation.chunks import Chunk, Pictures
+from pix2seq_jax.evaluation.decoders import id_halves, make_decoder, make_encoder, to_host
+from pix2seq_jax.experiment.logs import duration, log
+from pix2seq_jax.experiment.resolve import PROMPTED
+from pix2seq_jax.training import sharding
+
+_TELL_EVERY = 10.0  # seconds between log lines
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What a task is asked about.
+
+    Attributes:
+        places: i64[n], which of the pictures, ascending.
+        category_ids: category id of label l at l - 1; not for captions.
+        labels: those that are looked at; None for all.
+        boxes: that prompt; None for those that detection finds.
+        objects: so many of the best-scored boxes of a picture prompt; 0 for all.
+        threshold: boxes that score less do not prompt.
+    """
+
+    places: np.ndarray
+    category_ids: Sequence[int] = ()
+    labels: Sequence[int] | None = None
+    boxes: Boxes | None = None
+    objects: int = 0
+    threshold: float = 0.0
+
+
+@dataclass(frozen=True)
+class Part:
+    """What was found in a chunk of pictures.
+
+    Attributes:
+        places: which of the pictures; those that cannot be read are left out.
+        results: COCO results by task, on process 0; [] on the others.
+        pixels: place -> u8[h,w,3].
+    """
+
+    places: list[int]
+    results: dict[str, list[dict]]
+    pixels: Callable[[int], np.ndarray]
+
+
+@dataclass
+class _Prepared:
+    """How a task sees pictures.
+
+    Attributes:
+        rows: makes a row of a picture, or of a window of it and the objects there.
+        view: key of what tasks share; None for a task that encodes rows of its own.
+        slots: objects in a row; 0 for tasks that are not prompted.
+    """
+
+    rows: rows.Preprocess
+    view: tuple | None
+    slots: int
+
+
+def _prepared(
+    name: str, section: ml_collections.ConfigDict, image_size: tuple[int, int]
+) -> _Prepared:
+    """Traces the preprocessing of a task; ValueError where it cannot be read or does not give what the model takes."""
+    spec, slots = section.eval_ops, 0
+    try:
+        ops = rows.chain(spec)
+        view = rows.image_ops(ops)
+        if name in PROMPTED:
+            windows = rows.Preprocess(ops, objects=True, spec=spec)
+            slots = windows.shapes["boxes"][1][0]
+        if name in PROMPTED and not rows.keeps_whole(ops):
+            made = _Prepared(windows, None, slots)
+        else:
+            made = _Prepared(rows.Preprocess(view, objects=False, spec=spec), view, slots)
+    except ValueError as error:
+        raise ValueError(f"config.tasks.{name}.eval_ops: {error}") from error
+    if made.rows.shapes["image"][1] != (*image_size, 3):
+        height, width = made.rows.shapes["image"][1][:2]
+        raise ValueError(
+            f"config.tasks.{name}.eval_ops={spec!r} ends in images of {height} x {width} pixels, but "
+            f"config.model.image_size is {image_size[0]} x {image_size[1]}: end with pad_image({tuple(image_size)})"
+        )
+    return made
+
+
+@dataclass
+class _Job:
+    """One run over pictures: what its methods share.
+
+    Attributes:
+        left_out: by task, boxes that were not looked at, and how many there were.
+    """
+
+    variables: Mapping
+    pictures: Pictures
+    asks: Mapping[str, Ask]
+    text: object
+    leave: Callable[[], None]
+    chunk_size: int
+    readers: ThreadPoolExecutor
+    writers: ThreadPoolExecutor
+    left_out: dict[str, list[int]] = field(default_factory=dict)
+
+
+class Runner:
+    """The encoder and the decoders of a model's tasks, each compiled once."""
+
+    def __init__(
+        self, config: ml_collections.ConfigDict, model, tasks: dict, mesh: jax.sharding.Mesh
+    ) -> None:
+        """Builds all graphs of the preprocessing.
+
+        Raises:
+            ValueError: preprocessing or samplers that cannot be, by the name of their field.
+        """
+        self._config, self._mesh = config, mesh
+        self._rows_of = sharding.batch_sharding(mesh)
+        self._decoders = {
+            name: make_decoder(model, task, config.tasks[name]) for name, task in tasks.items()
+        }
+        self._encode = make_encoder(model)
+        size = tuple(model.image_size)
+        self._prepared = {name: _prepared(name, config.tasks[name], size) for name in tasks}
+
+    def run(
+        self,
+        variables,
+        pictures: Pictures,
+        asks: Mapping[str, Ask],
+        *,
+        text=None,
+        leave: Callable[[], None] = lambda: None,
+    ) -> Iterator[Part]:
+        """What the tasks find in the pictures, chunk by chunk, in order.
+
+        All processes call it alike. Close the iterator (or run it to its end) to stop its threads.
+
+        Args:
+            variables: of the model.
+            pictures: to look at.
+            asks: by task; those that detection prompts need its ask as well.
+            text: makes words of the pieces of captions.
+            leave: called before each batch of the devices; may raise.
+        """
+        size = sharding.round_batch(self._mesh, min(self._config.eval.batch_size, len(pictures)))
+        workers = self._config.data.workers or pipeline.cpu_count()
+        readers, writers, ahead = (ThreadPoolExecutor(number) for number in (workers, workers, 1))
+        job = _Job(variables, pictures, asks, text, leave, size, readers, writers)
+        cuts = [
+            np.arange(start, min(start + size, len(pictures)))
+            for start in range(0, len(pictures), size)
+        ]
+        start = told = time.monotonic()
+        waiting: deque[tuple[Chunk, dict[str, list[Future]]]] = deque()
+        try:
+            following = ahead.submit(self._prepare, job, cuts[0]) if cuts else None
+            for number, places in enumerate(cuts):
+                chunk = following.result()
+                if number + 1 < len(cuts):
+                    following = ahead.submit(self._prepare, job, cuts[number + 1])
+                waiting.append((chunk, self._ask_all(job, chunk)))
+                if (
+                    len(waiting) > 1
+                ):  # its results were written while the devices worked on this chunk
+                    yield _finished(*waiting.popleft())
+                if (now := time.monotonic()) - told > _TELL_EVERY:
+                    told, done = now, places[-1] + 1
+                    left = duration((now - start) / done * (len(pictures) - done))
+                    log.info("%d of %d images decoded, ETA %s", done, len(pictures), left)
+            while waiting:
+                yield _finished(*waiting.popleft())
+        finally:
+            for pool in (ahead, readers, writers):
+                pool.shutdown(cancel_futures=True)
+        for name, (cut, total) in job.left_out.items():
+            if cut:
+                log.info(
+                    "%s: %d of %d boxes left out, at most %d an image",
+                    name,
+                    cut,
+                    total,
+                    asks[name].objects,
+                )
+
+    def _prepare(self, job: _Job, places: np.ndarray) -> Chunk:
+        """Decodes this process' pictures of a chunk, and sends what the tasks share to the devices."""
+        chunk = Chunk(job.pictures, places)
+        index, count = feed.row_block(self._rows_of)
+        part = job.chunk_size // count
+        first = index * part
+        own = range(first, min(first + part, len(places)))
+        list(job.readers.map(chunk.load, own))
+        views = {
+            one.view: one.rows
+            for name, one in self._prepared.items()
+            if name in job.asks and one.view is not None
+        }
+        for key, view in views.items():
+            made = job.readers.map(lambda row, view=view: _whole_row(chunk, row, view), own)
+            filled = {
+                row - first: one for row, one in zip(own, made, strict=True) if one is not None
+            }
+            ids = np.zeros(part, np.int64)
+            ids[: len(own)] = job.pictures.image_ids[places[own.start : own.stop]]
+            chunk.batches[key] = self._to_devices(
+                view.batch(filled, part) | {"ids": id_halves(ids)}
+            )
+        return chunk
+
+    def _to_devices(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+        """This process' rows as global arrays."""
+        return {
+            name: feed.to_global(value, self._rows_of)
+            for name, value in batch.items()
+            if value.dtype != np.int64
+        }
+
+    def _ask_all(self, job: _Job, chunk: Chunk) -> dict[str, list[Future]]:
+        """Works on one chunk; results by task, still being written."""
+        memory = {}
+        for key in list(chunk.batches):
+            job.leave()
+            batch = chunk.batches.pop(key)
+            memory[key] = (self._encode(job.variables, batch), _without_image(batch))
+        asked = {name: chunk.rows_of(ask.places) for name, ask in job.asks.items()}
+        # Sent to the devices at once, so that they are busy while the boxes are looked at.
+        sent = {
+            name: self._send_whole(job, name, memory, asked[name])
+            for name in asked
+            if name not in PROMPTED
+        }
+        found: dict[str, list[Future]] = {}
+        detected = None
+        if "detection" in sent:
+            detected, found["detection"] = self._detected(
+                job, chunk, asked["detection"], sent["detection"]
+            )
+        if "captioning" in sent:
+            found["captioning"] = [
+                self._write(
+                    job, results.captions, part, chunk.ids(asked["captioning"][cut]), job.text
+                )
+                for cut, part in _pulled(sent["captioning"])
+            ]
+        for name in (name for name in PROMPTED if name in asked):
+            found[name] = self._prompted(job, name, chunk, asked[name], detected, memory)
+        return found
+
+    def _write(self, job: _Job, make: Callable[..., list[dict]], *args, **options) -> Future:
+        """`make(...)` in another thread, on process 0 only."""
+        if jax.process_index():
+            return job.writers.submit(list)
+        return job.writers.submit(make, *args, **options)
+
+    def _batch_size(self, job: _Job, name: str, most: int) -> int:
+        """Rows that a task decodes at a time, of at most `most` of a chunk."""
+        wanted = self._config.tasks[name].eval_batch_size or self._config.eval.batch_size
+        return sharding.round_batch(self._mesh, min(wanted, most))
+
+    def _decode_whole(
+        self, job: _Job, name: str, memory: dict, given: dict[str, np.ndarray], size: int
+    ) -> Iterator:
+        """Decodes rows of whole pictures, `size` at a time: (which of the rows, arrays on the devices)."""
+        images, fields = memory[self._prepared[name].view]
+        index, count = feed.row_block(self._rows_of)
+        own = slice(index * size // count, (index + 1) * size // count)
+        for start in range(0, len(given["row"]), size):
+            job.leave()
+            cut = slice(start, min(start + size, len(given["row"])))
+            batch = {key: _filled(value[cut], size)[own] for key, value in given.items()}
+            decode, seed = self._decoders[name], self._config.seed
+            yield cut, decode(job.variables, images, fields, self._to_devices(batch), seed)
+
+    def _send_whole(self, job: _Job, name: str, memory: dict, asked: np.ndarray) -> list:
+        """Decodes a task that needs no prompts for these rows of a chunk."""
+        size = self._batch_size(job, name, job.chunk_size)
+        return list(self._decode_whole(job, name, memory, {"row": asked.astype(np.int32)}, size))
+
+    def _detected(
+        self, job: _Job, chunk: Chunk, asked: np.ndarray, sent: list
+    ) -> tuple[Boxes | None, list[Future]]:
+        """Boxes of the rows that were asked about, and their results."""
+        ask, parts, writing = job.asks["detection"], [], []
+        for cut, part in _pulled(sent):
+            if ask.labels is not None:
+                part["labels"] = np.where(np.isin(part["labels"], ask.labels), part["labels"], 0)
+            ids = chunk.ids(asked[cut])
+            parts.append(Boxes(ids, part["boxes"], part["labels"], part["scores"]))
+            writing.append(self._write(job, results.detections, part, ids, ask.category_ids))
+        return Boxes(*map(np.concatenate, zip(*parts, strict=True))) if parts else None, writing
+
+    def _chosen(
+        self, job: _Job, name: str, ids: np.ndarray, detected: Boxes | None
+    ) -> Boxes | None:
+        """The boxes that prompt a task in these images."""
+        ask = job.asks[name]
+        boxes = detected if ask.boxes is None else ask.boxes
+        if boxes is None:
+            return None
+        every = boxes.of_images(ids)
+        every = every.best(every.labels.shape[1], ask.labels)
+        every = every._replace(labels=np.where(every.scores >= ask.threshold, every.labels, 0))
+        chosen = every.best(ask.objects or every.labels.shape[1])
+        counts = job.left_out.setdefault(name, [0, 0])
+        counts[0] += np.count_nonzero(every.labels) - np.count_nonzero(chosen.labels)
+        counts[1] += np.count_nonzero(every.labels)
+        return chosen
+
+    def _prompted(
+        self,
+        job: _Job,
+        name: str,
+        chunk: Chunk,
+        asked: np.ndarray,
+        detected: Boxes | None,
+        memory: dict,
+    ) -> list[Future]:
+        """Results of a task that boxes prompt."""
+        boxes, how = self._chosen(job, name, chunk.ids(asked), detected), self._prepared[name]
+        if boxes is None or not boxes.labels.any():
+            return []
+        boxes = boxes.rows(how.slots)
+        place = dict(zip(chunk.ids(asked).tolist(), asked.tolist(), strict=True))
+        row = np.array([place[image_id] for image_id in boxes.image_ids.tolist()], np.int32)
+        objects = job.asks[name].objects or boxes.labels.shape[1]
+        size = self._batch_size(job, name, job.chunk_size * -(-objects // how.slots))
+        if how.view is None:
+            decoded = self._decode_windows(job, name, chunk, boxes, row, size)
+        else:
+            given = {
+                "row": row,
+                "boxes": boxes.boxes,
+                "labels": boxes.labels,
+                "scores": boxes.scores,
+            }
+            decoded = self._decode_whole(job, name, memory, given, size)
+        writing, ids = [], job.asks[name].category_ids
+        for cut, part in _pulled(decoded):
+            if name == "segmentation":
+                sizes = [chunk.size(one) for one in row[cut].tolist()]
+                share = self._config.tasks.segmentation.mask_threshold
+                options = {"sizes": sizes, "threshold": share}
+                writing.append(
+                    self._write(job, results.outlines, part, boxes.image_ids[cut], ids, **options)
+                )
+            else:
+                writing.append(self._write(job, results.poses, part, boxes.image_ids[cut], ids))
+        return writing
+
+    def _decode_windows(
+        self, job: _Job, name: str, chunk: Chunk, boxes: Boxes, row: np.ndarray, size: int
+    ) -> Iterator:
+        """Like `_decode_whole`, for a task that encodes rows of its own: windows cut from the decoded pictures."""
+        make = self._prepared[name].rows
+        index, count = feed.row_block(self._rows_of)
+        part = size // count
+
+        def prepare(start: int) -> dict[str, jax.Array]:
+            first = start + index * part
+            own = range(first, max(min(first + part, len(row)), first))
+            made = job.readers.map(
+                lambda number: _window_row(chunk, int(row[number]), boxes, number, make), own
+            )
+            filled = {number - first: one for number, one in zip(own, made, strict=True)}
+            ids = np.zeros(part, np.int64)
+            ids[: len(own)] = boxes.image_ids[own.start : own.stop]
+            return self._to_devices(make.batch(filled, part) | {"ids": id_halves(ids)})
+
+        with ThreadPoolExecutor(1) as ahead:
+            following = ahead.submit(prepare, 0)
+            for start in range(0, len(row), size):
+                batch = following.result()
+                if start + size < len(row):
+                    following = ahead.submit(prepare, start + size)
+                job.leave()
+                rows = self._to_devices(
+                    {"row": np.arange(size, dtype=np.int32)[index * part : (index + 1) * part]}
+                )
+                memory = self._encode(job.variables, batch)
+                decode, seed = self._decoders[name], self._config.seed
+                cut = slice(start, min(start + size, len(row)))
+                yield cut, decode(job.variables, memory, _without_image(batch), rows, seed)
+
+
+def _without_image(batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    return {
+        name: value
+        for name, value in batch.items()
+        if name not in ("image", "pad_value", "is_crowd")
+    }
+
+
+def _filled(array: np.ndarray, size: int) -> np.ndarray:
+    """Zeros behind the rows until there are `size`."""
+    return np.pad(array, [(0, size - len(array))] + [(0, 0)] * (array.ndim - 1))
+
+
+def _whole_row(chunk: Chunk, row: int, make: rows.Preprocess) -> rows.Row | None:
+    """A whole picture, prepared; None where it cannot be read."""
+    loaded = chunk.load(row)
+    return loaded and make(
+        {"image": loaded.pixels, "orig_size": loaded.size}, int(chunk.places[row])
+    )
+
+
+def _window_row(
+    chunk: Chunk, row: int, boxes: Boxes, number: int, make: rows.Preprocess
+) -> rows.Row:
+    """A picture with the objects of row `number` of the boxes, prepared."""
+    loaded, real = chunk.load(row), boxes.labels[number] > 0
+    limits = np.tile(loaded.size, 2).astype(np.float32)
+    features = {
+        "image": loaded.pixels,
+        "orig_size": loaded.size,
+        "boxes": np.clip(boxes.boxes[number][real], 0, limits).astype(np.float32) / limits,
+        "labels": boxes.labels[number][real].astype(np.int32),
+        "scores": boxes.scores[number][real].astype(np.float32),
+        "is_crowd": np.zeros(np.count_nonzero(real), bool),
+    }
+    return make(features, int(chunk.places[row]))
+
+
+def _pulled(decoded) -> Iterator[tuple[slice, dict[str, np.ndarray]]]:
+    """Arrays on the host, each after the next ones were sent to the devices, so that they never wait."""
+    previous = None
+    for one in decoded:
+        if previous is not None:
+            yield _pull(*previous)
+        previous = one
+    if previous is not None:
+        yield _pull(*previous)
+
+
+def _pull(cut: slice, arrays) -> tuple[slice, dict[str, np.ndarray]]:
+    return cut, {
+        name: np.array(value[: cut.stop - cut.start]) for name, value in to_host(arrays).items()
+    }
+
+
+def _finished(chunk: Chunk, found: Mapping[str, Sequence[Future]]) -> Part:
+    """Waits for the results of a chunk."""
+    written = {
+        name: [row for one in futures for row in one.result()] for name, futures in found.items()
+    }
+    places = {int(place): row for row, place in enumerate(chunk.places)}
+    readable = [place for place, row in places.items() if chunk.readable(row)]
+    return Part(readable, written, lambda place: chunk.load(places[place]).pixels)

@@ -1,0 +1,228 @@
+"""What a run tells: log lines, progress with ETA, TensorBoard, metrics.jsonl. The only user of clu.
+
+clu's writers need TensorFlow, so they are imported when a writer is made.
+"""
+
+import contextlib
+import json
+import logging
+import math
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+log = logging.getLogger("pix2seq_jax")
+
+
+def setup_logging() -> None:
+    """Sends the library's log lines to stderr with the time; safe to call twice."""
+    if not log.handlers:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(
+            logging.Formatter("%(asctime)s %(levelname).1s %(message)s", "%H:%M:%S")
+        )
+        log.addHandler(handler)
+        log.propagate = False
+    log.setLevel(logging.INFO)
+
+
+@contextlib.contextmanager
+def phase(name: str, *, every: float = 10.0) -> Iterator[None]:
+    """Logs begin and end of a slow phase, and a heartbeat line every `every` seconds in between."""
+    start, done = time.monotonic(), threading.Event()
+
+    def beat() -> None:
+        while not done.wait(every):
+            log.info("%s: still at it after %.0f s", name, time.monotonic() - start)
+
+    thread = threading.Thread(target=beat, daemon=True, name=f"heartbeat {name}")
+    log.info("%s ...", name)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+    log.info("%s: done in %.1f s", name, time.monotonic() - start)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as `1h02m`, `3m05s` or `12s`."""
+    if not math.isfinite(seconds):
+        return "?"
+    minutes, s = divmod(int(seconds + 0.5), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{s:02d}s" if minutes else f"{s}s"
+
+
+def _is_later(row: bytes, step: int) -> bool:
+    """Whether a line of metrics.jsonl is of a later step; a line that somebody else wrote is not."""
+    try:
+        content = json.loads(row)
+    except (ValueError, RecursionError):
+        return False
+    saved = content.get("step") if isinstance(content, dict) else None
+    return isinstance(saved, int | float) and saved > step
+
+
+class MetricWriter:
+    """Scalars and pictures of a run, to TensorBoard (clu) and to `metrics.jsonl`; silent on processes other than 0."""
+
+    def __init__(
+        self, workdir: str | Path, *, active: bool = True, after: int | None = None
+    ) -> None:
+        """Opens the files for appending.
+
+        Args:
+            workdir: folder of the run.
+            active: whether this process writes.
+            after: drop the rows of later steps first; an interrupted run does them again.
+        """
+        self._writer, self._workdir = None, Path(workdir)
+        if active:
+            from clu import metric_writers
+
+            self._workdir.mkdir(parents=True, exist_ok=True)
+            self._writer = metric_writers.SummaryWriter(str(workdir))
+            path = self._workdir / "metrics.jsonl"
+            if after is not None and path.exists():
+                rows = path.read_bytes().splitlines(keepends=True)
+                kept = [row for row in rows if row.endswith(b"\n") and not _is_later(row, after)]
+                path.write_bytes(b"".join(kept))
+            self._file = path.open("a", encoding="utf-8")
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """One line `{"step": …, name: value, …}`; values that are not finite are written as null."""
+        if self._writer is None:
+            return
+        plain = {name: float(value) for name, value in values.items() if value is not None}
+        self._writer.write_scalars(step, plain)
+        row = {"step": step} | {k: v if math.isfinite(v) else None for k, v in plain.items()}
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+
+    def text(self, name: str, content: str) -> None:
+        """A text file in the workdir."""
+        if self._writer is not None:
+            (self._workdir / name).write_text(content, encoding="utf-8")
+
+    def images(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
+        """Pictures u8[H,W,3] by name."""
+        if self._writer is not None:
+            self._writer.write_images(
+                step, {name: picture[None] for name, picture in pictures.items()}
+            )
+
+    def close(self) -> None:
+        """Writes what is buffered."""
+        if self._writer is not None:
+            self._writer.close()
+            self._file.close()
+
+
+def _speed(rates: Mapping[str, float]) -> str:
+    """The rates for a log line; empty where they are not known yet."""
+    if math.isnan(rates["steps_per_s"]):
+        return ""
+    images, tokens, wait = rates["images_per_s"], rates["tokens_per_s"], 100 * rates["data_wait"]
+    return f"  |  {images:.1f} images/s  {tokens:.0f} tokens/s  data wait {wait:.0f} %  ETA {duration(rates['eta_s'])}"
+
+
+class Progress:
+    """A bar on a terminal; in a log one line every `log_steps` steps, each with rates and the time left.
+
+    Use as a context manager around the loop, so that log lines do not break the bar.
+    """
+
+    def __init__(
+        self, *, first: int, total: int, log_steps: int, images_per_step: int, tokens_per_step: int
+    ) -> None:
+        self._first, self._total, self._log_steps = first, total, log_steps
+        self._images, self._tokens = images_per_step, tokens_per_step
+        self._mark, self._mark_step, self._waited = time.monotonic(), first, 0.0
+        self._bar = tqdm(
+            total=total,
+            initial=first,
+            unit="step",
+            disable=not sys.stderr.isatty(),
+            dynamic_ncols=True,
+        )
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> "Progress":
+        self._stack.enter_context(logging_redirect_tqdm([log]))
+        return self
+
+    def __exit__(self, *exc) -> None:
+        self._bar.close()
+        self._stack.close()
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time spent inside (evaluation) does not count in the rates."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self._mark += time.monotonic() - start
+
+    def due(self, step: int) -> bool:
+        """Moves the bar to `step` (finished steps); whether a line is due: after the first step and every log_steps."""
+        self._bar.update(step - self._bar.n)
+        return step % self._log_steps == 0 or step in (self._first + 1, self._total)
+
+    def report(self, step: int, metrics: Mapping[str, float], *, waited: float) -> dict[str, float]:
+        """Logs the line of `step` and returns the rates: steps/s, images/s, tokens/s, seconds left, share of waiting.
+
+        `waited` is the time in seconds that the whole loop has waited for data so far.
+        """
+        now = time.monotonic()
+        seconds, steps = max(now - self._mark, 1e-9), step - self._mark_step
+        self._mark, self._mark_step = now, step
+        rate = (
+            steps / seconds if step > self._first + 1 else math.nan
+        )  # the first step was compilation
+        left = (self._total - step) / rate
+        rates = {
+            "steps_per_s": rate,
+            "images_per_s": rate * self._images,
+            "tokens_per_s": rate * self._tokens,
+            "eta_s": left,
+            "data_wait": (waited - self._waited) / seconds if rate == rate else math.nan,
+        }
+        self._waited = waited
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        log.info(
+            "step %d/%d (%.0f %%)  %s%s",
+            step,
+            self._total,
+            100 * step / self._total,
+            shown,
+            _speed(rates),
+        )
+        return rates
+
+
+def parameter_table(params) -> str:
+    """Names, shapes and sizes of a parameter tree, with the total."""
+    from clu import parameter_overview
+
+    return parameter_overview.get_parameter_overview(params, include_stats=False)
+
+
+def profiler(workdir: str | Path, *, first_profile: int):
+    """clu's hook that records a trace of a few steps from `first_profile` on; call it with each step."""
+    from clu import periodic_actions
+
+    return periodic_actions.Profile(
+        logdir=str(workdir),
+        num_profile_steps=5,
+        first_profile=first_profile,
+        profile_duration_ms=None,
+    )

@@ -1,0 +1,220 @@
+"""The least memory that a run needs, from its config alone: absurd sizes are refused with a number before compiling."""
+
+import dataclasses
+import math
+import os
+from typing import NamedTuple
+
+import jax
+import ml_collections
+
+from pix2seq_jax import vocab
+from pix2seq_jax.models.backbones.resnet import PIXELS_PER_TOKEN
+from pix2seq_jax.tasks import TASKS
+from pix2seq_jax.training import sharding
+
+FLOAT = 4  # bytes of a parameter, of a logit, of a channel of a pixel
+MOMENTS = {"adamw": 2, "lamb": 2, "momentum": 1}  # that the optimizer keeps of each parameter
+STEM_CHANNELS = 128  # of the narrowest ResNet's last group, before resnet_width
+GIB = 2**30
+# Any vocabulary will do to ask the tasks for their lengths.
+ANY_VOCAB = vocab.Vocab(
+    size=400, num_bins=2, num_classes=1, coord_shift=200, text_shift=300, text_size=3
+)
+
+
+class Part(NamedTuple):
+    """Something that takes memory: what it is, bytes on each device, and the fields that decide on it."""
+
+    what: str
+    size: int
+    fields: str
+
+
+def check(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh, *, training: bool) -> None:
+    """Refuses a run that cannot fit into the memory of this machine.
+
+    Args:
+        config: whose values are in their ranges.
+        mesh: of the run.
+        training: whether gradients and the optimizer are needed, or parameters alone.
+
+    Raises:
+        ValueError: says how much is needed, how much there is, and which fields to lower.
+    """
+    parts, limit = needed(config, mesh, training=training), available()
+    total, largest = sum(part.size for part in parts), max(parts, key=lambda part: part.size)
+    if total > limit:
+        raise ValueError(
+            f"this run needs at least {total / GIB:,.1f} GiB of memory on each device and there are "
+            f"{limit / GIB:,.1f} GiB; most of it is for {largest.what} ({largest.size / GIB:,.1f} GiB): lower "
+            f"{largest.fields}"
+        )
+
+
+def available() -> int:
+    """Bytes that each device has, as it says; where devices are cores, an equal share of the machine's memory."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    if "bytes_limit" in stats:
+        return stats["bytes_limit"]
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // jax.local_device_count()
+
+
+def needed(
+    config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh, *, training: bool
+) -> list[Part]:
+    """What a run holds on each device at the same time, from below.
+
+    Counted are the large matrices of the model (with gradients and the optimizer's moments in training), and of one
+    step of one task its images, the inputs of the encoder's layers, the logits and their gradient (not where all tasks
+    share a batch); of evaluation, the keys and values of the samples of one image. Not counted are biases, norms, most
+    of a ResNet, activations within layers, and what XLA needs besides; a run that passes may still run out of memory.
+    """
+    cut = math.prod(
+        size for axis, size in mesh.shape.items() if axis != "data"
+    )  # of matrices, at best
+    copies = 2 + MOMENTS[config.optim.name] if training else 1
+    parts = [part._replace(size=part.size * copies * FLOAT // cut) for part in _matrices(config)]
+    parts += _samples(config)
+    return parts + _step(config, mesh) if training else parts
+
+
+def _matrices(config: ml_collections.ConfigDict) -> list[Part]:
+    """Numbers of parameters."""
+    model, tokens = config.model, _tokens(config)
+    longest = max([model.max_seq_len, *(task.max_len for task in _tasks(config).values())])
+    tables = (1 if model.shared_embedding else 2) * tokens * model.dec_dim
+    decoder = model.dec_layers * model.dec_dim * (8 * model.dec_dim + 2 * model.dec_mlp)
+    encoder = model.enc_layers * model.enc_dim * (4 * model.enc_dim + 2 * model.enc_mlp)
+    stem = 9 * round(STEM_CHANNELS * model.resnet_width) ** 2
+    if model.encoder != "resnet":
+        stem = 3 * model.patch_size**2 * model.enc_dim
+    return [
+        Part(
+            f"the tables of {tokens:,} tokens of width {model.dec_dim}",
+            tables,
+            f"{_largest_range(config)}, or config.model.dec_dim",
+        ),
+        Part(
+            f"{longest:,} positions of sequences",
+            longest * model.dec_dim if model.dec_pos_encoding == "learned" else longest,
+            _longest_field(config),
+        ),
+        Part(
+            "the decoder's layers",
+            decoder,
+            "config.model.dec_layers, config.model.dec_dim or config.model.dec_mlp",
+        ),
+        Part(
+            "the encoder's layers",
+            encoder,
+            "config.model.enc_layers, config.model.enc_dim or config.model.enc_mlp",
+        ),
+        Part(
+            "the stem of the encoder", stem, "config.model.patch_size or config.model.resnet_width"
+        ),
+    ]
+
+
+def _step(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> list[Part]:
+    """Bytes of one step of the task that needs most."""
+    model, tokens = config.model, _tokens(config)
+    parts = (
+        math.prod(mesh.shape.get(axis, 1) for axis in sharding.RULES["batch"])
+        * config.train.accumulate
+    )
+    height, width = model.image_size
+    side = PIXELS_PER_TOKEN[model.resnet_variant] if model.encoder == "resnet" else model.patch_size
+    patches = -(-height // side) * -(-width // side)
+    width_of_number = 2 if model.dtype == "bfloat16" else FLOAT
+    most: list[Part] = []
+    for name, task in _tasks(config).items():
+        own = config.tasks[name].batch_size if config.train.mixing == "batch" else 0
+        rows = max((own or config.train.batch_size) // parts, 1)
+        batch = (
+            f"config.tasks.{name}.batch_size={own}"
+            if own
+            else f"config.train.batch_size={config.train.batch_size}"
+        )
+        logits = (
+            2 * rows * task.per_image * task.max_len * tokens * FLOAT // mesh.shape.get("model", 1)
+        )
+        found = [
+            Part(
+                f"{rows:,} images of {height:,} x {width:,} pixels",
+                rows * height * width * 3 * FLOAT,
+                f"config.model.image_size or {batch}",
+            ),
+            Part(
+                f"{patches:,} image tokens in each layer of the encoder",
+                rows * patches * model.enc_dim * model.enc_layers * width_of_number,
+                f"config.model.image_size or {batch}, or raise config.model.patch_size",
+            ),
+            Part(
+                f"the logits of {name} ({rows:,} images x {task.per_image:,} x {task.max_len:,} tokens)",
+                logits if config.train.mixing == "batch" else 0,
+                f"{batch}, {_largest_field(task)} or {_largest_range(config)}",
+            ),
+        ]
+        if sum(part.size for part in found) > sum(part.size for part in most):
+            most = found
+    return most
+
+
+def _samples(config: ml_collections.ConfigDict) -> list[Part]:
+    """Bytes of keys and values while one image is decoded."""
+    layers = config.model.dec_layers
+    per_token = 2 * FLOAT * layers * config.model.dec_dim
+    return [
+        Part(
+            f"{config.tasks[name].num_samples:,} samples of {name}",
+            config.tasks[name].num_samples * task.max_len * per_token,
+            f"config.tasks.{name}.num_samples, {_largest_field(task)} or config.model.dec_layers={layers}",
+        )
+        for name, task in _tasks(config).items()
+    ]
+
+
+def _tasks(config: ml_collections.ConfigDict) -> dict[str, object]:
+    """The tasks, to be asked for their lengths; a number that the data are to decide is 1."""
+    made = {}
+    for name, section in config.tasks.items():
+        fields = [field.name for field in dataclasses.fields(TASKS[name]) if field.name in section]
+        values = {field: section[field] for field in fields}
+        values |= {field: 1 for field, value in values.items() if type(value) is int and value == 0}
+        made[name] = TASKS[name](vocab=ANY_VOCAB, **values)
+    return made
+
+
+def _tokens(config: ml_collections.ConfigDict) -> int:
+    """Words of the vocabulary, as far as the config decides."""
+    sizes = config.vocab
+    return max(
+        sizes.size,
+        sizes.coord_shift + sizes.num_bins,
+        vocab.CLASS_SHIFT + 1 + sizes.num_classes,
+        sizes.text_shift + sizes.text_size if sizes.text_size else 0,
+    )
+
+
+def _largest_range(config: ml_collections.ConfigDict) -> str:
+    """The field that makes the vocabulary large, with its value."""
+    name = max(config.vocab, key=config.vocab.get)
+    return f"config.vocab.{name}={config.vocab[name]}"
+
+
+def _largest_field(task) -> str:
+    """The field that makes a task's sequences many or long, with its value."""
+    values = {field.name: getattr(task, field.name) for field in dataclasses.fields(task)}
+    numbers = {name: value for name, value in values.items() if type(value) is int}
+    name = max(numbers, key=numbers.get)
+    return f"config.tasks.{task.name}.{name}={numbers[name]}"
+
+
+def _longest_field(config: ml_collections.ConfigDict) -> str:
+    """The field that makes the longest sequence, with its value."""
+    longest = max(_tasks(config).values(), key=lambda task: task.max_len)
+    given = config.model.max_seq_len
+    return (
+        f"config.model.max_seq_len={given}" if given > longest.max_len else _largest_field(longest)
+    )

@@ -1,0 +1,195 @@
+"""Residual networks, the other stem: blocks of version 1, normalised after the convolution (He et al., 1512.03385)."""
+
+from flax import linen as nn
+from jax import numpy as jnp
+
+from pix2seq_jax.models.layers import ZEROS, Dense, Stack
+
+BLOCKS = {  # per group, by depth
+    **{18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)},
+    **{101: (3, 4, 23, 3), 152: (3, 8, 36, 3), 200: (3, 24, 36, 3)},
+}
+BASIC_DEPTHS = (18, 34)  # the others are built of bottlenecks
+GROUPS = {"standard": 4, "dc5": 4, "c4": 3, "c3": 2}
+PIXELS_PER_TOKEN = {"standard": 32, "dc5": 16, "c4": 16, "c3": 8}  # side, by variant
+NORM_EPSILON, NORM_MOMENTUM = 1e-5, 0.9
+CONV_INIT = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
+
+
+class ConvNorm(nn.Module):
+    """Convolution without bias, then batch norm: [B, H, W, C] -> [B, ⌈H/stride⌉, ⌈W/stride⌉, features].
+
+    Padding is the same on both sides. The statistics of the batch are those of all devices where the batch is spread
+    over them; `train` uses and records them, else the recorded ones are used.
+    """
+
+    features: int
+    kernel: int
+    train: bool
+    dtype: str
+    stride: int = 1
+    dilation: int = 1
+    zero_scale: bool = False
+
+    @nn.compact
+    def __call__(self, x: jnp.ndarray) -> jnp.ndarray:
+        x = nn.Conv(
+            self.features,
+            (self.kernel, self.kernel),
+            strides=self.stride,
+            padding=self.dilation * (self.kernel - 1) // 2,
+            kernel_dilation=self.dilation,
+            use_bias=False,
+            dtype=jnp.dtype(self.dtype),
+            kernel_init=nn.with_logical_partitioning(CONV_INIT, (None, None, None, "embed")),
+            name="conv",
+        )(x)
+        scale_init = ZEROS if self.zero_scale else nn.initializers.ones
+        return nn.BatchNorm(
+            use_running_average=not self.train,
+            momentum=NORM_MOMENTUM,
+            epsilon=NORM_EPSILON,
+            dtype=jnp.dtype(self.dtype),
+            scale_init=nn.with_logical_partitioning(scale_init, ("embed",)),
+            bias_init=nn.with_logical_partitioning(ZEROS, ("embed",)),
+            name="norm",
+        )(x)
+
+
+class BasicBlock(nn.Module):
+    """Two 3×3 convolutions to `outputs` channels, the first with the stride, added to the input or its projection.
+
+    `dilation` counts from the stride that it stands for: where the block projects, its first 3×3 is not dilated.
+    """
+
+    features: int
+    outputs: int
+    train: bool
+    dtype: str
+    stride: int = 1
+    dilation: int = 1
+    project: bool = False
+
+    @nn.compact
+    def __call__(self, x: jnp.ndarray) -> jnp.ndarray:
+        mode, dilation = (
+            {"train": self.train, "dtype": self.dtype},
+            1 if self.project else self.dilation,
+        )
+        shortcut = x
+        if self.project:
+            shortcut = ConvNorm(self.outputs, 1, stride=self.stride, name="shortcut", **mode)(x)
+        h = nn.relu(
+            ConvNorm(self.features, 3, stride=self.stride, dilation=dilation, name="conv1", **mode)(
+                x
+            )
+        )
+        h = ConvNorm(
+            self.outputs, 3, dilation=self.dilation, zero_scale=True, name="conv2", **mode
+        )(h)
+        return nn.relu(shortcut + h)
+
+
+class Bottleneck(nn.Module):
+    """1×1, 3×3 (with the stride), 1×1 convolutions to `outputs` channels, added to the input or its projection.
+
+    `dilation` as in BasicBlock.
+    """
+
+    features: int
+    outputs: int
+    train: bool
+    dtype: str
+    stride: int = 1
+    dilation: int = 1
+    project: bool = False
+
+    @nn.compact
+    def __call__(self, x: jnp.ndarray) -> jnp.ndarray:
+        mode, dilation = (
+            {"train": self.train, "dtype": self.dtype},
+            1 if self.project else self.dilation,
+        )
+        shortcut = x
+        if self.project:
+            shortcut = ConvNorm(self.outputs, 1, stride=self.stride, name="shortcut", **mode)(x)
+        h = nn.relu(ConvNorm(self.features, 1, name="conv1", **mode)(x))
+        h = nn.relu(
+            ConvNorm(self.features, 3, stride=self.stride, dilation=dilation, name="conv2", **mode)(
+                h
+            )
+        )
+        # Starting at zero, the last scale makes every block the identity at first.
+        return nn.relu(
+            shortcut + ConvNorm(self.outputs, 1, zero_scale=True, name="conv3", **mode)(h)
+        )
+
+
+class ResNet(nn.Module):
+    """Images [B, H, W, 3] -> features [B, ⌈H/s⌉, ⌈W/s⌉, C], s = PIXELS_PER_TOKEN of the variant.
+
+    Variants: 'dc5' keeps the resolution in its last group and dilates what follows instead; 'c4' has no last group;
+    'c3' has only two, of which the first halves the resolution too, behind a stem of three convolutions that do not.
+    The official release has no 'dc5' of depths 18 and 34. As there, every group starts with a projection; in the paper
+    the first group of depths 18 and 34 has none, which is 4,224 parameters less.
+    """
+
+    depth: int
+    variant: str
+    width: float
+    train: bool
+    dtype: str
+    remat: bool
+
+    @nn.compact
+    def __call__(self, x: jnp.ndarray) -> jnp.ndarray:
+        mode = {"train": self.train, "dtype": self.dtype}
+        base = 64 * self.width  # channels are cut to whole numbers last, as in the official release
+        x = x.astype(jnp.dtype(self.dtype))
+        if self.variant == "c3":
+            for i, features in enumerate((base // 2, base // 2, base), 1):
+                x = nn.relu(ConvNorm(int(features), 3, name=f"stem{i}", **mode)(x))
+        else:
+            x = nn.relu(ConvNorm(int(base), 7, stride=2, name="stem1", **mode)(x))
+        x = nn.max_pool(x, (3, 3), strides=(2, 2), padding="SAME")
+        kind, block, expansion = (
+            ("basic", BasicBlock, 1) if self.depth in BASIC_DEPTHS else ("block", Bottleneck, 4)
+        )
+        block = nn.remat(block) if self.remat else block
+        for group in range(GROUPS[self.variant]):
+            stride = 2 if group > 0 or self.variant == "c3" else 1
+            dilated = self.variant == "dc5" and group == 3
+            for i in range(BLOCKS[self.depth][group]):
+                x = block(
+                    int(base * 2**group),
+                    int(expansion * base * 2**group),
+                    stride=stride if i == 0 and not dilated else 1,
+                    dilation=2 if dilated else 1,
+                    project=i == 0,
+                    name=f"group{group + 1}_{kind}{i + 1}",
+                    **mode,
+                )(x)
+        return x
+
+
+class ResNetStem(nn.Module):
+    """Images [B, H, W, 3] -> tokens [B, ⌈H/s⌉·⌈W/s⌉, D] of the encoder's width: ResNet, dropout, dense layer.
+
+    With `frozen_bn` training uses the recorded batch statistics and leaves them alone.
+    """
+
+    stack: Stack
+    depth: int
+    variant: str
+    width: float
+    frozen_bn: bool
+
+    @nn.compact
+    def __call__(self, images: jnp.ndarray, train: bool) -> jnp.ndarray:
+        stack, train_bn = self.stack, train and not self.frozen_bn
+        x = ResNet(
+            self.depth, self.variant, self.width, train_bn, stack.dtype, stack.remat, name="resnet"
+        )(images)
+        x = x.reshape(x.shape[0], -1, x.shape[-1])  # [B, ⌈H/s⌉·⌈W/s⌉, C]
+        x = nn.Dropout(stack.drop_units, deterministic=not train)(x)
+        return Dense(stack.dim, (None, "embed"), stack.dtype, name="dense")(x)

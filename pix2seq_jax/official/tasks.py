@@ -1,0 +1,164 @@
+"""Sections of our config for the tasks of an official one; `official` has its words and defaults.
+
+Preprocessing, and what an official config does not say, is as in `base_config`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+
+from pix2seq_jax.config import layouts, recipes, sections
+from pix2seq_jax.experiment.logs import log
+from pix2seq_jax.official import names as official_names
+from pix2seq_jax.tasks.base import OBJECT_PROMPT_TOKENS
+from pix2seq_jax.tasks.detection import TOKENS_PER_BOX
+
+SLOTS = 100  # objects of an image in the release's evaluation
+
+
+def sampler(task: Mapping[str, Any]) -> str:
+    """The release's sampling settings as text for decoding.sampling; a top_k goes first, 0 is none."""
+    if task["top_k"] and task["top_p"] < 1:
+        log.warning(
+            "top_k=%s and top_p=%s together are not known here: top_p is left out",
+            task["top_k"],
+            task["top_p"],
+        )
+    if not task["top_k"] and task["top_p"] <= 0:  # only the likeliest token is left
+        return "greedy"
+    kind, value = (
+        ("topk", int(task["top_k"])) if task["top_k"] else ("nucleus", float(task["top_p"]))
+    )
+    return (
+        f"{kind}({value})"
+        if task["temperature"] == 1.0
+        else f"{kind}({value}, {float(task['temperature'])})"
+    )
+
+
+def _detection(task: Mapping[str, Any], longest: int, sizes: dict) -> dict:
+    slots = min(task["max_instances_per_image"], (longest - 1) // TOKENS_PER_BOX)
+    return sections.detection(slots=slots, **sizes) | {
+        "class_corruption": task["class_label_corruption"],
+        "noise_weight": float(task["noise_bbox_weight"]),
+        "eos_weight": float(task["eos_token_weight"]),
+        "sampler": sampler(task),
+    }
+
+
+def _segmentation(task: Mapping[str, Any], longest: int, sizes: dict) -> dict:
+    section, scale = sections.segmentation(slots=SLOTS, **sizes), official_names.crop_scale(task)
+    # The release's number of objects in evaluation is "for debug only".
+    trained, prompted = (
+        task["max_instances_per_image"],
+        max(section["objects"], task["max_instances_per_image_test"]),
+    )
+    ops = {"train_ops": recipes.SEGMENTATION_TRAIN, "eval_ops": recipes.SEGMENTATION_EVAL}
+    for (name, text), objects in zip(ops.items(), (trained, prompted), strict=True):
+        section[name] = text.format(objects=1 if scale else objects, **sizes)
+        if scale:
+            section[name] = section[name].replace("decode|", f"decode|crop_to_box({scale})|")
+    return section | {
+        "max_instances": 1 if scale else trained,
+        "max_points": min(task["max_points_per_object"], (longest - OBJECT_PROMPT_TOKENS) // 2),
+        "random_start": bool(task["shuffle_polygon_start_point"]),
+        "eos_weight": float(task["eos_token_weight"]),
+        "padding_weight": float(task["eos_token_weight"]),  # the release has one weight for both
+        "sampler": sampler(task),
+        "num_samples": task["ensemble_num_samples"],
+        "mask_threshold": float(task["ensemble_threshold"]),
+        "objects": prompted,
+        "eval_batch_size": 0 if scale else section["eval_batch_size"],
+    }
+
+
+def _keypoints(task: Mapping[str, Any], longest: int, sizes: dict) -> dict:
+    section, scale = sections.keypoints(slots=SLOTS, **sizes), official_names.crop_scale(task)
+    count, trained = task["max_points_per_object"], task["max_instances_per_image"]
+    if (need := OBJECT_PROMPT_TOKENS + 2 * count) > longest:
+        raise ValueError(f"{count} keypoints need {need} positions but model.max_seq_len={longest}")
+    prompted = max(section["objects"], task["max_instances_per_image_test"])
+    for name in ("train_ops", "eval_ops"):
+        section[name] = section[name].replace(
+            "crop_to_box(2.0)|", f"crop_to_box({scale})|" if scale else ""
+        )
+    if not scale:  # all objects look at the same image
+        section["train_ops"] = section["train_ops"].replace(
+            "pad_image", "filter_objects(min_keypoints=1)|order(random)|pad_image"
+        )
+        for name, objects in (("train_ops", trained), ("eval_ops", prompted)):
+            section[name] = section[name].replace("pad_objects(1)", f"pad_objects({objects})")
+    return section | {
+        "max_instances": 1 if scale else trained,
+        "num_keypoints": count,
+        "invisible_weight": float(task["invisible_token_weight"]),
+        "points_score_weight": float(task["points_score_weight"]),
+        "grammar": bool(task["eval_suppress_invisible_token"]),
+        "sampler": sampler(task),
+        "objects": prompted,
+        "sigmas": layouts.COCO_KEYPOINTS["sigmas"]
+        if count == len(layouts.COCO_KEYPOINTS["names"])
+        else (),
+    }
+
+
+def _captioning(task: Mapping[str, Any], longest: int, sizes: dict) -> dict:
+    section, drawn = sections.captioning(slots=SLOTS, **sizes), sampler(task)
+    if drawn == "nucleus(1.0)":
+        log.info(
+            "captions: the checkpoint's sampler %s gives BLEU-4 14.1, greedy decoding 35.3: using greedy",
+            drawn,
+        )
+        drawn = "greedy"
+    return section | {
+        "captions_per_image": task["captions_per_image"],
+        "max_tokens": min(task["max_seq_len"], longest - 1),
+        "input_drop": float(task["input_seq_drop_rate"]),
+        "eos_weight": float(task["eos_token_weight"]),
+        "sampler": drawn,
+    }
+
+
+# (section with defaults, positions of the decoder, `size` and `side` as for base_config) -> our section.
+SECTIONS = {
+    "detection": _detection,
+    "segmentation": _segmentation,
+    "keypoints": _keypoints,
+    "captioning": _captioning,
+}
+
+
+def shares(weights: Mapping[str, float]) -> dict[str, float]:
+    """Shares of the tasks in the loss, which sum to one, of the weights in an official config.
+
+    Where every weight is 1, as in the config that the release ships, nobody chose them, and the mix of Pix2Seq v2,
+    section 4.1, is taken. Other weights are normalised. Raises ValueError for weights that are no shares.
+    """
+    equal = len(weights) > 1 and set(weights.values()) == {1.0}
+    mix = {
+        name: recipes.TASK_MIX[name] if equal else float(weight) for name, weight in weights.items()
+    }
+    total = sum(mix.values())
+    if total <= 0 or min(mix.values()) < 0:
+        raise ValueError(
+            f"weights of its tasks are {dict(weights)}; they must be 0 or more, and not all 0"
+        )
+    found = {name: weight / total for name, weight in mix.items()}
+    if abs(sum(weights.values()) - 1) > 1e-6:
+        what = "the published mix instead, in training" if equal else "in training they sum to 1"
+        log.info(
+            "weights of the tasks are %s in the checkpoint; %s: %s", dict(weights), what, found
+        )
+    return found
+
+
+def joints(config: ml_collections.ConfigDict) -> dict[str, tuple]:
+    """What config.data says of the keypoints: COCO's if there are as many. `config` has its tasks and classes."""
+    known = "keypoints" in config.tasks and len(config.tasks.keypoints.sigmas) > 0
+    is_coco = known and config.data.category_names[:1] == ("person",)
+    return {
+        "keypoint_names": layouts.COCO_KEYPOINTS["names"] if known else (),
+        "keypoint_categories": (config.data.category_ids[0],) if is_coco else (),
+        "skeleton": layouts.COCO_KEYPOINTS["skeleton"] if known else (),
+    }

@@ -1,0 +1,189 @@
+"""Learning-rate schedules and optimizers, equal to those of the published runs."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from pix2seq_jax.training import trees
+
+SCALINGS = ("none", "linear", "sqrt")
+SCHEDULES = ("linear", "cosine", "cosine@RATE", "exp@RATE", "none")
+OPTIMIZERS = ("adamw", "lamb", "momentum")
+
+# Which parameters decay. The papers' runs decayed kernels only, the later release everything. The release's LAMB leaves
+# out biases and the scales of norms ("weights"), a later one embeddings and positions too ("kernels").
+DECAY = {"kernels": r"kernel$", "weights": r"^(?!.*(bias|scale)$)", "all": ""}
+STACKED = r"(^|/)(layers|cross)/"  # parameters that hold those of all layers of a stack, along their first axis
+
+
+def _scaled(base: float, batch_size: int, scaling: str) -> float:
+    if scaling not in SCALINGS:
+        raise ValueError(f"schedule.scaling={scaling!r}: use one of {SCALINGS}")
+    # The published sqrt rule has no reference batch: sqrt(batch), not sqrt(batch / 256).
+    return base * {"none": 1.0, "linear": batch_size / 256, "sqrt": math.sqrt(batch_size)}[scaling]
+
+
+def _rate(name: str, given: str) -> float:
+    try:
+        return float(given)
+    except ValueError:
+        raise ValueError(
+            f"schedule.name={name!r}: use one of {SCHEDULES}, RATE a number as in 'exp@0.1'"
+        ) from None
+
+
+def schedule(
+    name: str,
+    *,
+    base: float,
+    batch_size: int,
+    total: int,
+    scaling: str = "none",
+    warmup: int = 0,
+    tail: int = 0,
+    end_factor: float = 0.0,
+) -> optax.Schedule:
+    """Learning rate as a function of the step i32[] -> f32[]: linear warm-up from 0 to the peak, then decay.
+
+    The decay takes `total - warmup - tail` steps. `linear` and `cosine` then stay at `end_factor * peak`; `cosine@r`
+    follows r of the cosine's way down and `exp@r` falls to r times the peak in that time, and both go on after it.
+
+    Args:
+        name: one of SCHEDULES.
+        base: learning rate before scaling.
+        batch_size: images of one global batch, for the scaling.
+        total: steps of the whole run.
+        scaling: peak = base ("none"), base * batch / 256 ("linear"), base * sqrt(batch) ("sqrt").
+        warmup: steps of the warm-up; step 0 then has learning rate 0.
+        tail: steps at the end at the lowest rate.
+        end_factor: lowest rate of the linear and cosine schedules as a part of the peak.
+
+    Raises:
+        ValueError: unknown name or scaling, or no step left to decay in.
+    """
+    peak = _scaled(base, batch_size, scaling)
+    kind, _, given = name.partition("@")
+    if name not in ("linear", "cosine", "none") and not (given and kind in ("cosine", "exp")):
+        raise ValueError(f"schedule.name={name!r}: use one of {SCHEDULES}")
+    rate = _rate(name, given) if given else 1.0
+    steps = total - warmup - tail
+    if steps <= 0:
+        raise ValueError(
+            f"optim: warm-up {warmup} + tail {tail} leave no step of {total} to decay in; train longer or shorten them"
+        )
+
+    def factor(progress):
+        clipped = jnp.clip(progress * rate, 0.0, 1.0)
+        if kind == "linear":
+            return 1.0 - (1.0 - end_factor) * clipped
+        if kind == "cosine":
+            return end_factor + (1.0 - end_factor) * 0.5 * (1.0 + jnp.cos(jnp.pi * clipped))
+        return rate**progress if kind == "exp" else jnp.ones_like(progress)
+
+    def at(step):
+        step = jnp.asarray(step, jnp.float32)
+        return peak * jnp.where(
+            step < warmup, step / max(warmup, 1), factor((step - warmup) / steps)
+        )
+
+    return at
+
+
+def _decay_mask(decay: str):
+    if decay not in DECAY:
+        raise ValueError(f"optim.decay={decay!r}: use one of {tuple(DECAY)}")
+    return lambda params: trees.mask_by_regex(params, DECAY[decay])
+
+
+def _scale_by_adam(beta1: float, beta2: float, eps: float) -> optax.GradientTransformation:
+    """Adam whose epsilon stands beside the uncorrected second moment, as in the published code.
+
+    That is "epsilon hat" at the end of section 2 of Kingma & Ba (2015). optax has the other form, which moves the
+    parameters of tiny gradients (embeddings of unlikely words) further in the first steps.
+    """
+
+    def init(params):
+        zeros = optax.tree.zeros_like
+        return optax.ScaleByAdamState(
+            count=jnp.zeros((), jnp.int32), mu=zeros(params), nu=zeros(params)
+        )
+
+    def update(updates, state, params=None):
+        del params
+        count = state.count + 1
+        mu = optax.tree.update_moment(updates, state.mu, beta1, 1)
+        nu = optax.tree.update_moment(updates, state.nu, beta2, 2)
+        t = count.astype(jnp.float32)
+        correction = jnp.sqrt(1.0 - beta2**t) / (1.0 - beta1**t)
+        return (
+            jax.tree.map(lambda m, v: correction * m / (jnp.sqrt(v) + eps), mu, nu),
+            optax.ScaleByAdamState(count=count, mu=mu, nu=nu),
+        )
+
+    return optax.GradientTransformation(init, update)
+
+
+def _scale_by_trust_ratio() -> optax.GradientTransformation:
+    """LAMB's ratio of norms, of parameter to update; as optax has it, but for every layer of a stack by itself."""
+
+    def scale(stacked, update, param):
+        axes = tuple(range(1, param.ndim)) if stacked else None
+        size, change = (jnp.sqrt(jnp.sum(x * x, axis=axes, keepdims=True)) for x in (param, update))
+        return update * jnp.where(
+            (size > 0) & (change > 0), size / jnp.where(change > 0, change, 1.0), 1.0
+        )
+
+    def update(updates, state, params):
+        return jax.tree.map(scale, trees.mask_by_regex(params, STACKED), updates, params), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def make(
+    name: str,
+    learning_rate: optax.ScalarOrSchedule,
+    *,
+    beta1: float = 0.9,
+    beta2: float = 0.95,
+    eps: float = 1e-8,
+    weight_decay: float = 0.05,
+    decay: str = "kernels",
+    momentum: float = 0.9,
+    clip: float = 0.0,
+) -> optax.GradientTransformation:
+    """Optimizer of the published runs behind an optional clip by the global norm of all gradients.
+
+    Args:
+        name: "adamw" (Loshchilov & Hutter 2019), "lamb" (You et al. 2020; parameters that do not decay are not scaled
+            by the trust ratio) or "momentum" (Nesterov, no decay; the learning rate of a step stays with its gradient).
+            The release's "adam" is "adamw" with a weight_decay of 0.
+        learning_rate: number, or a `schedule`.
+        decay: which parameters decay, one of DECAY.
+        clip: largest global norm; 0 or less turns clipping off.
+
+    Raises:
+        ValueError: unknown name or decay.
+    """
+    mask, rate = _decay_mask(decay), optax.scale_by_learning_rate(learning_rate)
+    if name == "adamw":
+        chain = [
+            _scale_by_adam(beta1, beta2, eps),
+            optax.add_decayed_weights(weight_decay, mask),
+            rate,
+        ]
+    elif name == "lamb":
+        chain = [
+            optax.scale_by_adam(beta1, beta2, eps),
+            optax.add_decayed_weights(weight_decay, mask),
+            optax.masked(_scale_by_trust_ratio(), mask),
+            rate,
+        ]
+    elif name == "momentum":
+        chain = [rate, optax.trace(momentum, nesterov=True)]
+    else:
+        raise ValueError(f"optim.name={name!r}: use one of {OPTIMIZERS}")
+    # Always one link of the chain, so that a run may change its mind about clipping and still resume.
+    clipping = optax.clip_by_global_norm(clip) if clip > 0 else optax.identity()
+    return optax.chain(clipping, *chain)

@@ -1,0 +1,133 @@
+"""The only owner of mesh axes: how a run's devices are arranged and which array dimension goes to which axis.
+
+Every mesh has some of the axes `data` (each device its images), `fsdp` (the same, with parameters cut as well) and
+`model` (wide dimensions cut). Training by data parallelism needs nothing but the default mesh.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+AXES = ("data", "fsdp", "model")
+
+# Logical dimension -> mesh axes it is cut over. A dimension is left whole where the mesh lacks the axis, where an
+# earlier dimension of the same array has taken it, or where its size is no multiple of the axis; names that are not
+# listed ("layers", "head_dim", ...) are never cut.
+RULES = {
+    "batch": ("data", "fsdp"),
+    "vocab": ("model",),
+    "heads": ("model",),
+    "mlp": ("model",),
+    "embed": ("fsdp",),
+}
+
+
+def make_mesh(
+    axes: Mapping[str, int] | None = None, *, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+    """Mesh over all devices (or the given ones), to be entered with `jax.set_mesh`.
+
+    Args:
+        axes: size by axis name, of AXES; one size may be -1 for "the rest". Default: all devices on `data`.
+
+    Raises:
+        ValueError: unknown axis, or sizes whose product is not the number of devices.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    axes = dict(axes or {"data": -1})
+    known = math.prod(size for size in axes.values() if size != -1)
+    free = [name for name, size in axes.items() if size == -1]
+    if len(free) == 1 and known > 0:
+        axes[free[0]] = len(devices) // known
+    if unknown := set(axes) - set(AXES):
+        raise ValueError(f"mesh axes {axes}: unknown axis {unknown.pop()!r}; use {AXES}")
+    if math.prod(axes.values()) != len(devices) or min(axes.values()) < 1:
+        raise ValueError(
+            f"mesh axes {axes} do not multiply to the {len(devices)} devices there are; give sizes that do, or -1 once"
+        )
+    # The default axis type is Explicit, which convolutions and gathers refuse without annotations.
+    return jax.make_mesh(
+        tuple(axes.values()),
+        tuple(axes),
+        axis_types=(AxisType.Auto,) * len(axes),
+        devices=tuple(devices),
+    )
+
+
+def _spec(
+    mesh: Mesh, names: Sequence[str | None], shape: Sequence[int], rules: Mapping
+) -> PartitionSpec:
+    """Mesh axes of an array whose dimensions bear the logical `names` (fewer names than dimensions: the rest whole)."""
+    taken: set[str] = set()
+    spec = []
+    for name, size in zip(names, shape, strict=False):
+        axes = tuple(
+            axis for axis in rules.get(name, ()) if axis in mesh.axis_names and axis not in taken
+        )
+        if size % math.prod(mesh.shape[axis] for axis in axes):
+            axes = ()
+        taken.update(axes)
+        spec.append(axes or None)
+    return PartitionSpec(*spec)
+
+
+def shardings(mesh: Mesh, boxed: Any, *, rules: Mapping[str, Sequence[str]] = RULES) -> Any:
+    """Tree of NamedSharding for the unboxed tree.
+
+    Args:
+        boxed: (abstract) variables as `model.init` returns them, leaves in `nn.Partitioned` boxes or bare; bare ones
+            are replicated.
+        rules: logical dimension name -> mesh axes.
+    """
+
+    def of(leaf: Any) -> NamedSharding:
+        names = leaf.names if isinstance(leaf, nn.Partitioned) else ()
+        return NamedSharding(mesh, _spec(mesh, names, nn.meta.unbox(leaf).shape, rules))
+
+    return jax.tree.map(of, boxed, is_leaf=lambda leaf: isinstance(leaf, nn.Partitioned))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Every device holds the whole array."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """The first dimension, images, is cut over the data axes of the mesh."""
+    return NamedSharding(
+        mesh, PartitionSpec(tuple(axis for axis in RULES["batch"] if axis in mesh.axis_names))
+    )
+
+
+def check_batch(mesh: Mesh, batch_size: int, *, accum: int = 1, name: str = "") -> None:
+    """Refuses a global batch that the data axes, times the `accum` parts it is worked off in, do not divide.
+
+    Args:
+        mesh: of the run.
+        batch_size: rows.
+        accum: parts.
+        name: of the task, for the message.
+
+    Raises:
+        ValueError: with the nearest batch sizes that fit.
+    """
+    devices = math.prod(mesh.shape[axis] for axis in RULES["batch"] if axis in mesh.axis_names)
+    part = devices * accum
+    if batch_size < 1 or batch_size % part:
+        below = max(batch_size // part, 1) * part
+        parts = f" x {accum} gradient accumulation steps" if accum > 1 else ""
+        title = f"{name}: " if name else ""
+        raise ValueError(
+            f"{title}batch size {batch_size} is not a multiple of {part} ({devices} data-parallel devices{parts}); "
+            f"use {below} or {below + part}, or fewer devices"
+        )
+
+
+def round_batch(mesh: Mesh, batch_size: int) -> int:
+    """The smallest batch of at least `batch_size` rows that the data axes divide; the rest is padding."""
+    devices = math.prod(mesh.shape[axis] for axis in RULES["batch"] if axis in mesh.axis_names)
+    return -(-max(batch_size, 1) // devices) * devices

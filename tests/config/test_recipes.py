@@ -1,0 +1,94 @@
+"""Every published recipe: its full-size model by eval_shape, and two steps of training when shrunk."""
+
+import jax
+import pytest
+
+from pix2seq_jax import train
+from pix2seq_jax.config import build, recipes
+from pix2seq_jax.experiment import resolve
+from pix2seq_jax.experiment.workdir import CHECKPOINTS
+from pix2seq_jax.training import checkpoint, trees
+from pix2seq_jax.training import state as train_state
+from pix2seq_jax.training.sharding import make_mesh
+from tests.helpers import small
+
+FILES = {"multitask": "multitask.py"}  # the others are detection.py
+PARAMETERS = {
+    "resnet50": 36.6e6,
+    "resnet50-c4": 84.7e6,
+    "vit-b": 115.2e6,
+    "vit-l": 341.2e6,
+}  # as the release says
+MULTITASK_PARAMETERS = 132e6  # as Pix2Seq v2 says, section 4.1
+SHRUNK_SIZE = 64
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+def name_of(recipe, arch, size):
+    return f"{FILES.get(recipe, 'detection.py')}:recipe={recipe},arch={arch},size={size}"
+
+
+@pytest.mark.parametrize("recipe,arch,size", recipes.PUBLISHED)
+def test_recipes_say_what_they_aim_at_and_build_their_model(recipe, arch, size):
+    config = small.load(name_of(recipe, arch, size))
+    assert recipes.PUBLISHED[recipe, arch, size] in config.about
+    assert "not run" in config.about
+    images_in_all = config.train.steps * config.train.batch_size / config.train.repeats
+    epochs = {"scratch": 300, "finetune": 40, "multitask": 100}
+    if recipe in epochs:
+        assert images_in_all / 118_287 == pytest.approx(epochs[recipe], rel=1e-3)
+    assert config.vocab.num_bins == (2000 if recipe == "scratch" else 1000)
+    config.model.vocab_size = config.vocab.size
+    model = resolve.make_model(config)
+    assert min(model.image_size) >= size
+    abstract = train_state.abstract_variables(model, mesh=make_mesh({"data": -1}))
+    if recipe == "multitask":
+        assert trees.count(abstract["params"]) == pytest.approx(MULTITASK_PARAMETERS, abs=0.5e6)
+    elif arch in PARAMETERS:
+        assert trees.count(abstract["params"]) == pytest.approx(PARAMETERS[arch], abs=0.1e6)
+    images = jax.ShapeDtypeStruct((1, *model.image_size, 3), "float32")
+    tokens = jax.ShapeDtypeStruct((1, 501), "int32")
+    assert jax.eval_shape(model.apply, abstract, images, tokens).shape == (
+        1,
+        501,
+        config.vocab.size,
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return small.make_shapes(tmp_path_factory.mktemp("data") / "shapes")
+
+
+@pytest.mark.parametrize("recipe,arch,size", recipes.PUBLISHED)
+def test_recipes_train_when_shrunk(recipe, arch, size, folder, tmp_path):
+    config = small.load(name_of(recipe, arch, size))
+    side = config.model.image_size[0]
+    for section in config.tasks.values():
+        for ops in ("train_ops", "eval_ops"):
+            section[ops] = (
+                section[ops]
+                .replace(f"({side}", f"({SHRUNK_SIZE}")
+                .replace(f"({size}", f"({SHRUNK_SIZE}")
+            )
+    config.model.image_size = (SHRUNK_SIZE, SHRUNK_SIZE)
+    config.update_from_flattened_dict(small.SHRUNK | small.on_folder(folder))
+    config.model.resnet_depth = 18  # what a depth is made of is looked at above
+    if "captioning" in config.tasks:
+        config.vocab.size = 0  # as large as the pieces of a few captions ask for
+    train.run(config, tmp_path, evaluate_too=False)
+    assert checkpoint.steps(tmp_path / CHECKPOINTS) == [2]
+
+
+def test_recipes_that_do_not_exist_are_named():
+    with pytest.raises(ValueError, match=r"recipe='best'.*finetune"):
+        build.parse("recipe=best", recipe="finetune")
+
+
+def test_combinations_without_a_published_figure_say_so():
+    assert "nothing is published" in small.load("detection.py:arch=tiny,size=128").about
+    assert "nothing is published" in small.load("detection.py:data=mine").about
+    assert (
+        "nothing is published" in small.load("captioning.py").about
+    )  # the figures are of all four tasks together

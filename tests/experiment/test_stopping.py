@@ -1,0 +1,57 @@
+"""SIGTERM while the interpreter cannot answer: a run whose state is saved ends all the same."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from pix2seq_jax.experiment import stopping
+
+# One jitted call that takes much longer than the grace period, as a compilation does: no Python runs in between.
+PROGRAM = """
+import os, signal, threading, time
+import jax
+from pix2seq_jax import stopping
+
+stopping.GRACE = 0.5
+busy = jax.jit(lambda x: jax.lax.fori_loop(0, {turns}, lambda _, y: y @ y, x))
+busy(jax.numpy.eye(8)).block_until_ready()
+threading.Timer(1.0, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
+with stopping.termination() as terminated:
+    with {guard}:
+        busy(jax.numpy.eye(8)).block_until_ready()
+        for _ in range({more}):
+            busy(jax.numpy.eye(8)).block_until_ready()
+    print("noted" if terminated() else "missed", flush=True)
+"""
+SAVED = "terminated.all_saved(lambda: print('finished', flush=True))"
+
+
+def run(guard: str) -> subprocess.CompletedProcess:
+    program = PROGRAM.format(turns=2_000_000, more=8, guard=guard)
+    return subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120
+    )
+
+
+def test_a_saved_run_ends_within_a_long_call():
+    start = time.monotonic()
+    result = run(SAVED)
+    assert (result.returncode, result.stdout) == (stopping.EXIT_CODE, "finished\n"), result.stderr
+    assert time.monotonic() - start < 60
+
+
+def test_an_unsaved_run_is_not_ended():
+    result = run("__import__('contextlib').nullcontext()")
+    assert (result.returncode, result.stdout) == (0, "noted\n"), result.stderr
+
+
+def test_the_handler_is_as_before():
+    import signal
+
+    before = signal.getsignal(signal.SIGTERM), signal.set_wakeup_fd(-1)
+    with stopping.termination(), pytest.raises(stopping.Interrupted):
+        signal.raise_signal(signal.SIGTERM)
+        raise stopping.Interrupted
+    assert (signal.getsignal(signal.SIGTERM), signal.set_wakeup_fd(-1)) == before
