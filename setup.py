@@ -4,7 +4,8 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-# Lower bounds are the versions the tests were run with on Python 3.11, or the ones an accelerator image had on 3.12.
+# Lower bounds are the versions the tests were run with on Python 3.11, or the ones an accelerator
+# image had on 3.12.
 CORE = [
     "jax>=0.10.2",
     "flax>=0.12.8",

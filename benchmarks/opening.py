@@ -1,9 +1,11 @@
-"""What opening a COCO-format JSON costs: CPU time and resident memory, the first time and from the column cache.
+"""What opening a COCO-format JSON costs: CPU time and resident memory, the first time and from the
+column cache.
 
     python benchmarks/opening.py --images=118000 --boxes=860000
 
-writes a seeded JSON of that size and opens it twice, each time in a fresh process without TensorFlow. The defaults are
-the size of COCO's training data. The images are links to a few small files.
+writes a seeded JSON of that size and opens it twice, each time in a fresh process without
+TensorFlow. The defaults are the size of COCO's training data. The images are links to a few small
+files.
 """
 
 import argparse
@@ -44,7 +46,8 @@ def write_json(path: Path, images: int, boxes: int, points: int) -> None:
     categories = [{"id": i + 1, "name": f"class number {i}"} for i in range(CATEGORIES)]
     with path.open("w") as file:
         file.write(
-            f'{{"images": {json.dumps(listed)}, "categories": {json.dumps(categories)}, "annotations": ['
+            f'{{"images": {json.dumps(listed)}, "categories": {json.dumps(categories)}, '
+            '"annotations": ['
         )
         for first in range(0, boxes, CHUNK):
             made = [
@@ -133,7 +136,8 @@ def main() -> None:
             write_images(folder, given.images)
             write_json(folder / "instances.json", given.images, given.boxes, given.points)
         print(
-            f"JSON of {(folder / 'instances.json').stat().st_size / 1e6:.0f} MB, {given.boxes} objects",
+            f"JSON of {(folder / 'instances.json').stat().st_size / 1e6:.0f} MB, "
+            f"{given.boxes} objects",
             flush=True,
         )
         for name in ("first opening", "second opening"):

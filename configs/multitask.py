@@ -1,4 +1,5 @@
-"""Pix2Seq v2: detection, segmentation, keypoints and captions in one model, mixed by the published weights.
+"""Pix2Seq v2: detection, segmentation, keypoints and captions in one model, mixed by the published
+weights.
 
 `configs/multitask.py:shapes` is the demo, on the embedded data.
 """

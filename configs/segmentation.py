@@ -1,7 +1,7 @@
 """Instance segmentation alone (Pix2Seq v2): outlines of objects whose boxes and classes are given.
 
-Boxes are those of the annotations, and the names of the metrics say so; `--config.eval.boxes=results/detection.json`
-takes those of a detection model instead.
+Boxes are those of the annotations, and the names of the metrics say so;
+`--config.eval.boxes=results/detection.json` takes those of a detection model instead.
 """
 
 from pix2seq_jax.config import build

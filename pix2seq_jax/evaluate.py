@@ -12,10 +12,11 @@ from pix2seq_jax.experiment.logs import MetricWriter, log, phase, setup_logging
 
 
 def run(config: ml_collections.ConfigDict, workdir: str | Path) -> dict:
-    """Evaluates the newest whole checkpoint of a workdir, on the data and settings of `config`; returns the metrics.
+    """Evaluates the newest whole checkpoint of a workdir, on the data and settings of `config`;
+    returns the metrics.
 
-    Model, vocabulary and classes are those of the workdir's config.json; data and evaluation settings are the given
-    ones.
+    Model, vocabulary and classes are those of the workdir's config.json; data and evaluation
+    settings are the given ones.
 
     Raises:
         ValueError: no run or no whole checkpoint in the workdir, or a config of another model.

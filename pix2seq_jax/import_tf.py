@@ -1,9 +1,10 @@
-"""Imports a checkpoint of the official TF2 release: `python -m pix2seq_jax.import_tf --from=DIR --workdir=DIR`.
+"""Imports a checkpoint of the official TF2 release: `python -m pix2seq_jax.import_tf --from=DIR
+--workdir=DIR`.
 
-DIR holds config.json and ckpt-*, as the release writes them, and may be gs://BUCKET/FOLDER. The workdir then holds the
-model at step 0: `main --mode=eval`, `predict` and training take it like one that was trained here, and
-`--config=configs/workdir.py:WORKDIR` is its config. Labels of a published model are category ids: label 90 is COCO's
-category 90.
+DIR holds config.json and ckpt-*, as the release writes them, and may be gs://BUCKET/FOLDER. The
+workdir then holds the model at step 0: `main --mode=eval`, `predict` and training take it like one
+that was trained here, and `--config=configs/workdir.py:WORKDIR` is its config. Labels of a
+published model are category ids: label 90 is COCO's category 90.
 """
 
 import argparse
@@ -28,7 +29,8 @@ def table(imported: Imported) -> str:
     lines = [f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c}" for a, b, c in rows]
     count = trees.count(imported.variables["params"])
     lines.append(
-        f"{len(imported.mapping)} variables, {count:,} parameters; {imported.ignored} other entries ignored"
+        f"{len(imported.mapping)} variables, {count:,} parameters; {imported.ignored} other "
+        "entries ignored"
     )
     return "\n".join(lines)
 

@@ -1,7 +1,8 @@
-"""Trains and evaluates: `python -m pix2seq_jax.main --config=configs/detection.py:shapes --workdir=DIR`.
+"""Trains and evaluates: `python -m pix2seq_jax.main --config=configs/detection.py:shapes
+--workdir=DIR`.
 
-Exit codes: 0 finished; 143 interrupted by SIGTERM, all that was trained is saved and the same command goes on; 130
-stopped by Ctrl-C; 2 something is wrong, in one line on stderr.
+Exit codes: 0 finished; 143 interrupted by SIGTERM, all that was trained is saved and the same
+command goes on; 130 stopped by Ctrl-C; 2 something is wrong, in one line on stderr.
 """
 
 import difflib
@@ -35,7 +36,8 @@ _TRACEBACK = flags.DEFINE_bool("traceback", False, "Show the whole trace of an e
 
 
 def start(command: Callable[[list[str]], None], required: Sequence[str]) -> None:
-    """Parses the flags, of which the `required` ones must be given, and calls `command` with the other arguments."""
+    """Parses the flags, of which the `required` ones must be given, and calls `command` with the
+    other arguments."""
     flags.mark_flags_as_required(list(required))
     app.run(command, flags_parser=parse_flags)
 
@@ -57,7 +59,8 @@ def main(argv: list[str]) -> None:
 
 
 def guarded_by_flags(command: Callable[[], None]) -> None:
-    """Runs a command with the flags above behind the guard, joined to the other processes of a job."""
+    """Runs a command with the flags above behind the guard, joined to the other processes of a
+    job."""
 
     def joined() -> None:
         if _DISTRIBUTED.value:
@@ -77,16 +80,17 @@ def join_other_hosts() -> None:
         jax.distributed.initialize()
     except (ValueError, RuntimeError) as error:
         raise ValueError(
-            f"--distributed: {error}; start one process per host under SLURM, Kubernetes or on a TPU pod, or leave "
-            "--distributed out"
+            f"--distributed: {error}; start one process per host under SLURM, Kubernetes or on a "
+            "TPU pod, or leave --distributed out"
         ) from error
 
 
 def parse_flags(args: list[str]) -> list[str]:
-    """Sets the flags and returns the other arguments; one that cannot be read is one line and exit code 2.
+    """Sets the flags and returns the other arguments; one that cannot be read is one line and exit
+    code 2.
 
-    ml_collections loads the config and looks up the fields while flags are parsed, and raises what it likes. So both
-    are done here first, for a message that says what to do.
+    ml_collections loads the config and looks up the fields while flags are parsed, and raises what
+    it likes. So both are done here first, for a message that says what to do.
     """
     try:
         path = config_path(args)
@@ -120,12 +124,14 @@ def load_config(path: str) -> ml_collections.ConfigDict:
     """The config of FILE or FILE:VARIANT.
 
     Raises:
-        ValueError: there is no such file, or it has a mistake, or no get_config that returns a config.
+        ValueError: there is no such file, or it has a mistake, or no get_config that returns a
+            config.
     """
     file, colon, variant = path.partition(":")
     if not Path(file).is_file():
         raise ValueError(
-            f"--config={path}: there is no file {file!r}; give one of configs/*.py, or a copy of one"
+            f"--config={path}: there is no file {file!r}; give one of configs/*.py, or a copy "
+            "of one"
         )
     spec = importlib.util.spec_from_file_location("config_file", file)
     if spec is None:
@@ -137,7 +143,8 @@ def load_config(path: str) -> ml_collections.ConfigDict:
         spec.loader.exec_module(module)
         if "get_config" not in vars(module):
             raise ValueError(
-                f"{file} has no function get_config; write `def get_config(arg=''):` that returns a config"
+                f"{file} has no function get_config; write `def get_config(arg=''):` that "
+                "returns a config"
             )
         config = module.get_config(variant) if colon else module.get_config()
     except ValueError as error:
@@ -156,14 +163,15 @@ def load_config(path: str) -> ml_collections.ConfigDict:
         ) from error
     if not isinstance(config, ml_collections.ConfigDict):
         raise ValueError(
-            f"--config={path}: get_config returns a {type(config).__name__}; it must return a ConfigDict, as "
-            "configs/detection.py does"
+            f"--config={path}: get_config returns a {type(config).__name__}; it must return a "
+            "ConfigDict, as configs/detection.py does"
         )
     return config
 
 
 def check_fields_exist(config: ml_collections.ConfigDict, args: Sequence[str]) -> None:
-    """Raises ValueError for a flag --config.NAME of a section or field that the config does not have."""
+    """Raises ValueError for a flag --config.NAME of a section or field that the config does not
+    have."""
     for arg in args:
         found = re.match(r"--?(?:no)?config\.([^=]*)", arg)
         content = config

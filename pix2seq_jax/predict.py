@@ -1,9 +1,11 @@
-"""Runs a trained model on images: `python -m pix2seq_jax.predict --workdir=DIR --images='photos/*.jpg' --out=DIR`.
+"""Runs a trained model on images: `python -m pix2seq_jax.predict --workdir=DIR
+--images='photos/*.jpg' --out=DIR`.
 
-Writes each image with what was found drawn on it, and `predictions.json`: file, boxes, categories, scores, and masks,
-keypoints and captions if the model was trained on them; in pixels of the image as a viewer shows it (EXIF orientation
-applied). Files are read, predicted for and written some at a time, so there may be any number of them; those that
-cannot be decoded are named in the log and skipped.
+Writes each image with what was found drawn on it, and `predictions.json`: file, boxes, categories,
+scores, and masks, keypoints and captions if the model was trained on them; in pixels of the image
+as a viewer shows it (EXIF orientation applied). Files are read, predicted for and written some at a
+time, so there may be any number of them; those that cannot be decoded are named in the log and
+skipped.
 """
 
 import argparse
@@ -31,7 +33,8 @@ from pix2seq_jax.training import sharding
 
 
 def names_for(paths: Sequence[str]) -> list[str]:
-    """A PNG's name for each file; files of the same name in several folders get the folders into their names."""
+    """A PNG's name for each file; files of the same name in several folders get the folders into
+    their names."""
     stems = [Path(path).stem for path in paths]
     if len(set(stems)) == len(stems):
         return [f"{stem}.png" for stem in stems]
@@ -42,22 +45,25 @@ def names_for(paths: Sequence[str]) -> list[str]:
 
 
 def check_names(paths: Sequence[str], names: Sequence[str], folder: Path) -> None:
-    """Raises ValueError where a picture would overwrite one of the images, or two would have one name."""
+    """Raises ValueError where a picture would overwrite one of the images, or two would have one
+    name."""
     taken = {Path(path).resolve() for path in paths}
     for path, name in zip(paths, names, strict=True):
         target = (folder / name).resolve()
         if target in taken:
             raise ValueError(
-                f"--out={folder}: the picture of {path} would overwrite {target}; choose another folder"
+                f"--out={folder}: the picture of {path} would overwrite {target}; choose "
+                "another folder"
             )
         taken.add(target)
 
 
 def prediction(path: str, found: dict, names: Sequence[str], threshold: float) -> dict:
-    """A row of predictions.json: `file`; `objects`, best first; `caption` where the model writes one.
+    """A row of predictions.json: `file`; `objects`, best first; `caption` where the model writes
+    one.
 
-    An object has `box` [ymin, xmin, ymax, xmax] in pixels, `category`, `score`, and where the model finds them `mask`
-    (compressed RLE) and `keypoints` [[y, x], ...] in pixels.
+    An object has `box` [ymin, xmin, ymax, xmax] in pixels, `category`, `score`, and where the model
+    finds them `mask` (compressed RLE) and `keypoints` [[y, x], ...] in pixels.
     """
     objects, order = [], np.argsort(-np.asarray(found["scores"], np.float64), kind="stable")
     for i in order.tolist():
@@ -147,7 +153,8 @@ def stream(
     text_model: str = "",
     tasks: str = "",
 ) -> Iterator[dict]:
-    """Predicts for the files that the glob `images` matches; yields the rows of predictions.json as they are written.
+    """Predicts for the files that the glob `images` matches; yields the rows of predictions.json as
+    they are written.
 
     Args:
         workdir: of a trained run.
@@ -161,7 +168,8 @@ def stream(
         tasks: some of the model's tasks, joined by +; "" for all.
 
     Raises:
-        ValueError: no trained run, no file matches, none of them is an image, or `out` would overwrite one.
+        ValueError: no trained run, no file matches, none of them is an image, or `out` would
+            overwrite one.
     """
     setup_logging()
     config = ml_collections.ConfigDict(saved_run.load_config(workdir).to_dict())
@@ -173,7 +181,10 @@ def stream(
     )
     matched = sorted(path for path in glob.glob(images, recursive=True) if os.path.isfile(path))
     paths, folder, skipped = matched[: max(limit, 0) or None], Path(out), Skipped()
-    none = f"--images={images!r}: {len(matched)} files match and none is an image; give a glob of images"
+    none = (
+        f"--images={images!r}: {len(matched)} files match and none is an image; give a glob of "
+        "images"
+    )
     if not paths:
         raise ValueError(none)
     check_names(paths, names := names_for(paths), folder)
@@ -216,7 +227,8 @@ def write(
     config: ml_collections.ConfigDict,
     threshold: float,
 ) -> dict:
-    """Saves the picture of what was found in the image `path`, and returns its row of predictions.json."""
+    """Saves the picture of what was found in the image `path`, and returns its row of
+    predictions.json."""
     names, pixels = config.data.category_names, part.pixels(place)
     rows = {
         name: [row for row in found if row["image_id"] == place]

@@ -1,8 +1,8 @@
 """Trains a config in a workdir, from wherever the workdir stands. Read `run` from top to bottom.
 
-The weights of a run come from, in this order: the newest whole checkpoint of the workdir (resume), the model that was
-imported into it (import_tf), another model as far as it fits (config.init_from, a warm start), scratch. The log says
-which ("weights: ...").
+The weights of a run come from, in this order: the newest whole checkpoint of the workdir (resume),
+the model that was imported into it (import_tf), another model as far as it fits (config.init_from,
+a warm start), scratch. The log says which ("weights: ...").
 """
 
 import contextlib
@@ -42,14 +42,16 @@ SHOWN = ("loss", "token_accuracy", "grad_norm", "lr")  # in the log line; metric
 
 
 def check_finite(step: int, metrics: dict, image_ids: dict[str, np.ndarray]) -> None:
-    """Raises FloatingPointError naming step, loss, gradient norm and image ids where an update was not finite."""
+    """Raises FloatingPointError naming step, loss, gradient norm and image ids where an update was
+    not finite."""
     if float(metrics["finite"]):
         return
     ids = {name: ids[:LOGGED_IDS].tolist() for name, ids in image_ids.items()}
     raise FloatingPointError(
-        f"step {step}: loss {float(metrics['loss'])}, gradient norm {float(metrics['grad_norm'])}, image ids {ids}; "
-        "the update was not applied and earlier checkpoints are whole. Look at these images, lower "
-        "config.schedule.base, lengthen config.schedule.warmup, or set config.optim.clip=1.0"
+        f"step {step}: loss {float(metrics['loss'])}, gradient norm "
+        f"{float(metrics['grad_norm'])}, image ids {ids}; the update was not applied and earlier "
+        "checkpoints are whole. Look at these images, lower config.schedule.base, lengthen "
+        "config.schedule.warmup, or set config.optim.clip=1.0"
     )
 
 
@@ -68,7 +70,8 @@ def first_state(
     tx,
     mesh: jax.sharding.Mesh,
 ) -> tuple[train_state.TrainState, str]:
-    """(state of step 0, where its weights come from); the optimizer is fresh. `meta` is what checkpoints will hold."""
+    """(state of step 0, where its weights come from); the optimizer is fresh. `meta` is what
+    checkpoints will hold."""
     state = train_state.init_state(model, tx, jax.random.key(config.seed), mesh=mesh)
     if saved_run.is_imported(workdir):
         _, imported = saved_run.load_variables(workdir, config, model, mesh)
@@ -92,7 +95,8 @@ def batch_sizes(config: ml_collections.ConfigDict) -> dict[str, int]:
 
 
 def mixed(config: ml_collections.ConfigDict, tasks: dict) -> dict:
-    """What the step trains: every task on a batch of its own, or ("data" mixing) all of them as one.
+    """What the step trains: every task on a batch of its own, or ("data" mixing) all of them as
+    one.
 
     Raises:
         ValueError: config.train.mixing is neither "batch" nor "data".
@@ -109,7 +113,8 @@ def mixed(config: ml_collections.ConfigDict, tasks: dict) -> dict:
 
 
 def images_per_step(config: ml_collections.ConfigDict) -> dict[str, float]:
-    """Images of a step by task; where all tasks share a batch, what their weights give on average."""
+    """Images of a step by task; where all tasks share a batch, what their weights give on
+    average."""
     if config.train.mixing == "data":
         return {
             name: section.weight * config.train.batch_size for name, section in config.tasks.items()
@@ -126,7 +131,8 @@ def tokens_per_step(images: dict[str, float], trained: dict) -> dict[str, float]
 
 
 def task_seed(seed: int, name: str) -> int:
-    """The seed of a task's data: tasks that read the same images would else see the same ones in each step."""
+    """The seed of a task's data: tasks that read the same images would else see the same ones in
+    each step."""
     number = list(TASKS).index(name) if name in TASKS else 0
     return (seed + 1_000_003 * number) % 2**31 if number else seed
 
@@ -195,8 +201,8 @@ def run(
     """Trains to config.train.steps and returns the metrics of the evaluation there, {} without one.
 
     Raises:
-        ValueError: config, data or workdir that do not fit, before any step; two evaluations in a row that failed, or
-            the last one, after a save.
+        ValueError: config, data or workdir that do not fit, before any step; two evaluations in a
+            row that failed, or the last one, after a save.
         FloatingPointError: loss or gradient that is not finite.
         stopping.Interrupted: SIGTERM came; the last step is saved.
     """

@@ -1,7 +1,7 @@
 """The only owner of token integers: one vocabulary for all tasks (Pix2Seq v2, section 3.1).
 
-Layout: special tokens below 100, class c at 100 + c, coordinate bins from `coord_shift`, text pieces from `text_shift`.
-Ranges are half-open pairs `(start, stop)` of token ids.
+Layout: special tokens below 100, class c at 100 + c, coordinate bins from `coord_shift`, text
+pieces from `text_shift`. Ranges are half-open pairs `(start, stop)` of token ids.
 """
 
 from dataclasses import dataclass
@@ -31,7 +31,8 @@ class Vocab:
 
     Attributes:
         size: number of tokens, V.
-        num_bins: coordinate bins; the papers use 1000 (released models) and 2000 (v1, from scratch).
+        num_bins: coordinate bins; the papers use 1000 (released models) and 2000 (v1, from
+            scratch).
         num_classes: highest label C; labels are 1..C.
         coord_shift: token of coordinate bin 0.
         text_shift: token of text piece 0.
@@ -59,19 +60,21 @@ class Vocab:
         for (name, (_, stop)), (other, (start, _)) in pairwise(ordered):
             if stop > start:
                 raise ValueError(
-                    f"vocabulary: the {name} tokens {ranges[name]} run into the {other} tokens {ranges[other]}; "
-                    "raise vocab.coord_shift or vocab.text_shift, or use fewer classes or bins"
+                    f"vocabulary: the {name} tokens {ranges[name]} run into the {other} tokens "
+                    f"{ranges[other]}; raise vocab.coord_shift or vocab.text_shift, or use fewer "
+                    "classes or bins"
                 )
         name, (start, _) = ordered[0]
         if start < CLASS_SHIFT:
             raise ValueError(
-                f"vocabulary: the {name} tokens {ranges[name]} run into the special tokens 0..{CLASS_SHIFT - 1}; "
-                "raise vocab.coord_shift or vocab.text_shift"
+                f"vocabulary: the {name} tokens {ranges[name]} run into the special tokens "
+                f"0..{CLASS_SHIFT - 1}; raise vocab.coord_shift or vocab.text_shift"
             )
         name, (_, stop) = ordered[-1]
         if stop > self.size:
             raise ValueError(
-                f"vocabulary: vocab.size={self.size} but {name} tokens end at {stop}; raise vocab.size"
+                f"vocabulary: vocab.size={self.size} but {name} tokens end at {stop}; raise "
+                "vocab.size"
             )
 
     @property
@@ -103,14 +106,17 @@ class Vocab:
         return self.quantize(x) + self.coord_shift
 
     def coords(self, tokens: jnp.ndarray) -> jnp.ndarray:
-        """Coordinate tokens i32[...] -> f32[...] in [0, 1]; tokens outside the range are clipped to its ends."""
+        """Coordinate tokens i32[...] -> f32[...] in [0, 1]; tokens outside the range are clipped to
+        its ends."""
         return self.dequantize(jnp.clip(tokens - self.coord_shift, 0, self.num_bins - 1))
 
     def class_tokens(self, labels: jnp.ndarray) -> jnp.ndarray:
-        """Labels i32[...] -> tokens i32[...]; NOISE_LABEL gives FAKE, 0 gives the token of no class (100)."""
+        """Labels i32[...] -> tokens i32[...]; NOISE_LABEL gives FAKE, 0 gives the token of no class
+        (100)."""
         return labels + CLASS_SHIFT
 
     def labels(self, tokens: jnp.ndarray) -> jnp.ndarray:
-        """Class tokens i32[...] -> labels i32[...] in 1..C; every other token, FAKE among them, gives 0."""
+        """Class tokens i32[...] -> labels i32[...] in 1..C; every other token, FAKE among them,
+        gives 0."""
         start, stop = self.class_range
         return jnp.where((tokens >= start) & (tokens < stop), tokens - CLASS_SHIFT, 0)

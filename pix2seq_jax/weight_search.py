@@ -1,15 +1,17 @@
 """Searches the weights of tasks, one added task at a time (Pix2Seq v2, section 4.1 and figure 4).
 
-`python -m pix2seq_jax.weight_search --config=configs/multitask.py:shapes --workdir=DIR --ratios=0.1,0.3,0.5` goes
-through the tasks in an order. The first one alone has weight 1 and needs no run. Each further one is tried with every
-ratio r: it gets the weight r, the tasks before it share 1 - r in the proportions that were chosen for them, and a run
-in DIR/<first task>+<added task>_<ratio> trains and evaluates that mix. The best ratio is kept, and the next task is
-added to it, in runs like DIR/detection+segmentation_0.5+captioning_0.1. After detection, segmentation 0.8, captioning
-0.1 and keypoints 0.01 give the published mix (recipes.TASK_MIX).
+`python -m pix2seq_jax.weight_search --config=configs/multitask.py:shapes --workdir=DIR
+--ratios=0.1,0.3,0.5` goes through the tasks in an order. The first one alone has weight 1 and needs
+no run. Each further one is tried with every ratio r: it gets the weight r, the tasks before it
+share 1 - r in the proportions that were chosen for them, and a run in DIR/<first task>+<added
+task>_<ratio> trains and evaluates that mix. The best ratio is kept, and the next task is added to
+it, in runs like DIR/detection+segmentation_0.5+captioning_0.1. After detection, segmentation 0.8,
+captioning 0.1 and keypoints 0.01 give the published mix (recipes.TASK_MIX).
 
-The paper reads the best ratio off the curves, where all tasks are near their peaks. Here a rule stands for that, see
-`relative`. DIR/weight_search.json, .txt and .png are written anew after each run. The same command again goes on where
-it was stopped: finished runs are not repeated, the interrupted one is resumed. A run that diverges counts as 0.
+The paper reads the best ratio off the curves, where all tasks are near their peaks. Here a rule
+stands for that, see `relative`. DIR/weight_search.json, .txt and .png are written anew after each
+run. The same command again goes on where it was stopped: finished runs are not repeated, the
+interrupted one is resumed. A run that diverges counts as 0.
 """
 
 import json
@@ -38,7 +40,10 @@ from pix2seq_jax.training import trees
 
 NAME = "weight_search"  # of the three files
 ORDER = ("detection", "segmentation", "captioning", "keypoints")  # in which the paper adds them
-RULE = "relative: mean over the tasks of metric / best of that metric among the ratios tried; the highest is chosen"
+RULE = (
+    "relative: mean over the tasks of metric / best of that metric among the ratios tried; the "
+    "highest is chosen"
+)
 # Values that change no metric: they may differ from one call to the next.
 FREE = (
     *(
@@ -70,7 +75,8 @@ _STEPS = flags.DEFINE_integer("steps", 0, "Length of each run; 0: config.train.s
 
 
 def mixed(weights: Mapping[str, float], added: str, ratio: float) -> dict[str, float]:
-    """The weights with one more task of weight `ratio`; the others share the rest in their old proportions."""
+    """The weights with one more task of weight `ratio`; the others share the rest in their old
+    proportions."""
     return {name: weight * (1 - ratio) for name, weight in weights.items()} | {added: ratio}
 
 
@@ -80,15 +86,17 @@ def _measured(value: float | None) -> float:
 
 
 def relative(metrics: Sequence[Mapping[str, float | None]]) -> list[float]:
-    """How good each of several runs is: the mean over its metrics of metric / best of that metric in these runs.
+    """How good each of several runs is: the mean over its metrics of metric / best of that metric
+    in these runs.
 
-    AP and CIDEr-D have different scales, so each is measured by what could be reached. That is the usual mean of the
-    relative changes by task (Maninis et al. 2019, "Attentive Single-Tasking of Multiple Tasks") with the best run in
-    place of a model for that task alone. Runs that are compared have the same tasks, evaluated alike.
+    AP and CIDEr-D have different scales, so each is measured by what could be reached. That is the
+    usual mean of the relative changes by task (Maninis et al. 2019, "Attentive Single-Tasking of
+    Multiple Tasks") with the best run in place of a model for that task alone. Runs that are
+    compared have the same tasks, evaluated alike.
 
     Args:
-        metrics: of each run, the higher the better, at least 0. None and NaN count as 0; a metric that is 0 in all
-            runs tells nothing and is left out.
+        metrics: of each run, the higher the better, at least 0. None and NaN count as 0; a metric
+            that is 0 in all runs tells nothing and is left out.
 
     Returns:
         Numbers in [0, 1], 0 for all where no metric tells anything.
@@ -104,7 +112,8 @@ def relative(metrics: Sequence[Mapping[str, float | None]]) -> list[float]:
 
 
 def check_ratios(ratios: Sequence[float | str]) -> list[float]:
-    """Sorted ratios. Raises ValueError where one is no number between 0 and 1, or where there is none."""
+    """Sorted ratios. Raises ValueError where one is no number between 0 and 1, or where there is
+    none."""
     numbers = []
     for ratio in ratios:
         try:
@@ -115,8 +124,8 @@ def check_ratios(ratios: Sequence[float | str]) -> list[float]:
             ) from error
         if not 0 < numbers[-1] < 1:
             raise ValueError(
-                f"--ratios: {ratio} is the weight of an added task, a share of 1 that leaves something to the others: "
-                "give numbers above 0 and below 1"
+                f"--ratios: {ratio} is the weight of an added task, a share of 1 that leaves "
+                "something to the others: give numbers above 0 and below 1"
             )
     if not numbers:
         raise ValueError("--ratios is empty: give at least one, such as --ratios=0.1,0.3,0.5")
@@ -127,7 +136,8 @@ def check_order(order: Sequence[str], config: ml_collections.ConfigDict) -> list
     """The order, or by default the tasks of the config as in ORDER.
 
     Raises:
-        ValueError: an unknown task, one that the config does not have, one twice, or fewer than two.
+        ValueError: an unknown task, one that the config does not have, one twice, or fewer than
+            two.
     """
     order = list(order) or [name for name in ORDER if name in config.tasks]
     for name in order:
@@ -137,8 +147,8 @@ def check_order(order: Sequence[str], config: ml_collections.ConfigDict) -> list
             )
         if name not in config.tasks:
             raise ValueError(
-                f"--order: {name!r} is not in the config, which has {sorted(config.tasks)}; leave it out, or use "
-                "--config=configs/multitask.py"
+                f"--order: {name!r} is not in the config, which has {sorted(config.tasks)}; leave "
+                "it out, or use --config=configs/multitask.py"
             )
     if len(set(order)) < max(len(order), 2):
         raise ValueError(
@@ -148,14 +158,16 @@ def check_order(order: Sequence[str], config: ml_collections.ConfigDict) -> list
 
 
 def _check_same(before: dict, now: dict, path: Path) -> None:
-    """Raises ValueError where a search that was begun had another config; the weights in it are of no account."""
+    """Raises ValueError where a search that was begun had another config; the weights in it are of
+    no account."""
     old, new = trees.flatten_names(before), trees.flatten_names(now)
     for name in sorted(old.keys() | new.keys()):
         free = name.startswith(FREE) or (name.startswith("tasks/") and name.endswith("/weight"))
         if not free and old.get(name) != new.get(name):
             raise ValueError(
-                f"{path} is of another search: config.{name.replace('/', '.')} is {old.get(name)!r} there and "
-                f"{new.get(name)!r} here; use another --workdir, or the config and --steps that it was started with"
+                f"{path} is of another search: config.{name.replace('/', '.')} is "
+                f"{old.get(name)!r} there and {new.get(name)!r} here; use another --workdir, or "
+                "the config and --steps that it was started with"
             )
 
 
@@ -170,7 +182,8 @@ def config_of(
 
 
 def main_metrics(metrics: dict, names: Sequence[str]) -> dict[str, float]:
-    """The metric of each task by its name, which says so where boxes came from the annotations; NaN: not measured."""
+    """The metric of each task by its name, which says so where boxes came from the annotations;
+    NaN: not measured."""
     found = evaluator.flat(metrics)
     chosen = {}
     for name in names:
@@ -185,7 +198,8 @@ def _written(weights: Mapping[str, float]) -> str:
 
 
 def table(rows: Sequence[dict]) -> str:
-    """A line per run: what was added, the weights, the metrics, how good it is, and a star where it was chosen."""
+    """A line per run: what was added, the weights, the metrics, how good it is, and a star where it
+    was chosen."""
     names = list(dict.fromkeys(name for row in rows for name in row["metrics"]))
     lines = [("added", "ratio", "weights", *names, "relative", "")]
     for row in rows:
@@ -213,7 +227,8 @@ def table(rows: Sequence[dict]) -> str:
 
 
 def as_flags(weights: Mapping[str, float], config: ml_collections.ConfigDict) -> str:
-    """The weights as arguments of the main command; tasks that were not searched get none of the loss."""
+    """The weights as arguments of the main command; tasks that were not searched get none of the
+    loss."""
     everything = weights | {name: 0.0 for name in config.tasks if name not in weights}
     return " ".join(
         f"--config.tasks.{name}.weight={weight:.9g}" for name, weight in everything.items()
@@ -226,7 +241,8 @@ def _write(
     weights: Mapping[str, float],
     config: ml_collections.ConfigDict,
 ) -> None:
-    """Process 0 writes the JSON, the table and the plot; `weights` once they are final, empty before."""
+    """Process 0 writes the JSON, the table and the plot; `weights` once they are final, empty
+    before."""
     if jax.process_index():
         return
     content = {
@@ -258,8 +274,8 @@ def _stored(path: Path, config: ml_collections.ConfigDict) -> dict[str, dict]:
         before, rows = content["config"], {row["run"]: row | unjudged for row in content["rows"]}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"{path} cannot be read ({type(error).__name__}: {error}); delete it: finished runs are then only "
-            "evaluated again"
+            f"{path} cannot be read ({type(error).__name__}: {error}); delete it: finished runs "
+            "are then only evaluated again"
         ) from error
     _check_same(before, json.loads(config.to_json()), path)
     return rows
@@ -281,7 +297,8 @@ def _trained(
 
 
 def _compare(group: Sequence[dict], *, last: bool) -> dict:
-    """Marks how good the runs of one added task are, and the best one once the `last` was made; returns the best."""
+    """Marks how good the runs of one added task are, and the best one once the `last` was made;
+    returns the best."""
     for row, value in zip(group, relative([row["metrics"] for row in group]), strict=True):
         row.update(relative=value, chosen=False)
     best = max(group, key=lambda row: row["relative"])  # the first of equals: the smallest ratio
@@ -315,8 +332,9 @@ def search(
 
     Args:
         config: of several tasks; their weights in it are of no account.
-        workdir: for the runs and the results. Further tasks at the end of the order may be asked for in a later
-            call, and more ratios; where another one wins, the tasks after it are tried anew.
+        workdir: for the runs and the results. Further tasks at the end of the order may be asked
+            for in a later call, and more ratios; where another one wins, the tasks after it are
+            tried anew.
         ratios: weights to try, each between 0 and 1; of equally good ones the smallest is chosen.
         order: of adding; (): the config's tasks as in ORDER.
         steps: length of each run; 0: config.train.steps.

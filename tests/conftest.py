@@ -18,7 +18,8 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 @pytest.fixture(scope="module")
 def quick_compilation():
-    """For modules where compiling is most of the time; recorded numbers are compared with optimised code."""
+    """For modules where compiling is most of the time; recorded numbers are compared with optimised
+    code."""
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)

@@ -1,4 +1,5 @@
-"""The commands as a user runs them, in processes of their own: kill -9 and resume, SIGTERM, evaluation, prediction."""
+"""The commands as a user runs them, in processes of their own: kill -9 and resume, SIGTERM,
+evaluation, prediction."""
 
 import json
 import os

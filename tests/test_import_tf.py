@@ -1,4 +1,5 @@
-"""Official checkpoints: the recorded ones, changes of them, every way to be broken, and the commands."""
+"""Official checkpoints: the recorded ones, changes of them, every way to be broken, and the
+commands."""
 
 import copy
 import json
@@ -33,7 +34,8 @@ VIT_B |= {"num_decoder_layers": 6, "dim_att_dec": 512, "dim_mlp_dec": 2048, "num
 
 
 def recorded(folder: Path) -> tuple[dict, dict[str, np.ndarray]]:
-    """config.json and all numeric entries of a recorded checkpoint, "model/" and the suffix kept."""
+    """config.json and all numeric entries of a recorded checkpoint, "model/" and the suffix
+    kept."""
     reader = tf.train.load_checkpoint(str(folder))
     names = [name for name in reader.get_variable_to_shape_map() if name != reader.GRAPH]
     return json.loads((folder / "config.json").read_text()), {
@@ -68,7 +70,8 @@ def vit(golden_dir):
 
 @pytest.fixture
 def changed(vit, tmp_path):
-    """A function that writes vit_tiny with other config fields, and entries added or (None) left out."""
+    """A function that writes vit_tiny with other config fields, and entries added or (None) left
+    out."""
 
     def change(fields: dict, arrays: dict[str, np.ndarray | None]) -> Path:
         config, entries = copy.deepcopy(vit[0]), dict(vit[1])
@@ -156,7 +159,8 @@ def test_fixed_sequence_positions(changed):
 
 
 def test_separate_embedding_without_bias(vit, changed):
-    """The output embedding is the input's, so the logits must be the recorded ones but for the bias."""
+    """The output embedding is the input's, so the logits must be the recorded ones but for the
+    bias."""
     entries, io = vit[1:]
     table, bias = (
         entries[key(f"decoder/ar_decoder.S{name}")] for name in ("token_embedding", "outp_bias")
@@ -210,7 +214,8 @@ def test_old_configs_get_the_defaults_of_the_release(vit, golden_dir):
 
 
 def test_published_models_equal_the_shipped_configs(vit):
-    """What a published config.json decides is what `configs/detection.py` has, so both can be used on the workdir."""
+    """What a published config.json decides is what `configs/detection.py` has, so both can be used
+    on the workdir."""
     made = reader.make_config({"model": VIT_B})
     shipped = small.load("detection.py:arch=vit-b,size=640")
     assert {**made.model} == {**shipped.model, "vocab_size": 3000}
@@ -387,8 +392,14 @@ def test_a_full_size_import_is_quick_and_lean(tmp_path):
         shape = shape[1:] if official_names.is_stacked(name.partition("/")[2]) else shape
         arrays |= {key(part): np.ones(shape, np.float32) for part in parts}
     write(tmp_path / "official", config, arrays)
-    peak = "print([line for line in open('/proc/self/status') if line.startswith('VmHWM')][0].split()[1])"
-    code = f"from pix2seq_jax import import_tf as i; i.run('{tmp_path}/official', '{tmp_path}/run'); {peak}"
+    peak = (
+        "print([line for line in open('/proc/self/status') if "
+        "line.startswith('VmHWM')][0].split()[1])"
+    )
+    code = (
+        f"from pix2seq_jax import import_tf as i; i.run('{tmp_path}/official', '{tmp_path}/run'); "
+        f"{peak}"
+    )
     start = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=small.ROOT, capture_output=True, text=True, timeout=300

@@ -1,4 +1,5 @@
-"""The four tasks through training, evaluation and prediction: what is written, what boxes are used, what is refused."""
+"""The four tasks through training, evaluation and prediction: what is written, what boxes are used,
+what is refused."""
 
 import json
 import shutil
@@ -121,7 +122,8 @@ def test_boxes_of_the_annotations_are_named_as_such(folder, trained, tmp_path):
 
 
 def test_every_annotated_object_gets_a_mask(folder, trained, tmp_path, caplog, monkeypatch):
-    """However few slots there are; of predicted boxes the best `objects` are asked about, and the rest counted."""
+    """However few slots there are; of predicted boxes the best `objects` are asked about, and the
+    rest counted."""
     monkeypatch.setattr(logs.log, "handlers", [caplog.handler])
     workdir = shutil.copytree(trained[0], tmp_path / "run")
     whole = "decode|resize(48)|pad_image(48)|pad_objects(1)"

@@ -1,4 +1,5 @@
-"""Several processes of one job, on this machine's loopback: the same images, losses and metrics as one process."""
+"""Several processes of one job, on this machine's loopback: the same images, losses and metrics as
+one process."""
 
 import json
 import math
@@ -53,7 +54,8 @@ def alone(folder, tmp_path_factory):
 
 @pytest.mark.parametrize("mesh", [{"data": 1, "model": 2}, {"data": 2}])
 def test_two_processes_equal_one(mesh, alone, folder, tmp_path):
-    """Where the model axis crosses processes, both read the same rows; they read different ones under one name."""
+    """Where the model axis crosses processes, both read the same rows; they read different ones
+    under one name."""
     rows = train(2, mesh, folder, tmp_path)
     assert len(rows) == len(alone)
     with np.load(

@@ -1,4 +1,5 @@
-"""train.run in this process: every shipped config shrunk, and every kind of input that does not fit."""
+"""train.run in this process: every shipped config shrunk, and every kind of input that does not
+fit."""
 
 import json
 import shutil
@@ -30,7 +31,8 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def broken(folder, tmp_path):
-    """A function that changes the annotations of the training images in a copy, and gives a config that uses it."""
+    """A function that changes the annotations of the training images in a copy, and gives a config
+    that uses it."""
 
     def change(edit, **overrides):
         content = json.loads((folder / "annotations" / "instances_train.json").read_text())

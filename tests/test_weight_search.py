@@ -29,8 +29,8 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def pretend(monkeypatch):
-    """Replaces the training: metrics peak where PEAKS says. Gives the configs that were run, by the last part of
-    their workdir's name."""
+    """Replaces the training: metrics peak where PEAKS says. Gives the configs that were run, by the
+    last part of their workdir's name."""
     configs = {}
 
     def run(config, workdir):

@@ -1,6 +1,8 @@
-"""The released models (Pix2Seq, section 3.2; Pix2Seq v2, section 4), and two for machines without accelerators."""
+"""The released models (Pix2Seq, section 3.2; Pix2Seq v2, section 4), and two for machines without
+accelerators."""
 
-# Every field of models.pix2seq.Pix2Seq but image_size, vocab_size and max_seq_len, which depend on data and tasks.
+# Every field of models.pix2seq.Pix2Seq but image_size, vocab_size and max_seq_len, which depend on
+# data and tasks.
 MODEL = {
     "encoder": "vit",
     "patch_size": 16,
@@ -30,7 +32,6 @@ MODEL = {
     "remat": False,
 }
 
-
 _RESNET = {
     "encoder": "resnet",
     "enc_layers": 6,
@@ -42,7 +43,6 @@ _RESNET = {
     "dec_mlp": 1024,
     "dec_heads": 8,
 }
-
 
 _RESNET_C = {
     "encoder": "resnet",
@@ -56,7 +56,6 @@ _RESNET_C = {
     "dec_mlp": 2048,
     "dec_heads": 16,
 }
-
 
 ARCHITECTURES = {
     "vit-b": {},

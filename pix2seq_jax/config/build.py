@@ -1,7 +1,8 @@
-"""What all shipped configs have in common. A config is complete: every value that a run reads is in it.
+"""What all shipped configs have in common. A config is complete: every value that a run reads is in
+it.
 
-The text after the colon of `--config=configs/detection.py:data=coco,arch=vit-b,size=640` selects a variant; single
-values are changed by flags such as `--config.train.steps=1000`.
+The text after the colon of `--config=configs/detection.py:data=coco,arch=vit-b,size=640` selects a
+variant; single values are changed by flags such as `--config.train.steps=1000`.
 """
 
 from collections.abc import Sequence
@@ -30,7 +31,8 @@ def parse(arg: str, *, recipe: str) -> ml_collections.ConfigDict:
     pairs = dict(part.split("=", 1) if "=" in part else ("data", part) for part in parts)
     if blank := [key for key, value in pairs.items() if not value.strip()]:
         raise ValueError(
-            f"config variant {arg!r}: {blank[0]}= has no value; write {blank[0]}=VALUE or leave it out"
+            f"config variant {arg!r}: {blank[0]}= has no value; write {blank[0]}=VALUE or "
+            "leave it out"
         )
     recipe = pairs.get("recipe", recipe)
     if recipe not in recipes.RECIPES:
@@ -45,7 +47,8 @@ def parse(arg: str, *, recipe: str) -> ml_collections.ConfigDict:
     for key, value in pairs.items():
         if key not in chosen:
             raise ValueError(
-                f"config variant {arg!r}: unknown key {key!r}; write key=value with {sorted(defaults)}"
+                f"config variant {arg!r}: unknown key {key!r}; write key=value with "
+                f"{sorted(defaults)}"
             )
         try:
             chosen[key] = type(defaults[key])(value)
@@ -55,7 +58,8 @@ def parse(arg: str, *, recipe: str) -> ml_collections.ConfigDict:
             ) from error
     if chosen.arch not in architectures.ARCHITECTURES:
         raise ValueError(
-            f"config variant {arg!r}: arch={chosen.arch!r}; use one of {sorted(architectures.ARCHITECTURES)}"
+            f"config variant {arg!r}: arch={chosen.arch!r}; use one of "
+            f"{sorted(architectures.ARCHITECTURES)}"
         )
     for key in ("size", "slots"):
         if chosen[key] < 1:
@@ -81,34 +85,36 @@ def about(variant: ml_collections.ConfigDict, tasks: Sequence[str]) -> str:
         else ", starting from the Objects365 model (config.init_from)"
     )
     return (
-        f"recipe {variant.recipe!r} of {variant.arch} at {variant.size} pixels: the paper reports {aim}{start}; "
-        "the authors of this library have not run it at full size"
+        f"recipe {variant.recipe!r} of {variant.arch} at {variant.size} pixels: the paper reports "
+        f"{aim}{start}; the authors of this library have not run it at full size"
     )
 
 
 def data(name: str) -> ml_collections.ConfigDict:
-    """Paths of a data set: coco, objects365, shapes, or a folder with train/, val/ and annotations/.
+    """Paths of a data set: coco, objects365, shapes, or a folder with train/, val/ and
+    annotations/.
 
-    In annotations/ are instances_{train,val}.json for boxes and masks, person_keypoints_* and captions_* for the tasks
-    that read them.
+    In annotations/ are instances_{train,val}.json for boxes and masks, person_keypoints_* and
+    captions_* for the tasks that read them.
     """
     layout = layouts.LAYOUTS.get(name, layouts.LAYOUTS["folder"] | {"root": name})
     config = ml_collections.ConfigDict(
         {"source": "coco_dir", "hint": layout["hint"]}
     )  # the hint is shown if it is missing
     config.label_ids = ()  # category id of label 1, 2, …; (): as the training annotations list them
-    # Names of keypoints that change places in a mirror image, as in (("wing_l", "wing_r"),); (): where the words left
-    # and right in the names say so.
+    # Names of keypoints that change places in a mirror image, as in (("wing_l", "wing_r"),); ():
+    # where the words left and right in the names say so.
     config.flip_pairs = ()
     config.text_model = (
         ""  # SentencePiece model for captions; "": one is trained from the training captions
     )
     config.text_pieces = 8_000  # size of that one
     config.check_images = True  # look at the ends of all files before the first step
-    # An image that cannot be decoded: "replace" counts and names it and reads another one in its place, "error" ends
-    # the run.
+    # An image that cannot be decoded: "replace" counts and names it and reads another one in its
+    # place, "error" ends the run.
     config.bad_images = "replace"
-    # An annotation that breaks COCO's format: "error" refuses it before the first step, "drop" counts and names it.
+    # An annotation that breaks COCO's format: "error" refuses it before the first step, "drop"
+    # counts and names it.
     config.bad_annotations = "error"
     # An image of the JSON that is not in the folder: the same choice.
     config.missing_images = "error"
@@ -154,7 +160,8 @@ def _training(recipe: dict) -> dict:
             "steps": recipe["steps"],
             "accumulate": 1,
             "repeats": recipe["repeats"],
-            "mixing": "batch",  # a batch of every task each step; "data": one batch of examples of all tasks
+            # a batch of every task each step; "data": one batch of examples of all tasks
+            "mixing": "batch",
             "loss": "xent",
             "log_steps": 100,
             "eval_steps": 5_000,
@@ -197,12 +204,13 @@ def base(variant: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
                 "images_in_training": 500,
                 "pictures": 16,
                 "score_threshold": 0.3,  # boxes below are not drawn; they still count in AP
-                # What prompts masks and keypoints: "predicted" boxes of the detection task, "ground_truth" (then the
-                # metrics' names say so), or the path of a results/detection.json.
+                # What prompts masks and keypoints: "predicted" boxes of the detection task,
+                # "ground_truth" (then the metrics' names say so), or the path of a
+                # results/detection.json.
                 "boxes": "predicted",
             },
-            # Devices on each axis, -1 for the rest: `data` cuts the batch, `fsdp` that and the parameters, `model` wide
-            # dimensions.
+            # Devices on each axis, -1 for the rest: `data` cuts the batch, `fsdp` that and the
+            # parameters, `model` wide dimensions.
             "mesh": {"data": -1, "fsdp": 1, "model": 1},
         }
     )

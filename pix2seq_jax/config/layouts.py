@@ -1,25 +1,27 @@
 """Where data sets keep their files, and the classes and keypoints of COCO."""
 
-# Where a COCO-format folder keeps its parts; `{split}` is one of "splits". "hint" says how to get it.
+# Where a COCO-format folder keeps its parts; `{split}` is one of "splits". "hint" says how to get
+# it.
 _DRAW = "python -m pix2seq_jax.data.shapes --out=data/shapes"
-
 
 LAYOUTS = {
     "coco": {
         "root": "data/coco",
         "splits": ("train2017", "val2017"),
         "hint": (
-            "put COCO 2017 (cocodataset.org) there: data/coco/train2017/*.jpg, data/coco/val2017/*.jpg and "
-            "data/coco/annotations/instances_{train,val}2017.json; or run on the embedded data: "
-            f"`{_DRAW}`, then the same config with :shapes"
+            "put COCO 2017 (cocodataset.org) there: data/coco/train2017/*.jpg, "
+            "data/coco/val2017/*.jpg and data/coco/annotations/instances_{train,val}2017.json; "
+            f"or run on the embedded data: `{_DRAW}`, then the same config with :shapes"
         ),
     },
     "objects365": {
         "root": "data/objects365",
         "splits": ("train", "val"),
         "hint": (
-            "put Objects365 (objects365.org) there: its patches of images in data/objects365/{train,val}, its "
-            "annotations as data/objects365/annotations/zhiyuan_objv2_{train,val}.json (or instances_{train,val}.json)"
+            "put Objects365 (objects365.org) there: its patches of images in "
+            "data/objects365/{train,val}, its annotations as "
+            "data/objects365/annotations/zhiyuan_objv2_{train,val}.json (or "
+            "instances_{train,val}.json)"
         ),
     },
     "shapes": {
@@ -29,57 +31,40 @@ LAYOUTS = {
     },
     "folder": {
         "splits": ("train", "val"),
-        "hint": "a data folder holds train/, val/ and annotations/instances_{train,val}.json; see the README",
+        ("hint"): (
+            "a data folder holds train/, val/ and annotations/instances_{train,val}.json; see "
+            "the README"
+        ),
     },
 }
-
 
 # How annotation files are called otherwise: Objects365 is distributed as zhiyuan_objv2_train.json.
 OTHER_NAMES = {"instances_": "zhiyuan_objv2_"}
 
-
 # COCO's 80 classes by category id; some ids up to 90 are not used.
 # fmt: off
 COCO_CATEGORIES = {
-    1: "person", 2: "bicycle", 3: "car", 4: "motorcycle", 5: "airplane", 6: "bus", 7: "train", 8: "truck", 9: "boat",
-    10: "traffic light", 11: "fire hydrant", 13: "stop sign", 14: "parking meter", 15: "bench", 16: "bird", 17: "cat",
-    18: "dog", 19: "horse", 20: "sheep", 21: "cow", 22: "elephant", 23: "bear", 24: "zebra", 25: "giraffe",
-    27: "backpack", 28: "umbrella", 31: "handbag", 32: "tie", 33: "suitcase", 34: "frisbee", 35: "skis",
-    36: "snowboard", 37: "sports ball", 38: "kite", 39: "baseball bat", 40: "baseball glove", 41: "skateboard",
-    42: "surfboard", 43: "tennis racket", 44: "bottle", 46: "wine glass", 47: "cup", 48: "fork", 49: "knife",
-    50: "spoon", 51: "bowl", 52: "banana", 53: "apple", 54: "sandwich", 55: "orange", 56: "broccoli", 57: "carrot",
-    58: "hot dog", 59: "pizza", 60: "donut", 61: "cake", 62: "chair", 63: "couch", 64: "potted plant", 65: "bed",
-    67: "dining table", 70: "toilet", 72: "tv", 73: "laptop", 74: "mouse", 75: "remote", 76: "keyboard",
-    77: "cell phone", 78: "microwave", 79: "oven", 80: "toaster", 81: "sink", 82: "refrigerator", 84: "book",
-    85: "clock", 86: "vase", 87: "scissors", 88: "teddy bear", 89: "hair drier", 90: "toothbrush",
+    1: "person", 2: "bicycle", 3: "car", 4: "motorcycle", 5: "airplane", 6: "bus", 7: "train",
+    8: "truck", 9: "boat", 10: "traffic light", 11: "fire hydrant", 13: "stop sign",
+    14: "parking meter", 15: "bench", 16: "bird", 17: "cat", 18: "dog", 19: "horse", 20: "sheep",
+    21: "cow", 22: "elephant", 23: "bear", 24: "zebra", 25: "giraffe", 27: "backpack",
+    28: "umbrella", 31: "handbag", 32: "tie", 33: "suitcase", 34: "frisbee", 35: "skis",
+    36: "snowboard", 37: "sports ball", 38: "kite", 39: "baseball bat", 40: "baseball glove",
+    41: "skateboard", 42: "surfboard", 43: "tennis racket", 44: "bottle", 46: "wine glass",
+    47: "cup", 48: "fork", 49: "knife", 50: "spoon", 51: "bowl", 52: "banana", 53: "apple",
+    54: "sandwich", 55: "orange", 56: "broccoli", 57: "carrot", 58: "hot dog", 59: "pizza",
+    60: "donut", 61: "cake", 62: "chair", 63: "couch", 64: "potted plant", 65: "bed",
+    67: "dining table", 70: "toilet", 72: "tv", 73: "laptop", 74: "mouse", 75: "remote",
+    76: "keyboard", 77: "cell phone", 78: "microwave", 79: "oven", 80: "toaster", 81: "sink",
+    82: "refrigerator", 84: "book", 85: "clock", 86: "vase", 87: "scissors", 88: "teddy bear",
+    89: "hair drier", 90: "toothbrush",
 }
-
+# fmt: on
 
 IMAGES = "{root}/{split}"
-
 
 ANNOTATIONS = {  # by the name of their paths in a config's data section
     "annotations": "{root}/annotations/instances_{split}.json",
     "keypoints": "{root}/annotations/person_keypoints_{split}.json",
     "captions": "{root}/annotations/captions_{split}.json",
-}
-
-
-# The 17 joints of a person in COCO's order. OKS allows each joint an error of 2 sigma x the root of the object's area
-# (cocodataset.org/#keypoints-eval); limbs are pairs of joints counted from 0, where COCO's files count from 1.
-# fmt: off
-COCO_KEYPOINTS = {
-    "names": (
-        "nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder", "left_elbow",
-        "right_elbow", "left_wrist", "right_wrist", "left_hip", "right_hip", "left_knee", "right_knee", "left_ankle",
-        "right_ankle",
-    ),
-    "sigmas": (
-        0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072, 0.062, 0.062, 0.107, 0.107, 0.087, 0.087, 0.089,
-        0.089,
-    ),
-    "skeleton": (
-        (15, 13), (13, 11), (16, 14), (14, 12), (11, 12), (5, 11), (6, 12), (5, 6), (5, 7), (6, 8), (7, 9), (8, 10),
-        (1, 2), (0, 1), (0, 2), (1, 3), (2, 4), (3, 5), (4, 6),
-    ),
 }

@@ -1,7 +1,7 @@
 """What every field of a config may hold: one table, checked before anything is opened or written.
 
-A field that the table does not list does not exist, so a new field of a config needs a line here. What several fields
-must agree on (widths and heads, sizes in preprocessing strings) is in `checks`.
+A field that the table does not list does not exist, so a new field of a config needs a line here.
+What several fields must agree on (widths and heads, sizes in preprocessing strings) is in `checks`.
 """
 
 import difflib
@@ -29,7 +29,8 @@ class Allowed:
     Attributes:
         words: for the message, after "give ".
         holds: whether a value is one of them; it may be handed anything.
-        optional: whether a config may lack the field: it is filled in from the data, or earlier versions had none.
+        optional: whether a config may lack the field: it is filled in from the data, or earlier
+            versions had none.
     """
 
     words: str
@@ -96,7 +97,8 @@ def text(*, empty: bool = True, optional: bool = False) -> Allowed:
 def each(
     items: Allowed, words: str, *, count: int = 0, different: bool = False, optional: bool = False
 ) -> Allowed:
-    """Lists and tuples of allowed items, perhaps all `different`; `count` of them, 0 for any number."""
+    """Lists and tuples of allowed items, perhaps all `different`; `count` of them, 0 for any
+    number."""
 
     def holds(value: Any) -> bool:
         if not isinstance(value, list | tuple) or not all(items.holds(item) for item in value):
@@ -128,7 +130,8 @@ NAME_PAIRS = each(
 
 
 def _kinds(plain: Iterable[str], forms: Mapping[str, Allowed], listed: Iterable[str]) -> Allowed:
-    """Words, and words with a number as in "exp@0.1"; `forms` has the range of the number by the word before the @."""
+    """Words, and words with a number as in "exp@0.1"; `forms` has the range of the number by the
+    word before the @."""
 
     def holds(value: Any) -> bool:
         if not isinstance(value, str):
@@ -309,7 +312,8 @@ MIX_SHARE = NOT_NEGATIVE  # of config.tasks.NAME.mix.DATA
 
 
 def check(config: ml_collections.ConfigDict, *, where: str = "config") -> None:
-    """Refuses a config with a field that does not exist, that is missing, or whose value is out of its range.
+    """Refuses a config with a field that does not exist, that is missing, or whose value is out of
+    its range.
 
     Args:
         config: resolved or not.
@@ -336,8 +340,8 @@ def check_fields(content: Mapping[str, Any], *, where: str = "config") -> None:
     for section in [*sections[1:], "tasks", "more_data"]:
         if not isinstance(content.get(section), Mapping):
             raise ValueError(
-                f"{where} lacks the section {section!r}; restore the file from a copy, or make the config by one of "
-                "configs/*.py"
+                f"{where} lacks the section {section!r}; restore the file from a copy, or make "
+                "the config by one of configs/*.py"
             )
     for name, section in content["tasks"].items():
         if name not in TASKS:
@@ -391,7 +395,8 @@ def _known(name: str, where: str) -> None:
     fields = TABLE["data"] if section.startswith("more_data.") else TABLE.get(section)
     if fields is None:
         raise ValueError(
-            f"{where}.{name}: there is no section {section!r}; the sections are {sorted(filter(None, TABLE))}"
+            f"{where}.{name}: there is no section {section!r}; the sections are "
+            f"{sorted(filter(None, TABLE))}"
         )
     near = difflib.get_close_matches(field, fields, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"its section has {sorted(fields)}"

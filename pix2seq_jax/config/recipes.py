@@ -1,18 +1,17 @@
 """Variants as data: encoders, data layouts, preprocessing strings. Plain dicts, no logic.
 
-Sizes are those of the released models (Pix2Seq, section 3.2; Pix2Seq v2, section 4); `tiny` and `small` are ours, for
-machines without an accelerator and for smoke tests.
+Sizes are those of the released models (Pix2Seq, section 3.2; Pix2Seq v2, section 4); `tiny` and
+`small` are ours, for machines without an accelerator and for smoke tests.
 """
-
 
 # fmt: on
 
-# How the published models were trained. `batch_size` counts rows, `repeats` of each image; an epoch of COCO 2017 is all
-# of its training images once.
+# How the published models were trained. `batch_size` counts rows, `repeats` of each image; an epoch
+# of COCO 2017 is all of its training images once.
 _COCO_IMAGES = 118_287
 RECIPES = {
-    # Pix2Seq, section 4.1 and appendix: 300 epochs, every image twice in a batch, 2000 bins. The learning rate is
-    # quoted as 3e-3; those who reproduced it needed 1e-3 or less.
+    # Pix2Seq, section 4.1 and appendix: 300 epochs, every image twice in a batch, 2000 bins. The
+    # learning rate is quoted as 3e-3; those who reproduced it needed 1e-3 or less.
     "scratch": {
         **{"data": "coco", "arch": "resnet50", "size": 1333, "num_bins": 2000},
         **{"batch_size": 256, "repeats": 2, "base": 1e-3},  # 128 images
@@ -61,22 +60,25 @@ PUBLISHED = {
     ("multitask", "vit-b", 1024): "box AP 46.5, mask AP 38.2, keypoint AP 64.8, BLEU-4 34.9",
 }
 
-
-# `size` is the longer side of the resized image in pixels, `side` that of the padded one, whole patches.
-# Pix2Seq, appendix B: scale jitter from 0.3 to 2, random crop and flip; noise boxes fill up the instances.
+# `size` is the longer side of the resized image in pixels, `side` that of the padded one, whole
+# patches. Pix2Seq, appendix B: scale jitter from 0.3 to 2, random crop and flip; noise boxes fill
+# up the instances.
 DETECTION_TRAIN = (
     "decode|scale_jitter({size}, 0.3, 2.0)|fixed_crop({size})|flip_lr|filter_objects|order(random)|"
     "truncate({slots})|noise_boxes({slots})|pad_image({side})|pad_objects({slots})"
 )
 DETECTION_EVAL = "decode|resize({size}, antialias=True)|pad_image({side})|pad_objects({slots})"
-# Pix2Seq v2, section 3.3 and appendix: smaller jitter for points; keypoints in a crop of twice the person's box; colour
-# jitter for captions. These do not flip: a caption may say left.
+# Pix2Seq v2, section 3.3 and appendix: smaller jitter for points; keypoints in a crop of twice the
+# person's box; colour jitter for captions. These do not flip: a caption may say left.
 SEGMENTATION_TRAIN = (
     "decode|scale_jitter({size}, 0.3, 1.0)|fixed_crop({size})|flip_lr|filter_objects|order(random)|"
     "pad_image({side})|pad_objects({objects})"
 )
 SEGMENTATION_EVAL = "decode|resize({size}, antialias=True)|pad_image({side})|pad_objects({objects})"
-KEYPOINTS_TRAIN = "decode|crop_to_box(2.0)|scale_jitter({size}, 0.3, 1.0)|flip_lr|pad_image({side})|pad_objects(1)"
+KEYPOINTS_TRAIN = (
+    "decode|crop_to_box(2.0)|scale_jitter({size}, 0.3, 1.0)|flip_lr|pad_image({side})|"
+    "pad_objects(1)"
+)
 KEYPOINTS_EVAL = (
     "decode|crop_to_box(2.0)|resize({size}, antialias=True)|pad_image({side})|pad_objects(1)"
 )

@@ -8,7 +8,8 @@ from pix2seq_jax.config import recipes
 
 
 def _task(*, train_ops: str, eval_ops: str, sampler: str, **fields) -> dict:
-    """What the sections of all tasks have; `fields` are those of the task's class and of its evaluation."""
+    """What the sections of all tasks have; `fields` are those of the task's class and of its
+    evaluation."""
     return {
         "weight": 1.0,
         "batch_size": 0,  # images in a training batch; 0: train.batch_size
@@ -45,7 +46,8 @@ def detection(*, slots: int, **sizes) -> dict:
 
 
 def segmentation(*, slots: int, **sizes) -> dict:
-    """The section of instance segmentation: 10 objects an image in training, 8 samples of each box in evaluation."""
+    """The section of instance segmentation: 10 objects an image in training, 8 samples of each box
+    in evaluation."""
     prompted = min(slots, 20)
     return _task(
         train_ops=recipes.SEGMENTATION_TRAIN.format(objects=min(slots, 10), **sizes),
@@ -62,8 +64,8 @@ def segmentation(*, slots: int, **sizes) -> dict:
         "eval_batch_size": 4,  # times `objects` times `num_samples` sequences at a time
         "num_samples": 8,
         "mask_threshold": 0.5,  # share of the samples that must cover a pixel
-        # Best-scored predicted boxes of an image that get a mask: while training; in the last evaluation, --mode=eval
-        # and prediction (COCO counts 100). Annotated boxes all do.
+        # Best-scored predicted boxes of an image that get a mask: while training; in the last
+        # evaluation, --mode=eval and prediction (COCO counts 100). Annotated boxes all do.
         "objects": prompted,
         "objects_final": min(slots, 100),
     }
@@ -80,7 +82,8 @@ def keypoints(*, slots: int, **sizes) -> dict:
         "points_score_weight": 1.0,  # of the tokens' likelihood, the rest is the box's score
         "grammar": True,  # coordinates only: the invisible token is suppressed
         "objects": min(slots, 20),  # the same for keypoints; COCO counts 20
-        # Standard deviation of each keypoint in OKS, relative to the object's size; (): COCO's for its 17, by name.
+        # Standard deviation of each keypoint in OKS, relative to the object's size; (): COCO's for
+        # its 17, by name.
         "sigmas": (),
     }
 

@@ -8,19 +8,23 @@ from pix2seq_jax.config.sections import share_out
 # The embedded data: no jitter, objects in the order of their place, outlines in crops.
 SHAPES_TRAIN = {
     "detection": (
-        "decode|resize({size}, antialias=True)|flip_lr|filter_objects|order(dist2ori)|pad_image({side})|"
-        "pad_objects({slots})"
+        "decode|resize({size}, antialias=True)|flip_lr|filter_objects|order(dist2ori)|"
+        "pad_image({side})|pad_objects({slots})"
     ),
-    "segmentation": "decode|crop_to_box(1.5)|resize({size}, antialias=True)|flip_lr|pad_image({side})|pad_objects(1)",
-    "keypoints": "decode|crop_to_box(2.0)|resize({size}, antialias=True)|flip_lr|pad_image({side})|pad_objects(1)",
+    ("segmentation"): (
+        "decode|crop_to_box(1.5)|resize({size}, antialias=True)|flip_lr|pad_image({side})|"
+        "pad_objects(1)"
+    ),
+    ("keypoints"): (
+        "decode|crop_to_box(2.0)|resize({size}, antialias=True)|flip_lr|pad_image({side})|"
+        "pad_objects(1)"
+    ),
     "captioning": "decode|resize({size}, antialias=True)|flip_lr|pad_image({side})",
 }
-
 
 SHAPES_SEGMENTATION_EVAL = (
     "decode|crop_to_box(1.5)|resize({size}, antialias=True)|pad_image({side})|pad_objects(1)"
 )
-
 
 # fmt: on
 SHAPES_MIX = {
@@ -34,9 +38,10 @@ SHAPES_MIX = {
 def change(config: ml_collections.ConfigDict, size: int, slots: int) -> None:
     """Changes a config to the embedded data and to what learns on two cores within the hour.
 
-    What the paper's settings would learn in days has to be learned in some 460,000 images here: objects in the order of
-    their place instead of a random one, no jitter, no noise boxes, coarse bins, the largest learning rate that still
-    helps, short captions, and short outlines of objects in crops.
+    What the paper's settings would learn in days has to be learned in some 460,000 images here:
+    objects in the order of their place instead of a random one, no jitter, no noise boxes, coarse
+    bins, the largest learning rate that still helps, short captions, and short outlines of objects
+    in crops.
     """
     sizes = {"size": size, "side": config.model.image_size[0], "slots": slots, "objects": slots}
     changes = {

@@ -1,4 +1,5 @@
-"""From NumPy batches to global arrays on the devices, ahead of the step that needs them. No TensorFlow here."""
+"""From NumPy batches to global arrays on the devices, ahead of the step that needs them. No
+TensorFlow here."""
 
 import contextlib
 import queue
@@ -14,10 +15,12 @@ Batch = dict[str, np.ndarray]
 
 
 def row_block(sharding: jax.sharding.Sharding) -> tuple[int, int]:
-    """Which rows of a batch this process reads: block `index` of `count` equal ones, as (index, count).
+    """Which rows of a batch this process reads: block `index` of `count` equal ones, as (index,
+    count).
 
-    It follows from where the devices of the process lie on the axes that the rows are cut over. Processes whose devices
-    hold the same rows, where a `model` axis crosses them, read the same block.
+    It follows from where the devices of the process lie on the axes that the rows are cut over.
+    Processes whose devices hold the same rows, where a `model` axis crosses them, read the same
+    block.
 
     Raises:
         ValueError: the rows of this process' devices are no such block.
@@ -31,8 +34,9 @@ def row_block(sharding: jax.sharding.Sharding) -> tuple[int, int]:
     index, count = own[0] // len(own), len(starts) // len(own)
     if own != list(range(index * len(own), (index + 1) * len(own))) or len(starts) % len(own):
         raise ValueError(
-            f"the devices of process {jax.process_index()} hold the parts {own} of {len(starts)} of a batch, which is "
-            "no block of rows; change config.mesh so that the data axes go through the processes one after the other"
+            f"the devices of process {jax.process_index()} hold the parts {own} of {len(starts)} "
+            "of a batch, which is no block of rows; change config.mesh so that the data axes go "
+            "through the processes one after the other"
         )
     return index, count
 
@@ -89,14 +93,14 @@ def _end(thread: threading.Thread, ready: queue.Queue, stop: threading.Event) ->
 class Feed:
     """Iterator of (device batch, host batch) pairs, prepared by a background thread.
 
-    The device batch is a dict of global jax.Arrays; 64-bit integers (image ids) stay behind, since devices have none.
-    The host batch holds the NumPy arrays of this process' rows, all but the image. An exception of the source or the
-    transfer is raised by `next()` in the caller; after it, or at the end, the feed is exhausted. Use it as a context
-    manager, or call `close()`.
+    The device batch is a dict of global jax.Arrays; 64-bit integers (image ids) stay behind, since
+    devices have none. The host batch holds the NumPy arrays of this process' rows, all but the
+    image. An exception of the source or the transfer is raised by `next()` in the caller; after it,
+    or at the end, the feed is exhausted. Use it as a context manager, or call `close()`.
 
     Attributes:
-        wait_seconds: time that `next()` has waited for data, in all; its growth over a stretch of steps divided by the
-            time of the stretch is the input-bound fraction.
+        wait_seconds: time that `next()` has waited for data, in all; its growth over a stretch of
+            steps divided by the time of the stretch is the input-bound fraction.
     """
 
     def __init__(

@@ -1,4 +1,5 @@
-"""The only reader of image files: bytes -> u8[h,w,3], by Pillow, for training, evaluation and prediction alike."""
+"""The only reader of image files: bytes -> u8[h,w,3], by Pillow, for training, evaluation and
+prediction alike."""
 
 import io
 import os
@@ -28,7 +29,8 @@ def _damaged(name: str, error: Exception) -> ValueError:
 
 
 def check_regular(file: str, status: os.stat_result) -> None:
-    """Raises ValueError for what is no file: reading from a pipe or a device would wait for ever."""
+    """Raises ValueError for what is no file: reading from a pipe or a device would wait for
+    ever."""
     if not stat.S_ISREG(status.st_mode):
         raise ValueError(
             f"image {file} is no file but a folder, pipe or device; replace it by an image"
@@ -39,15 +41,16 @@ def _check_pixels(image: Image.Image) -> None:
     """Raises ValueError for an image whose pixels would fill the memory."""
     if image.width * image.height > MAX_PIXELS:
         raise ValueError(
-            f"{image.width} x {image.height} pixels are more than the {MAX_PIXELS:,} that are read; make it smaller"
+            f"{image.width} x {image.height} pixels are more than the {MAX_PIXELS:,} that are "
+            "read; make it smaller"
         )
 
 
 def header(file: str) -> tuple[int, int, bool]:
     """(height, width, turned) of a file as stored, without decoding it.
 
-    `turned`: the EXIF orientation, which viewers apply, exchanges height and width. Raises ValueError where the file is
-    no image, or has more than MAX_PIXELS.
+    `turned`: the EXIF orientation, which viewers apply, exchanges height and width. Raises
+    ValueError where the file is no image, or has more than MAX_PIXELS.
     """
     try:
         check_regular(file, os.stat(file))
@@ -62,7 +65,8 @@ def header(file: str) -> tuple[int, int, bool]:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Pillow's conversion of 16-bit images cuts at 255; this one divides by 256 as for other formats."""
+    """Pillow's conversion of 16-bit images cuts at 255; this one divides by 256 as for other
+    formats."""
     if image.mode.startswith("I"):
         return Image.fromarray((np.clip(np.asarray(image), 0, 65535) >> 8).astype(np.uint8))
     if "transparency" in image.info:  # of a palette: applied before it is dropped
@@ -71,13 +75,15 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 def decode_image(data: bytes, name: str, size: tuple[int, int] | None = None) -> np.ndarray:
-    """Decodes a JPEG, PNG or any other file that Pillow reads; grayscale, palette, CMYK and 16-bit images become RGB.
+    """Decodes a JPEG, PNG or any other file that Pillow reads; grayscale, palette, CMYK and 16-bit
+    images become RGB.
 
     Args:
         data: content of the file.
         name: path, for the error.
-        size: (height, width) by the annotations. The EXIF orientation is applied if that gives this size and the stored
-            pixels do not, since annotations are made on either; None applies it always, as viewers do.
+        size: (height, width) by the annotations. The EXIF orientation is applied if that gives this
+            size and the stored pixels do not, since annotations are made on either; None applies it
+            always, as viewers do.
 
     Returns:
         u8[h,w,3].
@@ -116,7 +122,8 @@ def _looks_whole(file: str) -> bool:
 
 
 def check_file(file: str) -> tuple[int, int, bool]:
-    """`header` of a file that is whole, as far as its beginning and its end tell; only one without an end is decoded.
+    """`header` of a file that is whole, as far as its beginning and its end tell; only one without
+    an end is decoded.
 
     Raises:
         ValueError: the file is missing or broken, or see `header`.

@@ -1,10 +1,11 @@
 """Which image each row of each batch reads: arithmetic on the seed, no state.
 
-Rows are numbered through all batches by `draw`. Row `draw` is place q = draw // repeats of an endless list of images.
-Each cycle of CYCLE places is dealt out to the streams by one pattern, a permutation seeded with `seed` that gives every
-stream its exact share; so the number m of the image in its stream is a sum of counts. The epoch of the stream is
-e = m // N; it is a permutation of the N images, whose key is a hash of (seed, e, number of the stream): by NumPy for
-small N, by TensorFlow's index shuffle, which needs no list of all images, for large ones.
+Rows are numbered through all batches by `draw`. Row `draw` is place q = draw // repeats of an
+endless list of images. Each cycle of CYCLE places is dealt out to the streams by one pattern, a
+permutation seeded with `seed` that gives every stream its exact share; so the number m of the image
+in its stream is a sum of counts. The epoch of the stream is e = m // N; it is a permutation of the
+N images, whose key is a hash of (seed, e, number of the stream): by NumPy for small N, by
+TensorFlow's index shuffle, which needs no list of all images, for large ones.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +15,8 @@ import tensorflow as tf
 
 CYCLE = 1000  # places over which the shares of the streams are exact
 _ROUNDS = 16  # of the index shuffle; with 4 many pairs stay together and small sets stay in order
-# The index shuffle walks through at least 2^16 numbers until it meets one below N: for 20 images 0.2 ms for each row.
+# The index shuffle walks through at least 2^16 numbers until it meets one below N: for 20 images
+# 0.2 ms for each row.
 _SMALL = 512
 
 
@@ -40,7 +42,8 @@ def shares(weights: Sequence[float]) -> np.ndarray:
 
 
 def _pattern(counts: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Stream of each place of a cycle i64[CYCLE], and how many places before it have the same i64[CYCLE]."""
+    """Stream of each place of a cycle i64[CYCLE], and how many places before it have the same
+    i64[CYCLE]."""
     # RandomState, not default_rng: NumPy promises never to change what it draws.
     streams = np.random.RandomState(seed).permutation(np.repeat(np.arange(len(counts)), counts))
     before = np.zeros(CYCLE, np.int64)
@@ -52,8 +55,9 @@ def _pattern(counts: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
 def key(seed: int, epoch: int, stream: int) -> np.ndarray:
     """u32[3], the key of the permutation of one epoch of one stream.
 
-    The index shuffle reads only the low 8 to 11 bits of each word, so that numbers put there as they are would repeat
-    (epoch 256 would be epoch 0) and hardly differ. SeedSequence spreads every bit of the three over all of them.
+    The index shuffle reads only the low 8 to 11 bits of each word, so that numbers put there as
+    they are would repeat (epoch 256 would be epoch 0) and hardly differ. SeedSequence spreads every
+    bit of the three over all of them.
     """
     return np.random.SeedSequence([seed, epoch, stream]).generate_state(3, np.uint32)
 
@@ -70,7 +74,8 @@ def shuffled(index: np.ndarray, images: int, epoch_key: np.ndarray) -> np.ndarra
 def placer(
     lengths: Sequence[int], weights: Sequence[float], *, seed: int, repeats: int
 ) -> Callable[[tf.Tensor], tuple[tf.Tensor, ...]]:
-    """The function draw i64[n] -> (stream i64[n], index in its source i64[n], epoch of the stream i64[n]).
+    """The function draw i64[n] -> (stream i64[n], index in its source i64[n], epoch of the stream
+    i64[n]).
 
     Args:
         lengths: images of each stream.
@@ -105,7 +110,8 @@ def placer(
 
 
 def other_index(seed: int, draw: int, attempt: int, images: int) -> int:
-    """The index of the image that row `draw` reads in place of one that cannot be read, at the attempt 1, 2, …
+    """The index of the image that row `draw` reads in place of one that cannot be read, at the
+    attempt 1, 2, …
 
     A function of seed and row alone, so that a resumed run takes the same one.
     """

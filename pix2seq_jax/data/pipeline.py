@@ -1,8 +1,9 @@
-"""Batches of sources. Row k of global batch s is a pure function of (seed, s, k): no state, resuming is arithmetic.
+"""Batches of sources. Row k of global batch s is a pure function of (seed, s, k): no state,
+resuming is arithmetic.
 
-Row k of batch s of B rows is number d = s·B + k of all rows; data.order says which image that is. Op number i of the
-row draws from the stateless seed (seed·2²⁰ + 16·i, d), which is unique. Process p of P computes rows
-[p·B/P, (p+1)·B/P) only.
+Row k of batch s of B rows is number d = s·B + k of all rows; data.order says which image that is.
+Op number i of the row draws from the stateless seed (seed·2²⁰ + 16·i, d), which is unique. Process
+p of P computes rows [p·B/P, (p+1)·B/P) only.
 """
 
 import contextlib
@@ -45,7 +46,8 @@ def cpu_count() -> int:
 
 
 def _original(message: str, spec: str) -> ValueError:
-    """The ValueError of our own code that TensorFlow flattened to text, or all that TensorFlow says."""
+    """The ValueError of our own code that TensorFlow flattened to text, or all that TensorFlow
+    says."""
     own = re.search(r"ValueError: (.*?)\nTraceback", message, re.DOTALL)
     return ValueError(own.group(1) if own else f"preprocessing {spec!r} failed: {message}")
 
@@ -55,10 +57,11 @@ class BatchIterator:
 
     def __init__(self, batches: "Batches") -> None:
         self._spec = batches.spec
-        # In this order: a list is cleared from its end, and TensorFlow's threads read until their iterator is gone.
+        # In this order: a list is cleared from its end, and TensorFlow's threads read until their
+        # iterator is gone.
         self._held = [batches.readers, batches.dataset.as_numpy_iterator()]
-        # TensorFlow's threads run our Python code. Left alone, they deadlock with an interpreter that shuts down;
-        # letting go of the iterator before that (finalizers run first) ends them.
+        # TensorFlow's threads run our Python code. Left alone, they deadlock with an interpreter
+        # that shuts down; letting go of the iterator before that (finalizers run first) ends them.
         self.close = weakref.finalize(self, self._held.clear)
 
     def __iter__(self) -> "BatchIterator":
@@ -121,8 +124,9 @@ def read_ops(ops: str | tuple) -> tuple:
     """The ops of a preprocessing string, or of a tuple of them.
 
     Raises:
-        ValueError: the string cannot be read, it does not begin with decode, or an op on the image follows pad_image:
-            what is to the right of and below the unpadded size is padding by then, whatever that op puts there.
+        ValueError: the string cannot be read, it does not begin with decode, or an op on the image
+            follows pad_image: what is to the right of and below the unpadded size is padding by
+            then, whatever that op puts there.
     """
     chain = parse(ops, OPS) if isinstance(ops, str) else tuple(ops)
     if not chain or not isinstance(chain[0], ops_image.Decode):
@@ -131,14 +135,17 @@ def read_ops(ops: str | tuple) -> tuple:
     if "pad_image" in names[:-1]:
         late = names[names.index("pad_image") + 1]
         raise ValueError(
-            f"preprocessing {ops!r}: {late} stands behind pad_image; put pad_image behind all other ops on the image"
+            f"preprocessing {ops!r}: {late} stands behind pad_image; put pad_image behind all "
+            "other ops on the image"
         )
     return chain
 
 
 def _row_maker(reader: Reader, ops: tuple, seed: int) -> RowMaker:
-    """Reads and preprocesses one row; `draw` numbers all rows that are ever drawn with this seed."""
-    # TensorFlow never forgets a Python function that a graph calls. This one must not keep the source alive.
+    """Reads and preprocesses one row; `draw` numbers all rows that are ever drawn with this
+    seed."""
+    # TensorFlow never forgets a Python function that a graph calls. This one must not keep the
+    # source alive.
     weak, fields = weakref.ref(reader), reader.source.fields
 
     def read(*row: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -164,8 +171,8 @@ def _check_shapes(specs: dict[str, tf.TensorSpec], spec: str) -> None:
     for name, value in specs.items():
         if not value.shape.is_fully_defined():
             raise ValueError(
-                f"preprocessing {spec!r}: {name!r} has no fixed shape ({value.shape}) and cannot be batched; "
-                "end with pad_image(size) and pad_objects(n)"
+                f"preprocessing {spec!r}: {name!r} has no fixed shape ({value.shape}) and cannot "
+                "be batched; end with pad_image(size) and pad_objects(n)"
             )
 
 
@@ -193,7 +200,8 @@ def _rows(batch_size: int, process_index: int, process_count: int) -> int:
     """Rows of one process."""
     if batch_size < 1 or batch_size % process_count:
         raise ValueError(
-            f"batch_size={batch_size} must be a positive multiple of the {process_count} processes; change batch_size"
+            f"batch_size={batch_size} must be a positive multiple of the {process_count} "
+            "processes; change batch_size"
         )
     if not 0 <= process_index < process_count:
         raise ValueError(f"process_index={process_index} must be in [0, {process_count})")
@@ -217,9 +225,10 @@ def _union(rows: Sequence[dict[str, tf.TensorSpec]]) -> dict[str, tf.TensorSpec]
         other = union.setdefault(name, tf.TensorSpec(grown, value.dtype))
         if (other.shape, other.dtype) != (grown, value.dtype):
             raise ValueError(
-                f"the streams give {name!r} as {value.dtype.name}{list(grown)} and as {other.dtype.name}"
-                f"{list(other.shape)}; they go into one batch, so their preprocessing must end in images of one size, "
-                "and their sources must have the same max_points, joints and max_tokens"
+                f"the streams give {name!r} as {value.dtype.name}{list(grown)} and as "
+                f"{other.dtype.name}{list(other.shape)}; they go into one batch, so their "
+                "preprocessing must end in images of one size, and their sources must have the "
+                "same max_points, joints and max_tokens"
             )
     return union
 
@@ -244,7 +253,8 @@ def _fill(example: dict[str, tf.Tensor], union: dict[str, tf.TensorSpec]) -> dic
 def _mixed(
     streams: Sequence[Stream], makers: Sequence[RowMaker]
 ) -> Callable[..., dict[str, tf.Tensor]]:
-    """(stream, index, epoch, draw, each i64[]) -> one row of the fields of all streams; only that stream runs."""
+    """(stream, index, epoch, draw, each i64[]) -> one row of the fields of all streams; only that
+    stream runs."""
     specs = []
     for stream, maker in zip(streams, makers, strict=True):
         traced = tf.autograph.experimental.do_not_convert(lambda i, maker=maker: maker(i, i, i))
@@ -302,25 +312,28 @@ def train_dataset(
     """Endless batches for training; the first one is that of `start_step`.
 
     Args:
-        source: `len`, `[i]` -> raw features, `fields` (data.sources). Or Streams, mixed row by row in proportion to
-            their weights, exactly so over CYCLE images.
+        source: `len`, `[i]` -> raw features, `fields` (data.sources). Or Streams, mixed row by row
+            in proportion to their weights, exactly so over CYCLE images.
         ops: preprocessing string (or op instances) that ends in fixed shapes; None with Streams.
         batch_size: rows of a global batch, repeats included.
         seed: of the order and of all augmentation, 0 to 2³¹ - 1.
         start_step: s of the first batch.
-        process_index, process_count: which of that many blocks of rows of each batch to compute (feed.row_block).
-        workers: images prepared at a time, by default the number of cores; the batches do not depend on it.
+        process_index, process_count: which of that many blocks of rows of each batch to compute
+            (feed.row_block).
+        workers: images prepared at a time, by default the number of cores; the batches do not
+            depend on it.
         repeats: differently augmented copies of each image in a batch (side by side).
-        bad_images: counts and names the images that cannot be read. Such a row reads another image of its source, the
-            same one whenever it is drawn. None: they are errors.
+        bad_images: counts and names the images that cannot be read. Such a row reads another image
+            of its source, the same one whenever it is drawn. None: they are errors.
 
     Returns:
-        Batches of this process' rows of global batches start_step, start_step + 1, ...: Example dicts, `valid` True.
-        With Streams also `task i32[B]`; fields that a row's stream does not give are zeros, as are further objects.
+        Batches of this process' rows of global batches start_step, start_step + 1, ...: Example
+        dicts, `valid` True. With Streams also `task i32[B]`; fields that a row's stream does not
+        give are zeros, as are further objects.
 
     Raises:
-        ValueError: ops, sizes, seed, weights or shapes do not fit; while iterating: an image cannot be read (names
-            the file), or reading.ATTEMPTS of them in a row.
+        ValueError: ops, sizes, seed, weights or shapes do not fit; while iterating: an image cannot
+            be read (names the file), or reading.ATTEMPTS of them in a row.
     """
     _check_numbers(batch_size, repeats, seed)
     streams, given = _as_streams(source, ops)
@@ -369,12 +382,13 @@ def eval_dataset(
 ) -> Batches:
     """Every image once, in the order of the source; arguments as in `train_dataset`.
 
-    The last batch is filled up with rows of `valid` False, `image_id` -1 and labels 0. All processes get the same
-    number of batches; concatenated, their rows are the global batch.
+    The last batch is filled up with rows of `valid` False, `image_id` -1 and labels 0. All
+    processes get the same number of batches; concatenated, their rows are the global batch.
 
     Args:
         limit: only the first `limit` images.
-        bad_images: counts and names the images that cannot be decoded; they are black. None: they are errors.
+        bad_images: counts and names the images that cannot be decoded; they are black. None: they
+            are errors.
 
     Returns:
         `len()` batches of this process' rows.

@@ -1,4 +1,5 @@
-"""Reading what a row of a batch shows: an image of a source, decoded, or what stands for it if it cannot be read."""
+"""Reading what a row of a batch shows: an image of a source, decoded, or what stands for it if it
+cannot be read."""
 
 from dataclasses import dataclass
 
@@ -14,7 +15,8 @@ BLANK = "images that cannot be decoded, evaluated as black ones"
 
 
 def _captions_in_turn(captions: np.ndarray, count: int, epoch: int) -> np.ndarray:
-    """i32[n,T], all captions of an image -> i32[count,T], those of an epoch: in `n / count` epochs each is read once.
+    """i32[n,T], all captions of an image -> i32[count,T], those of an epoch: in `n / count` epochs
+    each is read once.
 
     Rows of zeros stand for captions that the image lacks.
     """
@@ -71,7 +73,8 @@ class Reader:
         raise ValueError(f"{ATTEMPTS} images in a row cannot be read, first: {first}")
 
     def _for_evaluation(self, index: int) -> tuple[np.ndarray, ...]:
-        """The fields of an image; one that cannot be decoded is black, of the size that the annotations say."""
+        """The fields of an image; one that cannot be decoded is black, of the size that the
+        annotations say."""
         features = self.source[index]
         try:
             return _taken(self.source, self.decode.read(features), 0)

@@ -1,7 +1,8 @@
 """Outlines of objects as point lists of bounded length: COCO `segmentation` -> rings -> f32[2M].
 
-Inside this file points are `xy` in pixels, as in the JSON; x runs to the right and y down, pixel (0, 0) covers
-[0, 1) x [0, 1). A ring is a closed outline f64[k,2] whose last point is joined to the first.
+Inside this file points are `xy` in pixels, as in the JSON; x runs to the right and y down, pixel
+(0, 0) covers [0, 1) x [0, 1). A ring is a closed outline f64[k,2] whose last point is joined to the
+first.
 """
 
 import contourpy
@@ -18,7 +19,8 @@ _HALVINGS, _FULL = 12, 0.97  # steps back at most, and the share of the room tha
 
 
 def areas(x: np.ndarray, y: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """Signed areas f64[R] of rings laid end to end from `starts` i64[R]; positive runs clockwise on the screen."""
+    """Signed areas f64[R] of rings laid end to end from `starts` i64[R]; positive runs clockwise on
+    the screen."""
     lengths = np.diff(np.append(starts, len(x)))
     x, y = x - np.repeat(x[starts], lengths), y - np.repeat(y[starts], lengths)
     follower = np.arange(1, len(x) + 1)
@@ -36,7 +38,8 @@ def area(ring: np.ndarray) -> float:
 
 
 def clockwise(ring: np.ndarray) -> np.ndarray:
-    """The ring clockwise on the screen from the same first point, without points that repeat their neighbour."""
+    """The ring clockwise on the screen from the same first point, without points that repeat their
+    neighbour."""
     ring = ring[(ring != np.roll(ring, -1, axis=0)).any(axis=1)]
     return ring if area(ring) > 0 else np.concatenate([ring[:1], ring[:0:-1]])
 
@@ -55,7 +58,8 @@ def _count(rings: list[np.ndarray]) -> int:
 
 
 def _thinned(rings: list[np.ndarray], room: int) -> list[np.ndarray]:
-    """Takes points away one by one, always the one whose triangle with its neighbours is smallest (Visvalingam)."""
+    """Takes points away one by one, always the one whose triangle with its neighbours is smallest
+    (Visvalingam)."""
     rings = list(rings)
     while _count(rings) > room:
         best = (np.inf, 0, 0)
@@ -80,8 +84,9 @@ def most_rings(max_points: int) -> int:
 def fit(rings: list[np.ndarray], max_points: int) -> list[np.ndarray]:
     """Simplifies rings until they and the separators between them are at most `max_points` points.
 
-    All share one tolerance, the smallest that will do, so that a large ring gets more points than a small one and none
-    is cut. Rings that cannot be simplified further without crossing themselves lose their least points instead.
+    All share one tolerance, the smallest that will do, so that a large ring gets more points than a
+    small one and none is cut. Rings that cannot be simplified further without crossing themselves
+    lose their least points instead.
 
     Args:
         rings: at most `most_rings(max_points)`, of three points or more.
@@ -115,7 +120,8 @@ def largest(rings: list[np.ndarray], count: int) -> list[np.ndarray]:
 
 
 def trace(mask: np.ndarray) -> list[np.ndarray]:
-    """Outer outlines of the parts of bool[H,W], through the borders of its pixels; holes are filled."""
+    """Outer outlines of the parts of bool[H,W], through the borders of its pixels; holes are
+    filled."""
     if not mask.any():
         return []
     y, x = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
@@ -130,8 +136,9 @@ def trace(mask: np.ndarray) -> list[np.ndarray]:
 
 
 def _run_lengths(text: str) -> list[int]:
-    """COCO's compressed run lengths: numbers of 5 bits a character, the sixth telling that more follow, the last one's
-    fifth the sign; from the fourth on each is the difference from the one before the last. IndexError if cut off."""
+    """COCO's compressed run lengths: numbers of 5 bits a character, the sixth telling that more
+    follow, the last one's fifth the sign; from the fourth on each is the difference from the one
+    before the last. IndexError if cut off."""
     runs: list[int] = []
     place = 0
     while place < len(text):
@@ -147,7 +154,8 @@ def _run_lengths(text: str) -> list[int]:
 
 
 def run_lengths(rle: dict) -> tuple[tuple[int, int], np.ndarray]:
-    """COCO run lengths, compressed or not -> (height, width), u32[n]; ValueError where they do not fill the mask."""
+    """COCO run lengths, compressed or not -> (height, width), u32[n]; ValueError where they do not
+    fill the mask."""
     size, counts = rle.get("size"), rle.get("counts")
     sides, wrong = whole_numbers(size if isinstance(size, list) else [])
     if len(sides) != 2 or wrong.any() or (sides < 1).any() or (sides > _LONGEST_SIDE).any():
@@ -173,7 +181,8 @@ def mask_of_runs(runs: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def point_list(rings: list[np.ndarray], size: np.ndarray, max_points: int) -> np.ndarray:
-    """Rings -> f32[2*max_points]: y, x normalised to the image and clipped to it, separators between, padding after.
+    """Rings -> f32[2*max_points]: y, x normalised to the image and clipped to it, separators
+    between, padding after.
 
     Args:
         size: height and width of the image.

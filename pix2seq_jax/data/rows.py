@@ -1,8 +1,8 @@
 """Preprocessing of single images that are decoded already, for evaluation and prediction.
 
-Training streams its rows through tf.data (data.pipeline). Here the graph of a chain of ops is traced once per process
-and called for one row at a time: it is given the pixels, so it keeps no source alive, and one decoded image can serve
-several tasks and every window that is cut from it.
+Training streams its rows through tf.data (data.pipeline). Here the graph of a chain of ops is
+traced once per process and called for one row at a time: it is given the pixels, so it keeps no
+source alive, and one decoded image can serve several tasks and every window that is cut from it.
 """
 
 import functools
@@ -39,8 +39,9 @@ def image_ops(ops: tuple) -> tuple:
 
 
 def keeps_whole(ops: tuple) -> bool:
-    """Whether a chain only resizes and pads the image and pads its objects: then boxes that are found later can be
-    turned into its coordinates, and tasks whose images are made alike can share what the encoder makes of them."""
+    """Whether a chain only resizes and pads the image and pads its objects: then boxes that are
+    found later can be turned into its coordinates, and tasks whose images are made alike can share
+    what the encoder makes of them."""
     return all(isinstance(op, _WHOLE_OPS) for op in ops)
 
 
@@ -95,8 +96,8 @@ class Preprocess:
             if not value.shape.is_fully_defined():
                 ends = "pad_image(size) and pad_objects(n)" if objects else "pad_image(size)"
                 raise ValueError(
-                    f"preprocessing {spec!r}: {name!r} has no fixed shape ({value.shape}) and cannot be batched; "
-                    f"end with {ends}"
+                    f"preprocessing {spec!r}: {name!r} has no fixed shape ({value.shape}) and "
+                    f"cannot be batched; end with {ends}"
                 )
         self.shapes = {
             name: (value.dtype.as_numpy_dtype, tuple(value.shape))
@@ -122,7 +123,8 @@ class Preprocess:
         return {name: value.numpy() for name, value in outputs.items()}
 
     def batch(self, rows: Mapping[int, Row], size: int) -> Row:
-        """The rows by their number as a batch of `size`; those that are missing are blank images of one pixel."""
+        """The rows by their number as a batch of `size`; those that are missing are blank images of
+        one pixel."""
         filled = {}
         for name, (dtype, shape) in self.shapes.items():
             blank = 1 if name in ("orig_size", "unpadded_size") else 0

@@ -1,8 +1,9 @@
-"""Sources made of other sources: one row per object, and images with the objects of somebody else (predicted ones).
+"""Sources made of other sources: one row per object, and images with the objects of somebody else
+(predicted ones).
 
-What they are made of has, besides `len`, `[i]` and `fields` (data.sources), `image_ids` i64[len], `sizes` i32[len,2]
-(height and width in pixels), `take(i, numbers)`, the features of image i with only these of its objects, and
-`objects()`, a table of all objects that reads no image.
+What they are made of has, besides `len`, `[i]` and `fields` (data.sources), `image_ids` i64[len],
+`sizes` i32[len,2] (height and width in pixels), `take(i, numbers)`, the features of image i with
+only these of its objects, and `objects()`, a table of all objects that reads no image.
 """
 
 import numpy as np
@@ -11,7 +12,8 @@ from pix2seq_jax.data.coco.folder import FIELDS
 
 
 class PerObject:
-    """Rows of one object each, for tasks that look at one object: raw features of its image with that object only.
+    """Rows of one object each, for tasks that look at one object: raw features of its image with
+    that object only.
 
     Crowd regions have no row. The rows of an image follow each other.
 
@@ -34,13 +36,15 @@ class PerObject:
         """
         if min_keypoints and "keypoints" not in source.fields:
             raise ValueError(
-                f"min_keypoints={min_keypoints}: the source gives no keypoints; open it with keypoints=True"
+                f"min_keypoints={min_keypoints}: the source gives no keypoints; open it with "
+                "keypoints=True"
             )
         table = source.objects()
         keep = ~table["is_crowd"] & (table["num_keypoints"] >= min_keypoints)
         if not keep.any():
             raise ValueError(
-                f"none of {len(keep)} objects is left: crowd regions are left out, and min_keypoints={min_keypoints}"
+                f"none of {len(keep)} objects is left: crowd regions are left out, and "
+                f"min_keypoints={min_keypoints}"
             )
         self.source, self.fields = source, source.fields
         self.rows = np.stack([table["image"], table["number"]], axis=1).astype(np.int64)[keep]
@@ -60,7 +64,8 @@ class PerObject:
 
 
 class WithObjects:
-    """Images of a source with given objects in place of the annotated ones; no polygons, no keypoints.
+    """Images of a source with given objects in place of the annotated ones; no polygons, no
+    keypoints.
 
     Attributes:
         source: what it is made of.
@@ -81,12 +86,15 @@ class WithObjects:
         Args:
             source: see the module.
             image_ids: i64[I], the images, in the order of the rows.
-            boxes: f32[I,N,4] yxyx in pixels of the original image; clipped to it. They may have no area.
-            labels: i32[I,N]; 0 is no object. Object number k of a row is the k-th whose label is not 0.
+            boxes: f32[I,N,4] yxyx in pixels of the original image; clipped to it. They may have no
+                area.
+            labels: i32[I,N]; 0 is no object. Object number k of a row is the k-th whose label is
+                not 0.
             scores: f32[I,N].
 
         Raises:
-            ValueError: an image is not in the source, shapes do not fit each other, or a box is not finite.
+            ValueError: an image is not in the source, shapes do not fit each other, or a box is not
+                finite.
         """
         boxes, labels, scores = (
             np.asarray(boxes, np.float32),
@@ -102,15 +110,15 @@ class WithObjects:
             labels.shape,
         ]:
             raise ValueError(
-                f"image_ids{shapes[0]}, boxes{shapes[1]}, labels{shapes[2]} and scores{shapes[3]} do not fit; "
-                "give [I], [I,N,4], [I,N] and [I,N]"
+                f"image_ids{shapes[0]}, boxes{shapes[1]}, labels{shapes[2]} and scores{shapes[3]} "
+                "do not fit; give [I], [I,N,4], [I,N] and [I,N]"
             )
         place = {image_id: row for row, image_id in enumerate(source.image_ids.tolist())}
         unknown = [image_id for image_id in self.image_ids.tolist() if image_id not in place]
         if unknown:
             raise ValueError(
-                f"{len(unknown)} of {len(self.image_ids)} images are not in the source, first: image id {unknown[0]}; "
-                "give the data that the objects were found in"
+                f"{len(unknown)} of {len(self.image_ids)} images are not in the source, first: "
+                f"image id {unknown[0]}; give the data that the objects were found in"
             )
         row, slot = np.nonzero(labels)
         self._boxes, self._labels = boxes[row, slot], labels[row, slot]
@@ -118,8 +126,9 @@ class WithObjects:
         bad = np.flatnonzero(~np.isfinite(self._boxes).all(axis=1))
         if bad.size:
             raise ValueError(
-                f"{bad.size} boxes are not finite, first: {self._boxes[bad[0]].tolist()} of image id "
-                f"{self.image_ids[row[bad[0]]]}; give yxyx in pixels, and label 0 where there is no object"
+                f"{bad.size} boxes are not finite, first: {self._boxes[bad[0]].tolist()} of image "
+                f"id {self.image_ids[row[bad[0]]]}; give yxyx in pixels, and label 0 where there "
+                "is no object"
             )
         self.source, self.fields = source, dict(FIELDS)
         self._row = row
@@ -130,7 +139,8 @@ class WithObjects:
         return len(self.image_ids)
 
     def __getitem__(self, index: int) -> dict:
-        """Raw features of one image with the given objects; `area` is that of the box, in pixels²."""
+        """Raw features of one image with the given objects; `area` is that of the box, in
+        pixels²."""
         return self.take(index)
 
     def take(self, index: int, numbers: list[int] | None = None) -> dict:

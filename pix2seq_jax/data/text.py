@@ -1,4 +1,5 @@
-"""Captions as SentencePiece ids (Kudo and Richardson, arXiv:1808.06226): 0 padding, 1 end of a caption, 2 unknown."""
+"""Captions as SentencePiece ids (Kudo and Richardson, arXiv:1808.06226): 0 padding, 1 end of a
+caption, 2 unknown."""
 
 import io
 import logging
@@ -19,7 +20,8 @@ _TOO_SMALL = re.compile(r"Vocabulary size is smaller than required_chars\. \d+ v
 
 @dataclass(frozen=True)
 class Text:
-    """A SentencePiece model; equal to another that has the same bytes. Raises ValueError for bytes that are none.
+    """A SentencePiece model; equal to another that has the same bytes. Raises ValueError for bytes
+    that are none.
 
     Attributes:
         model: the serialised model, what a `.model` file holds.
@@ -33,9 +35,10 @@ class Text:
         found = self._pieces.pad_id(), self._pieces.eos_id()
         if found != (PAD_PIECE, END_PIECE):
             raise ValueError(
-                f"{self.source}: padding is piece {found[0]} and the end of a caption piece {found[1]} (-1: none), but "
-                f"padding must be {PAD_PIECE} and the end {END_PIECE}, as in the published models (the 32,000 pieces "
-                "learned from C4); train another with Text.train, or with --pad_id=0 --eos_id=1 --unk_id=2 --bos_id=-1"
+                f"{self.source}: padding is piece {found[0]} and the end of a caption piece "
+                f"{found[1]} (-1: none), but padding must be {PAD_PIECE} and the end {END_PIECE}, "
+                "as in the published models (the 32,000 pieces learned from C4); train another "
+                "with Text.train, or with --pad_id=0 --eos_id=1 --unk_id=2 --bos_id=-1"
             )
 
     def __eq__(self, other: object) -> bool:
@@ -52,12 +55,14 @@ class Text:
 
     @classmethod
     def load(cls, path: str | Path) -> "Text":
-        """The model of a file; ValueError if it is missing, cannot be read, or is no SentencePiece model."""
+        """The model of a file; ValueError if it is missing, cannot be read, or is no SentencePiece
+        model."""
         try:
             model = Path(path).read_bytes()
         except OSError as error:
             raise ValueError(
-                f"text model {path} cannot be read: {error.strerror}; give the path of a SentencePiece .model file"
+                f"text model {path} cannot be read: {error.strerror}; give the path of a "
+                "SentencePiece .model file"
             ) from error
         return cls(model, f"text model {path}")
 
@@ -68,16 +73,18 @@ class Text:
 
     @classmethod
     def train(cls, sentences: Iterable[str], size: int) -> "Text":
-        """Learns byte-pair pieces (Sennrich et al., arXiv:1508.07909). A pure function of the sentences and the size.
+        """Learns byte-pair pieces (Sennrich et al., arXiv:1508.07909). A pure function of the
+        sentences and the size.
 
-        Of sentences with few words, a unigram model keeps pieces of words only, and captions come out twice as long.
-        Sentences are stripped, runs of white space in them become one space, empty ones are left out, and they are
-        sorted: their order makes no difference, how often each occurs does. One thread; sums do not depend on timing.
+        Of sentences with few words, a unigram model keeps pieces of words only, and captions come
+        out twice as long. Sentences are stripped, runs of white space in them become one space,
+        empty ones are left out, and they are sorted: their order makes no difference, how often
+        each occurs does. One thread; sums do not depend on timing.
 
         Args:
             sentences: text, one caption each.
-            size: number of pieces wanted. Too many for the data: as many as the data gives, see `.size` of the result,
-                and a line in the log. Few data give few pieces.
+            size: number of pieces wanted. Too many for the data: as many as the data gives, see
+                `.size` of the result, and a line in the log. Few data give few pieces.
 
         Raises:
             ValueError: no text at all, or fewer pieces than special ones and characters need.
@@ -109,8 +116,8 @@ class Text:
             needed = _TOO_SMALL.search(str(error))
             if needed:
                 raise ValueError(
-                    f"a text model of {size} pieces has no room for the special pieces and every character of the "
-                    f"sentences; ask for at least {needed[1]}"
+                    f"a text model of {size} pieces has no room for the special pieces and every "
+                    f"character of the sentences; ask for at least {needed[1]}"
                 ) from error
             raise ValueError(f"no text model of {size} pieces could be learned: {error}") from error
         text = cls(model.getvalue(), "trained text model")
@@ -125,7 +132,8 @@ class Text:
 
     @property
     def size(self) -> int:
-        """Number of pieces, the special ones among them; what `Vocab.text_size` must be at least."""
+        """Number of pieces, the special ones among them; what `Vocab.text_size` must be at
+        least."""
         return self._pieces.get_piece_size()
 
     def to_bytes(self) -> bytes:
@@ -133,7 +141,8 @@ class Text:
         return self.model
 
     def encode(self, sentences: Sequence[str]) -> list[list[int]]:
-        """Piece ids of each sentence, without an end piece; characters that are in no piece become UNKNOWN_PIECE.
+        """Piece ids of each sentence, without an end piece; characters that are in no piece become
+        UNKNOWN_PIECE.
 
         Raises:
             ValueError: one string in place of a list of them.
@@ -158,7 +167,8 @@ class Text:
                 break
             if not 0 <= piece < self.size:
                 raise ValueError(
-                    f"piece {piece} is none of the {self.size} pieces of {self.source}; wrong model?"
+                    f"piece {piece} is none of the {self.size} pieces of {self.source}; wrong "
+                    "model?"
                 )
             kept.append(piece)
         return self._pieces.decode(kept)
@@ -170,6 +180,7 @@ class Text:
             processor.LoadFromSerializedProto(self.model)
         except RuntimeError as error:
             raise ValueError(
-                f"{self.source}: {len(self.model)} bytes that are no SentencePiece model; copy the .model file again"
+                f"{self.source}: {len(self.model)} bytes that are no SentencePiece model; "
+                "copy the .model file again"
             ) from error
         return processor

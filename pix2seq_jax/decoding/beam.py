@@ -49,8 +49,8 @@ class State:
     Attributes:
         count: i32[], response tokens written so far.
         last: i32[B,K], the last token of each live sequence, which the model has not read yet.
-        live: sequences that have not ended; rank is the sum of their tokens' log probabilities. An image without any is
-            done.
+        live: sequences that have not ended; rank is the sum of their tokens' log probabilities. An
+            image without any is done.
         ended: sequences that have ended, by log probability over length penalty.
         cache: keys and values of prompt and live sequences, up to but without `last`.
     """
@@ -63,7 +63,8 @@ class State:
 
 
 def penalty(length: jnp.ndarray | int, alpha: float) -> jnp.ndarray:
-    """((5 + length) / 6) ** alpha, what the log probability of a response of `length` tokens is divided by."""
+    """((5 + length) / 6) ** alpha, what the log probability of a response of `length` tokens is
+    divided by."""
     return ((5.0 + length) / 6.0) ** alpha
 
 
@@ -85,7 +86,8 @@ def _follow(cache: Cache, parent: jnp.ndarray) -> Cache:
 
 
 def _start(last: jnp.ndarray, length: int, cache: Cache) -> State:
-    """The state after the prompts, whose last tokens are i32[B,K], before a response of `length` tokens."""
+    """The state after the prompts, whose last tokens are i32[B,K], before a response of `length`
+    tokens."""
     none = Hypotheses.none(*last.shape, length)
     live = none.replace(
         rank=none.rank.at[:, 0].set(0.0)
@@ -102,7 +104,8 @@ def _extend(
 ) -> State:
     """Writes one more token: the best K of the K·V continuations of each image's live sequences.
 
-    Those that end go to the ended ones, the others live on: what ends leaves its place empty for one turn only.
+    Those that end go to the ended ones, the others live on: what ends leaves its place empty for
+    one turn only.
 
     Args:
         state: with a cache that has read `last`.
@@ -130,7 +133,8 @@ def _extend(
         both, lax.top_k(both.rank, beams)[1]
     )  # of equal ones the first: no NOTHING displaces another
     rank = jnp.where(ends, NOTHING, rank)
-    # Log probabilities only fall and the penalty is largest at the full length: no live sequence can get above this.
+    # Log probabilities only fall and the penalty is largest at the full length: no live sequence
+    # can get above this.
     bound = jnp.max(rank, axis=1, keepdims=True) / penalty(length, length_penalty)
     rank = jnp.where(bound > ended.rank[:, -1:], rank, NOTHING)
     return State(t + 1, token, live.replace(rank=rank), ended, _follow(state.cache, parent))
@@ -150,10 +154,11 @@ def beam_search(
 ) -> Generated:
     """The best responses to the prompts by log probability / ((5 + length) / 6) ** length_penalty.
 
-    In every turn the `beams` most probable continuations are kept; those that end are set aside, the best `beams` of
-    them. An image is done when no unfinished sequence can come before the last of these. A response of max_len - P
-    tokens ends there; the length counts the end token. One beam is greedy decoding; as many beams as there are
-    responses find the best for certain. Pure; under jit all but variables, memory and prompt are static.
+    In every turn the `beams` most probable continuations are kept; those that end are set aside,
+    the best `beams` of them. An image is done when no unfinished sequence can come before the last
+    of these. A response of max_len - P tokens ends there; the length counts the end token. One beam
+    is greedy decoding; as many beams as there are responses find the best for certain. Pure; under
+    jit all but variables, memory and prompt are static.
 
     Args:
         model, variables: the model and its variables.
@@ -163,13 +168,15 @@ def beam_search(
         beams: K, sequences kept and returned.
         length_penalty: exponent; 0 for none, more favours longer responses.
         eos_token: ends a sequence.
-        allowed: tokens of response position t are in the half-open ranges allowed[t % len(allowed)]; None for all. The
-            probabilities are those of the model over the whole vocabulary.
+        allowed: tokens of response position t are in the half-open ranges allowed[t %
+            len(allowed)]; None for all. The probabilities are those of the model over the whole
+            vocabulary.
 
     Returns:
-        Generated with tokens i32[B,K,L], best first, PADDING after the end, and scores f32[B,K,L], the probability of
-        each token, 0 after the end; L = max_len - P. Where the grammar allows fewer than K responses the last rows
-        are all PADDING with scores 0. No class_probs, no logits.
+        Generated with tokens i32[B,K,L], best first, PADDING after the end, and scores f32[B,K,L],
+        the probability of each token, 0 after the end; L = max_len - P. Where the grammar allows
+        fewer than K responses the last rows are all PADDING with scores 0. No class_probs, no
+        logits.
 
     Raises:
         ValueError: shapes, lengths, ranges, beams or penalty that do not fit.

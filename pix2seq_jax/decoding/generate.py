@@ -23,7 +23,8 @@ Ranges = tuple[tuple[int, int], ...]
 
 
 class Slots(NamedTuple):
-    """Where class probabilities are kept: of tokens start..stop-1, at response positions first, first + every, ..."""
+    """Where class probabilities are kept: of tokens start..stop-1, at response positions first,
+    first + every, ..."""
 
     start: int
     stop: int
@@ -37,13 +38,15 @@ class Slots(NamedTuple):
 
 @struct.dataclass
 class Generated:
-    """What was decoded, for prompts [B, P] or [B, N, P]: K samples of L = max_len - P response tokens each.
+    """What was decoded, for prompts [B, P] or [B, N, P]: K samples of L = max_len - P response
+    tokens each.
 
     Attributes:
         tokens: i32[B,(N,)K,L].
-        scores: f32[B,(N,)K,L], probability of each token under the model: softmax of the raw logits over the whole
-            vocabulary, before bias, grammar and sampler.
-        class_probs: f32[B,(N,)K,M,C] for Slots with C tokens that meet M response positions, or None without slots.
+        scores: f32[B,(N,)K,L], probability of each token under the model: softmax of the raw logits
+            over the whole vocabulary, before bias, grammar and sampler.
+        class_probs: f32[B,(N,)K,M,C] for Slots with C tokens that meet M response positions, or
+            None without slots.
         logits: f32[B,(N,)K,L,V] raw logits, or None unless asked for.
     """
 
@@ -60,9 +63,11 @@ class State:
     Attributes:
         count: i32[], response tokens drawn so far; the next one is written at this index.
         last: i32[B,R], the token drawn last, which the model has not read yet.
-        ended: bool[B,R], sequences that drew the end token; only with stop_at_eos, else always False.
+        ended: bool[B,R], sequences that drew the end token; only with stop_at_eos, else always
+            False.
         cache: keys and values of prompt and response, up to but without `last`.
-        tokens, scores, class_probs, logits: results as in Generated, with R in place of (N,)K; zeros where not written.
+        tokens, scores, class_probs, logits: results as in Generated, with R in place of (N,)K;
+            zeros where not written.
     """
 
     count: jnp.ndarray
@@ -81,7 +86,8 @@ class State:
 
 
 def grammar_table(allowed: tuple[Ranges, ...] | None, vocab_size: int) -> jnp.ndarray | None:
-    """bool[period, V], True for the tokens that may be drawn at response position t % period; None for all tokens."""
+    """bool[period, V], True for the tokens that may be drawn at response position t % period; None
+    for all tokens."""
     if allowed is None:
         return None
     table = np.zeros((len(allowed), vocab_size), bool)
@@ -100,7 +106,8 @@ def grammar_table(allowed: tuple[Ranges, ...] | None, vocab_size: int) -> jnp.nd
 
 
 def _keys(rng: jax.Array | None, sampler: Any, batch: int) -> jax.Array:
-    """One key per image, so that what is drawn for an image does not depend on the others of its batch."""
+    """One key per image, so that what is drawn for an image does not depend on the others of its
+    batch."""
     if rng is None:
         if not isinstance(sampler, Greedy):
             raise ValueError(
@@ -109,7 +116,8 @@ def _keys(rng: jax.Array | None, sampler: Any, batch: int) -> jax.Array:
         rng = jax.random.key(0)
     if not jnp.issubdtype(rng.dtype, jax.dtypes.prng_key) or rng.shape not in ((), (batch,)):
         raise ValueError(
-            f"rng is {rng.dtype}{list(rng.shape)}; give a jax.random.key, or {batch} keys, one per image"
+            f"rng is {rng.dtype}{list(rng.shape)}; give a jax.random.key, or {batch} keys, "
+            "one per image"
         )
     return rng if rng.shape else jax.vmap(jax.random.fold_in, (None, 0))(rng, jnp.arange(batch))
 
@@ -146,7 +154,8 @@ class _Writer:
     def start(
         self, last: jnp.ndarray, length: int, vocab_size: int, cache: Cache, return_logits: bool
     ) -> State:
-        """The state after the prompts, whose last tokens are i32[B,R], before a response of `length` tokens."""
+        """The state after the prompts, whose last tokens are i32[B,R], before a response of
+        `length` tokens."""
         slots, shape = self.slots, (*last.shape, length)
         return State(
             count=jnp.zeros((), jnp.int32),
@@ -174,7 +183,8 @@ class _Writer:
         class_probs = state.class_probs
         if self.slots is not None:
             start, stop, first, every = self.slots
-            # Every position writes to the slot that comes next, so what stays is what the slot's own position wrote.
+            # Every position writes to the slot that comes next, so what stays is what the slot's
+            # own position wrote.
             slot = jnp.maximum(t - first + every - 1, 0) // every
             class_probs = class_probs.at[:, :, slot].set(probs[..., start:stop], mode="drop")
         return State(
@@ -195,12 +205,14 @@ def check_lengths(
     """Refuses shapes, lengths and an end token that do not fit, with a ValueError."""
     if prompt.ndim not in (2, 3) or prompt.shape[0] != memory.shape[0]:
         raise ValueError(
-            f"prompt{list(prompt.shape)} for memory{list(memory.shape)}: give i32[B,P] or i32[B,N,P]"
+            f"prompt{list(prompt.shape)} for memory{list(memory.shape)}: give i32[B,P] or "
+            "i32[B,N,P]"
         )
     if not prompt.shape[-1] < max_len <= model.max_seq_len:
         raise ValueError(
-            f"max_len={max_len} counts prompt and response: it must be above the {prompt.shape[-1]} prompt tokens and "
-            f"at most model.max_seq_len={model.max_seq_len}; decode fewer tokens or train a longer model"
+            f"max_len={max_len} counts prompt and response: it must be above the "
+            f"{prompt.shape[-1]} prompt tokens and at most model.max_seq_len={model.max_seq_len}; "
+            "decode fewer tokens or train a longer model"
         )
     if not 0 <= eos_token < model.vocab_size:
         raise ValueError(
@@ -219,7 +231,8 @@ def _check_options(model: Pix2Seq, sampler: Any, num_samples: int, slots: Slots 
         0 <= slots.start < slots.stop <= model.vocab_size and slots.first >= 0 < slots.every
     ):
         raise ValueError(
-            f"slots={slots}: tokens must be within the vocabulary 0..{model.vocab_size}, every at least 1"
+            f"slots={slots}: tokens must be within the vocabulary 0..{model.vocab_size}, "
+            "every at least 1"
         )
 
 
@@ -231,9 +244,11 @@ def _read_prompts(
     length: int,
     num_samples: int,
 ) -> tuple[Cache, jnp.ndarray]:
-    """(cache with the prompts i32[B,N,P] and room for responses of `length` tokens, logits f32[B,N·K,V] after them).
+    """(cache with the prompts i32[B,N,P] and room for responses of `length` tokens, logits
+    f32[B,N·K,V] after them).
 
-    The samples of an object share its prompt, which is read once: else N·K·P queries look at the image together.
+    The samples of an object share its prompt, which is read once: else N·K·P queries look at the
+    image together.
     """
     cache = model.empty_cache(prompts.shape[0] * prompts.shape[1], prompts.shape[2])
     logits, cache = model.apply(variables, prompts, cache, cross_kv, 0, method="step")
@@ -261,22 +276,29 @@ def generate(
     stop_at_eos: bool = False,
     eos_token: int = PADDING,
 ) -> Generated:
-    """Continues the prompts. Pure; under jit all but variables, memory, prompt, rng and eos_bias are static.
+    """Continues the prompts. Pure; under jit all but variables, memory, prompt, rng and eos_bias
+    are static.
 
     Args:
         model, variables: the model and its variables.
-        memory: f32[B,S,D] of `encode`; the N·K sequences of an image share it and its keys and values.
+        memory: f32[B,S,D] of `encode`; the N·K sequences of an image share it and its keys and
+            values.
         prompt: i32[B,P], or i32[B,N,P] for N sequences per image.
         max_len: prompt and response tokens together.
-        sampler: of decoding.sampling, or any (logits f32[...,V], rng) -> i32[...]; sees logits after bias and grammar.
+        sampler: of decoding.sampling, or any (logits f32[...,V], rng) -> i32[...]; sees logits
+            after bias and grammar.
         num_samples: K, sequences drawn per prompt.
-        rng: a jax.random.key; or one per image, so that an image is decoded alike in any batch. Greedy needs none.
-        eos_bias: added to the logit of eos_token, the end of a sequence; below zero sequences get longer.
-        allowed: tokens of response position t are in the half-open ranges allowed[t % len(allowed)]; None for all.
+        rng: a jax.random.key; or one per image, so that an image is decoded alike in any batch.
+            Greedy needs none.
+        eos_bias: added to the logit of eos_token, the end of a sequence; below zero sequences get
+            longer.
+        allowed: tokens of response position t are in the half-open ranges allowed[t %
+            len(allowed)]; None for all.
         return_logits: keep all logits: 4·V bytes for every token.
         slots: where class probabilities are kept.
-        stop_at_eos: a sequence that drew eos_token emits PADDING with score 0 from there on, and decoding stops when
-            all have. Off, eos_token is a token like any other (detection fills all its slots).
+        stop_at_eos: a sequence that drew eos_token emits PADDING with score 0 from there on, and
+            decoding stops when all have. Off, eos_token is a token like any other (detection fills
+            all its slots).
         eos_token: ends a sequence: PADDING that of boxes and points, a text piece that of captions.
 
     Raises:

@@ -1,7 +1,8 @@
 """How the next token is drawn from the logits: greedily, from the k likeliest, or from the nucleus.
 
-A sampler is a frozen dataclass: `sampler(logits f32[...,V], rng) -> tokens i32[...]`. `filter(logits)` gives the logits
-it draws from: divided by the temperature first, then MASKED outside the kept set.
+A sampler is a frozen dataclass: `sampler(logits f32[...,V], rng) -> tokens i32[...]`.
+`filter(logits)` gives the logits it draws from: divided by the temperature first, then MASKED
+outside the kept set.
 """
 
 import ast
@@ -64,13 +65,15 @@ class TopK:
 
 @dataclass(frozen=True)
 class Nucleus:
-    """One of the likeliest tokens that together hold probability p (Holtzman et al., arXiv:1904.09751).
+    """One of the likeliest tokens that together hold probability p (Holtzman et al.,
+    arXiv:1904.09751).
 
     Attributes:
         p: probability, above 0, at most 1; 1 keeps all tokens.
         temperature: divides the logits before the probabilities are taken; below 1 is sharper.
-        rule: 'official' keeps the tokens whose cumulative probability is at most p, at least one, as the released
-            Pix2Seq does; 'standard' also the token that crosses p, as Holtzman et al. do.
+        rule: 'official' keeps the tokens whose cumulative probability is at most p, at least one,
+            as the released Pix2Seq does; 'standard' also the token that crosses p, as Holtzman et
+            al. do.
     """
 
     p: float
@@ -85,7 +88,8 @@ class Nucleus:
         _check_temperature(self.temperature)
 
     def filter(self, logits: jnp.ndarray) -> jnp.ndarray:
-        """Logits f32[...,V] divided by the temperature, MASKED outside the nucleus; equal tokens stay together."""
+        """Logits f32[...,V] divided by the temperature, MASKED outside the nucleus; equal tokens
+        stay together."""
         logits = logits / self.temperature
         if self.p >= 1:
             return logits
@@ -104,7 +108,8 @@ class Nucleus:
             smallest = jnp.min(jnp.where(keep, ordered, jnp.inf), axis=-1, keepdims=True)
             return smallest, jnp.all(cumulative[..., -1] > self.p)
 
-        # Sorting the whole vocabulary at every token is slow; the head of the order decides unless the model is unsure.
+        # Sorting the whole vocabulary at every token is slow; the head of the order decides unless
+        # the model is unsure.
         head, _ = jax.lax.top_k(logits, min(HEAD, logits.shape[-1]))
         smallest, crossed = smallest_kept(head)
         if logits.shape[-1] > HEAD:
@@ -126,8 +131,9 @@ class Beam:
 
     Attributes:
         size: sequences kept, at least 1; 1 gives what Greedy gives.
-        length_penalty: exponent alpha of Wu et al. (arXiv:1609.08144), section 7, at least 0: 0 compares sequences by
-            their probability, which favours short ones; they recommend 0.6 to 0.7.
+        length_penalty: exponent alpha of Wu et al. (arXiv:1609.08144), section 7, at least 0: 0
+            compares sequences by their probability, which favours short ones; they recommend 0.6 to
+            0.7.
     """
 
     size: int = 4
@@ -145,7 +151,8 @@ SAMPLERS = {"greedy": Greedy, "topk": TopK, "nucleus": Nucleus, "beam": Beam}
 
 
 def from_string(text: str) -> Sampler | Beam:
-    """Sampler of a text such as "greedy", "topk(5, temperature=0.7)", "nucleus(0.4)", or "beam(4, 0.6)".
+    """Sampler of a text such as "greedy", "topk(5, temperature=0.7)", "nucleus(0.4)", or "beam(4,
+    0.6)".
 
     Raises:
         ValueError: unknown sampler, unknown or repeated argument, or an argument out of range.

@@ -1,4 +1,5 @@
-"""The boxes that prompt outlines and keypoints, and where they come from: detection, the annotations, or a file."""
+"""The boxes that prompt outlines and keypoints, and where they come from: detection, the
+annotations, or a file."""
 
 import json
 from pathlib import Path
@@ -37,7 +38,8 @@ class Boxes(NamedTuple):
         )
 
     def rows(self, slots: int) -> "Boxes":
-        """The same boxes with at most `slots` in a row: further rows of the same image hold the rest; no empty rows."""
+        """The same boxes with at most `slots` in a row: further rows of the same image hold the
+        rest; no empty rows."""
         full = self.best(self.labels.shape[1])  # empty slots last
         number = -(-full.labels.shape[1] // slots)
 
@@ -80,7 +82,8 @@ def boxes_of_annotations(
 
 
 def boxes_of_results(path: str | Path, image_ids, category_ids) -> Boxes:
-    """The boxes of a COCO results file for these images and categories; the log says how many are of others.
+    """The boxes of a COCO results file for these images and categories; the log says how many are
+    of others.
 
     Raises:
         ValueError: the file is missing or no results file.
@@ -116,8 +119,9 @@ def boxes_of_results(path: str | Path, image_ids, category_ids) -> Boxes:
         return boxes
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"config.eval.boxes={str(path)!r} cannot be used ({type(error).__name__}: {error}); give 'predicted', "
-            f"{GROUND_TRUTH!r}, or the results/detection.json of an evaluation on the same data"
+            f"config.eval.boxes={str(path)!r} cannot be used ({type(error).__name__}: {error}); "
+            f"give 'predicted', {GROUND_TRUTH!r}, or the results/detection.json of an evaluation "
+            "on the same data"
         ) from error
 
 
@@ -142,6 +146,7 @@ def same_images(one, other) -> None:
     for image_id, file in zip(other.image_ids.tolist(), other.files, strict=True):
         if files.get(image_id, file) != file:
             raise ValueError(
-                f"image id {image_id} is {files[image_id]} in {one.annotations_path} and {file} in "
-                f"{other.annotations_path}: boxes of one would prompt the other; number the images alike"
+                f"image id {image_id} is {files[image_id]} in {one.annotations_path} and {file} "
+                f"in {other.annotations_path}: boxes of one would prompt the other; number the "
+                "images alike"
             )

@@ -1,4 +1,5 @@
-"""Pictures that are looked at some at a time: what is known of them, and their pixels while they are worked on."""
+"""Pictures that are looked at some at a time: what is known of them, and their pixels while they
+are worked on."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -19,9 +20,10 @@ class Pictures:
     Attributes:
         image_ids: i64[n].
         files: n paths.
-        sizes: i32[n,2], height and width in pixels by the annotations; 0, 0 means that of the file as viewers show it.
-        broken: (file, (height, width), error) -> pixels u8[h,w,3] in place of those of a file that cannot be decoded,
-            or None to leave the picture out; it may raise.
+        sizes: i32[n,2], height and width in pixels by the annotations; 0, 0 means that of the file
+            as viewers show it.
+        broken: (file, (height, width), error) -> pixels u8[h,w,3] in place of those of a file that
+            cannot be decoded, or None to leave the picture out; it may raise.
     """
 
     image_ids: np.ndarray
@@ -75,7 +77,8 @@ class Chunk:
         return pixels if pixels is None else Loaded(pixels, np.array(pixels.shape[:2], np.int32))
 
     def readable(self, row: int) -> bool:
-        """Whether the picture is not left out; one that this process did not load counts as readable."""
+        """Whether the picture is not left out; one that this process did not load counts as
+        readable."""
         return self._loaded.get(row, ()) is not None
 
     def size(self, row: int) -> tuple[int, int]:

@@ -1,4 +1,5 @@
-"""The device half of evaluation and prediction: jitted functions from images to memory, and from memory to results."""
+"""The device half of evaluation and prediction: jitted functions from images to memory, and from
+memory to results."""
 
 import functools
 from collections.abc import Callable
@@ -16,7 +17,8 @@ from pix2seq_jax.tasks.base import from_original, images
 
 
 def make_encoder(model) -> Callable:
-    """Jitted `encode(variables, batch) -> f32[B,S,D]`, the memory of the images of an Example dict."""
+    """Jitted `encode(variables, batch) -> f32[B,S,D]`, the memory of the images of an Example
+    dict."""
 
     @jax.jit
     def encode(variables, batch):
@@ -29,7 +31,8 @@ def read_sampler(name: str, section: ml_collections.ConfigDict) -> sampling.Samp
     """The sampler of a task's section.
 
     Raises:
-        ValueError: one that cannot be read, with values that cannot be, or beam search for anything but captions.
+        ValueError: one that cannot be read, with values that cannot be, or beam search for anything
+            but captions.
     """
     try:
         sampler = sampling.from_string(section.sampler)
@@ -43,15 +46,16 @@ def read_sampler(name: str, section: ml_collections.ConfigDict) -> sampling.Samp
 
 
 def make_decoder(model, task, section: ml_collections.ConfigDict) -> Callable:
-    """Jitted `decode(variables, memory, batch, rows, seed) -> dict`: task.decode of freshly generated tokens.
+    """Jitted `decode(variables, memory, batch, rows, seed) -> dict`: task.decode of freshly
+    generated tokens.
 
-    How tokens are drawn is in the task's section of the config. What is drawn for an image or a window depends on
-    nothing else in the batch, see `row_keys`. Its arguments:
+    How tokens are drawn is in the task's section of the config. What is drawn for an image or a
+    window depends on nothing else in the batch, see `row_keys`. Its arguments:
         memory: f32[B,S,D] of B images.
-        batch: their fields, all but the image: `ids u32[B,2]`, `orig_size`, `unpadded_size`, `crop_offset`; perhaps
-            `boxes` (normalised to the padded image), `labels`, `scores`.
-        rows: `row i32[R]`, which image each row to decode is of; perhaps `boxes f32[R,N,4]` yxyx in pixels of the
-            original image, `labels i32[R,N]`, `scores f32[R,N]`, which prompt.
+        batch: their fields, all but the image: `ids u32[B,2]`, `orig_size`, `unpadded_size`,
+            `crop_offset`; perhaps `boxes` (normalised to the padded image), `labels`, `scores`.
+        rows: `row i32[R]`, which image each row to decode is of; perhaps `boxes f32[R,N,4]` yxyx in
+            pixels of the original image, `labels i32[R,N]`, `scores f32[R,N]`, which prompt.
         seed: i32[].
 
     Raises:
@@ -106,7 +110,8 @@ def id_halves(image_ids: np.ndarray) -> np.ndarray:
 
 @jax.jit
 def row_keys(seed: jax.Array, ids: jax.Array, corner: jax.Array, size: jax.Array) -> jax.Array:
-    """One random key per row, key[B]: a function of the seed, the image's id and the window cut from it alone.
+    """One random key per row, key[B]: a function of the seed, the image's id and the window cut
+    from it alone.
 
     Args:
         seed: i32[].

@@ -1,9 +1,11 @@
-"""Decodes a dataset once, every image exactly once on any number of hosts, and scores it, task by task.
+"""Decodes a dataset once, every image exactly once on any number of hosts, and scores it, task by
+task.
 
-`--mode=eval` and the training loop use the same Evaluator. It writes `metrics.json`, `results/<task>.json` as the COCO
-servers take them, and `pictures/`, prediction beside ground truth. Detection goes first: its boxes prompt masks and
-keypoints. Where `config.eval.boxes` asks for the boxes of the annotations instead, the names of the metrics say so, and
-those of a model that has boxes of its own go into `metrics_ground_truth_boxes.json`.
+`--mode=eval` and the training loop use the same Evaluator. It writes `metrics.json`,
+`results/<task>.json` as the COCO servers take them, and `pictures/`, prediction beside ground
+truth. Detection goes first: its boxes prompt masks and keypoints. Where `config.eval.boxes` asks
+for the boxes of the annotations instead, the names of the metrics say so, and those of a model that
+has boxes of its own go into `metrics_ground_truth_boxes.json`.
 """
 
 import functools
@@ -31,10 +33,8 @@ from pix2seq_jax.experiment.resolve import GROUND_TRUTH, PROMPTED, label
 
 EMPTY = 77  # of 255, about the 0.3 that images are padded with
 
-
 # What a task is judged by; the best checkpoint is chosen by that of the first task.
 MAIN_METRICS = {"detection": "AP", "segmentation": "AP", "keypoints": "AP", "captioning": "CIDEr-D"}
-
 
 _BOX_METRICS = (
     "AP",
@@ -51,7 +51,6 @@ _BOX_METRICS = (
     "ARl",
 )
 
-
 METRICS = {  # the numbers of each task
     "detection": _BOX_METRICS,
     "segmentation": _BOX_METRICS,
@@ -61,7 +60,8 @@ METRICS = {  # the numbers of each task
 
 
 def best_metric(config: ml_collections.ConfigDict) -> str:
-    """The metric that the best checkpoint is chosen by: config.train.best_metric, or that of the first task.
+    """The metric that the best checkpoint is chosen by: config.train.best_metric, or that of the
+    first task.
 
     Raises:
         ValueError: config.train.best_metric is nothing that an evaluation of this config measures.
@@ -76,7 +76,8 @@ def best_metric(config: ml_collections.ConfigDict) -> str:
 
 
 class Evaluator:
-    """Scores a model on the validation data of a config; compiles once, can be called at many steps."""
+    """Scores a model on the validation data of a config; compiles once, can be called at many
+    steps."""
 
     def __init__(
         self,
@@ -96,7 +97,8 @@ class Evaluator:
             and not 0 < (share := config.tasks.segmentation.mask_threshold) <= 1
         ):
             raise ValueError(
-                f"config.tasks.segmentation.mask_threshold={share}: give a share above 0 and at most 1"
+                f"config.tasks.segmentation.mask_threshold={share}: give a share above 0 and "
+                "at most 1"
             )
         self._config, self._tasks, self._text = config, tuple(tasks), text
         self._broken: set[str] = set()  # files that cannot be decoded
@@ -115,8 +117,9 @@ class Evaluator:
             and any(t in tasks for t in PROMPTED)
         ):
             raise ValueError(
-                f"config.eval.boxes='predicted' but the tasks are {sorted(tasks)}: without detection there are no "
-                f"predicted boxes; give {GROUND_TRUTH!r} or the path of a results/detection.json"
+                f"config.eval.boxes='predicted' but the tasks are {sorted(tasks)}: without "
+                f"detection there are no predicted boxes; give {GROUND_TRUTH!r} or the path of a "
+                "results/detection.json"
             )
 
     def describe(self) -> str:
@@ -137,7 +140,8 @@ class Evaluator:
         return label(self._config, name)
 
     def _plan(self, limit: int, *, final: bool) -> tuple[Pictures, dict[str, Ask]]:
-        """The pictures that the tasks look at, each once, and which of them each task is asked about."""
+        """The pictures that the tasks look at, each once, and which of them each task is asked
+        about."""
         places: dict[
             tuple, int
         ] = {}  # a picture of one name and size is one picture, whatever file lists it
@@ -180,7 +184,8 @@ class Evaluator:
             return {}
         category_ids = list(source.category_ids)
         if name == "detection":
-            # The annotations may have fewer classes than an imported model; the others cannot be scored.
+            # The annotations may have fewer classes than an imported model; the others cannot be
+            # scored.
             listed = {category["id"] for category in self.annotations[name]["categories"]}
             scored = [label for label, i in enumerate(category_ids, 1) if i in listed]
             return {"category_ids": category_ids, "labels": scored}
@@ -205,7 +210,8 @@ class Evaluator:
     def _in_place_of_broken(
         self, file: str, size: tuple[int, int], error: ValueError
     ) -> np.ndarray:
-        """A picture of one colour and of the size in the JSON: the image counts, and there is nothing to be found."""
+        """A picture of one colour and of the size in the JSON: the image counts, and there is
+        nothing to be found."""
         if self._config.data.bad_images == "error":
             raise error
         if file not in self._broken:
@@ -232,8 +238,8 @@ class Evaluator:
             leave: called now and then; may raise.
 
         Returns:
-            COCO results by task, on process 0; ids of the images they are of; pictures of the first images by id,
-            prediction beside ground truth, on process 0.
+            COCO results by task, on process 0; ids of the images they are of; pictures of the first
+            images by id, prediction beside ground truth, on process 0.
         """
         pictures, asks = self._plan(limit, final=final)
         ids = {name: pictures.image_ids[ask.places].tolist() for name, ask in asks.items()}
@@ -306,7 +312,8 @@ class Evaluator:
         final: bool = True,
         leave: Callable[[], None] = lambda: None,
     ) -> dict:
-        """Evaluates, logs, and writes metrics.json, results/ and pictures/; returns the metrics by task.
+        """Evaluates, logs, and writes metrics.json, results/ and pictures/; returns the metrics by
+        task.
 
         Arguments as in `results`; `step`, `workdir` and `writer` say where it belongs.
         """
@@ -378,7 +385,8 @@ class Evaluator:
     def _draw(
         self, image: np.ndarray, size: list[int], found: dict, truth: dict, title: str
     ) -> Image.Image:
-        """What was found in a picture u8[h,w,3] beside the truth, both in pixels of `size`, that of the JSON."""
+        """What was found in a picture u8[h,w,3] beside the truth, both in pixels of `size`, that of
+        the JSON."""
         boxed = [own for name, own in self.sources.items() if name != "captioning"]
         label_of = {
             category_id: label
@@ -398,7 +406,8 @@ class Evaluator:
 def _shared_numbers(
     metrics: dict[str, dict], label: Callable[[str], str], *, names=None
 ) -> dict[str, dict]:
-    """The numbers of METRICS of process 0 on all processes, by label; nothing to do for one process.
+    """The numbers of METRICS of process 0 on all processes, by label; nothing to do for one
+    process.
 
     Raises:
         ValueError: on the others, where process 0 could not score.

@@ -1,4 +1,5 @@
-"""The evaluations of a training run: they come after a save, may fail once, and leave when SIGTERM comes."""
+"""The evaluations of a training run: they come after a save, may fail once, and leave when SIGTERM
+comes."""
 
 from pathlib import Path
 
@@ -15,8 +16,9 @@ ALLOWED = 1  # failures in a row that do not end the run
 class Evaluations:
     """Evaluates the saved states of a run.
 
-    An evaluation that fails is logged with its trace, and training goes on; a second one in a row, or the last one,
-    ends the run. Which steps were evaluated is kept with the checkpoints: one that was interrupted is made up for.
+    An evaluation that fails is logged with its trace, and training goes on; a second one in a row,
+    or the last one, ends the run. Which steps were evaluated is kept with the checkpoints: one that
+    was interrupted is made up for.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class Evaluations:
             self._saver.wait()
             which = "the last evaluation" if final else f"{self._failed} evaluations in a row"
             raise ValueError(
-                f"{which} failed, at step {step}: {type(error).__name__}: {error}; step {step} is saved in "
-                f"{self._workdir}: correct what the log shows and run the same command, or train on with --mode=train"
+                f"{which} failed, at step {step}: {type(error).__name__}: {error}; step {step} is "
+                f"saved in {self._workdir}: correct what the log shows and run the same command, "
+                "or train on with --mode=train"
             ) from error

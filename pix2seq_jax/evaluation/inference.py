@@ -1,9 +1,11 @@
-"""Runs a trained model over pictures, some at a time: boxes first, then outlines and keypoints of these, and captions.
+"""Runs a trained model over pictures, some at a time: boxes first, then outlines and keypoints of
+these, and captions.
 
-Evaluation and prediction share it. Every picture is read and decoded once, and encoded once for all tasks that see it
-prepared alike; a task that looks at windows encodes its own, cut from the decoded picture. While the devices work on
-one chunk of pictures, threads prepare the next one and turn what was decoded into results as COCO writes them, in
-pixels of the original image. Memory does not grow with the number of pictures.
+Evaluation and prediction share it. Every picture is read and decoded once, and encoded once for all
+tasks that see it prepared alike; a task that looks at windows encodes its own, cut from the decoded
+picture. While the devices work on one chunk of pictures, threads prepare the next one and turn what
+was decoded into results as COCO writes them, in pixels of the original image. Memory does not grow
+with the number of pictures.
 """
 
 import time
@@ -82,7 +84,8 @@ class _Prepared:
 def _prepared(
     name: str, section: ml_collections.ConfigDict, image_size: tuple[int, int]
 ) -> _Prepared:
-    """Traces the preprocessing of a task; ValueError where it cannot be read or does not give what the model takes."""
+    """Traces the preprocessing of a task; ValueError where it cannot be read or does not give what
+    the model takes."""
     spec, slots = section.eval_ops, 0
     try:
         ops = rows.chain(spec)
@@ -99,8 +102,9 @@ def _prepared(
     if made.rows.shapes["image"][1] != (*image_size, 3):
         height, width = made.rows.shapes["image"][1][:2]
         raise ValueError(
-            f"config.tasks.{name}.eval_ops={spec!r} ends in images of {height} x {width} pixels, but "
-            f"config.model.image_size is {image_size[0]} x {image_size[1]}: end with pad_image({tuple(image_size)})"
+            f"config.tasks.{name}.eval_ops={spec!r} ends in images of {height} x {width} pixels, "
+            f"but config.model.image_size is {image_size[0]} x {image_size[1]}: end with "
+            f"pad_image({tuple(image_size)})"
         )
     return made
 
@@ -205,7 +209,8 @@ class Runner:
                 )
 
     def _prepare(self, job: _Job, places: np.ndarray) -> Chunk:
-        """Decodes this process' pictures of a chunk, and sends what the tasks share to the devices."""
+        """Decodes this process' pictures of a chunk, and sends what the tasks share to the
+        devices."""
         chunk = Chunk(job.pictures, places)
         index, count = feed.row_block(self._rows_of)
         part = job.chunk_size // count
@@ -282,7 +287,8 @@ class Runner:
     def _decode_whole(
         self, job: _Job, name: str, memory: dict, given: dict[str, np.ndarray], size: int
     ) -> Iterator:
-        """Decodes rows of whole pictures, `size` at a time: (which of the rows, arrays on the devices)."""
+        """Decodes rows of whole pictures, `size` at a time: (which of the rows, arrays on the
+        devices)."""
         images, fields = memory[self._prepared[name].view]
         index, count = feed.row_block(self._rows_of)
         own = slice(index * size // count, (index + 1) * size // count)
@@ -372,7 +378,8 @@ class Runner:
     def _decode_windows(
         self, job: _Job, name: str, chunk: Chunk, boxes: Boxes, row: np.ndarray, size: int
     ) -> Iterator:
-        """Like `_decode_whole`, for a task that encodes rows of its own: windows cut from the decoded pictures."""
+        """Like `_decode_whole`, for a task that encodes rows of its own: windows cut from the
+        decoded pictures."""
         make = self._prepared[name].rows
         index, count = feed.row_block(self._rows_of)
         part = size // count
@@ -443,7 +450,8 @@ def _window_row(
 
 
 def _pulled(decoded) -> Iterator[tuple[slice, dict[str, np.ndarray]]]:
-    """Arrays on the host, each after the next ones were sent to the devices, so that they never wait."""
+    """Arrays on the host, each after the next ones were sent to the devices, so that they never
+    wait."""
     previous = None
     for one in decoded:
         if previous is not None:

@@ -1,4 +1,5 @@
-"""From what the tasks decode to results as COCO writes them. Floor of NumPy: it runs in threads beside the devices."""
+"""From what the tasks decode to results as COCO writes them. Floor of NumPy: it runs in threads
+beside the devices."""
 
 from collections.abc import Mapping, Sequence
 
@@ -22,7 +23,8 @@ def outlines(
     sizes: Sequence[tuple[int, int]],
     threshold: float,
 ) -> list[dict]:
-    """COCO results with masks, and `bbox`, of `points f32[B,N,K,T]` and the boxes that prompted them.
+    """COCO results with masks, and `bbox`, of `points f32[B,N,K,T]` and the boxes that prompted
+    them.
 
     Args:
         part: see tasks.segmentation.
@@ -41,7 +43,8 @@ def outlines(
 
 
 def poses(part: Part, image_ids: Sequence[int], category_ids: Sequence[int]) -> list[dict]:
-    """COCO results with keypoints, and `bbox`, of `keypoints f32[B,N,J,2]` yx in pixels and the boxes that prompted."""
+    """COCO results with keypoints, and `bbox`, of `keypoints f32[B,N,J,2]` yx in pixels and the
+    boxes that prompted."""
     results = []
     for row, slot in np.argwhere(part["labels"] > 0):
         joints = np.asarray(part["keypoints"][row, slot], np.float64)[:, ::-1]  # x, y

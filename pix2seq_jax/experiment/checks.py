@@ -1,7 +1,8 @@
 """What is looked at before a run opens or writes anything; the one place where a config is refused.
 
-The ranges of single fields are in `ranges`, the estimate of memory is in `memory`; here is what several fields must
-agree on. What only the data can tell (classes, keypoints, files) is checked where they are opened.
+The ranges of single fields are in `ranges`, the estimate of memory is in `memory`; here is what
+several fields must agree on. What only the data can tell (classes, keypoints, files) is checked
+where they are opened.
 """
 
 import re
@@ -67,8 +68,9 @@ def _check_training(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) 
     schedule, train = config.schedule, config.train
     if schedule.warmup + schedule.tail >= train.steps:
         raise ValueError(
-            f"config.schedule.warmup={schedule.warmup} and config.schedule.tail={schedule.tail} leave no step of "
-            f"config.train.steps={train.steps} to decay in; train longer or shorten them"
+            f"config.schedule.warmup={schedule.warmup} and config.schedule.tail={schedule.tail} "
+            f"leave no step of config.train.steps={train.steps} to decay in; train longer or "
+            "shorten them"
         )
     for name, section in config.tasks.items():
         field = batch_field(config, name)
@@ -76,8 +78,8 @@ def _check_training(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) 
         sharding.check_batch(mesh, size, accum=train.accumulate, name=field)
         if size % train.repeats:
             raise ValueError(
-                f"{field}={size} must be a multiple of config.train.repeats={train.repeats}, the times that each image "
-                "is in a batch; change one of them"
+                f"{field}={size} must be a multiple of config.train.repeats={train.repeats}, the "
+                "times that each image is in a batch; change one of them"
             )
         if not sum(section.mix.values()) > 0:
             raise ValueError(
@@ -95,13 +97,14 @@ def _check_source(init_from: str) -> None:
         and not Path(path).is_dir()
     ):
         raise ValueError(
-            f"config.init_from={init_from!r}: {path} is not a folder; give a workdir (or WORKDIR@STEP) or an official "
-            "checkpoint directory, or ''"
+            f"config.init_from={init_from!r}: {path} is not a folder; give a workdir (or "
+            "WORKDIR@STEP) or an official checkpoint directory, or ''"
         )
 
 
 def _check_ops(config: ml_collections.ConfigDict, name: str) -> None:
-    """Preprocessing strings hold sizes as numbers, which a flag on the model or the task does not change."""
+    """Preprocessing strings hold sizes as numbers, which a flag on the model or the task does not
+    change."""
     section, side = config.tasks[name], tuple(config.model.image_size)
     for field in ("train_ops", "eval_ops"):
         try:
@@ -112,8 +115,9 @@ def _check_ops(config: ml_collections.ConfigDict, name: str) -> None:
             if isinstance(op, ops_image.PadImage) and geometry.height_width(op.size) != side:
                 raise ValueError(
                     f"config.tasks.{name}.{field}: pad_image({op.size}) makes images of "
-                    f"{geometry.height_width(op.size)} pixels and config.model.image_size is {side}; change all sizes "
-                    f"in this text as well, or choose the variant of the config with size=PIXELS"
+                    f"{geometry.height_width(op.size)} pixels and config.model.image_size is "
+                    f"{side}; change all sizes in this text as well, or choose the variant of the "
+                    "config with size=PIXELS"
                 )
             if (
                 field == "train_ops"
@@ -122,8 +126,9 @@ def _check_ops(config: ml_collections.ConfigDict, name: str) -> None:
             ):
                 raise ValueError(
                     f"config.tasks.{name}.{field}: pad_objects({op.n}) makes more objects than "
-                    f"config.tasks.{name}.max_instances={section.max_instances}; lower the numbers in this text as "
-                    "well, or choose the variant of the config with slots=NUMBER"
+                    f"config.tasks.{name}.max_instances={section.max_instances}; lower the "
+                    "numbers in this text as well, or choose the variant of the config with "
+                    "slots=NUMBER"
                 )
 
 

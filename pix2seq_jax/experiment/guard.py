@@ -1,4 +1,5 @@
-"""How every command ends when something is wrong: one line on stderr, an exit code, and the trace in a file."""
+"""How every command ends when something is wrong: one line on stderr, an exit code, and the trace
+in a file."""
 
 import os
 import sys
@@ -8,7 +9,8 @@ from absl import logging
 
 from pix2seq_jax.experiment import workdir as folder
 
-# TensorFlow, which is imported later, announces what it will do to the floating point of its matrix products.
+# TensorFlow, which is imported later, announces what it will do to the floating point of its matrix
+# products.
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "2", "TF_ENABLE_ONEDNN_OPTS": "0"}
 
 INTERRUPTED = 130  # exit code after Ctrl-C, as of a shell; input that does not fit ends with 2
@@ -21,7 +23,8 @@ def guarded(
     whole_trace: bool = False,
     distributed: bool = False,
 ) -> None:
-    """Runs a command; an error of the user's input is one line and exit code 2, Ctrl-C is one line and 130.
+    """Runs a command; an error of the user's input is one line and exit code 2, Ctrl-C is one line
+    and 130.
 
     Args:
         command: what to run.

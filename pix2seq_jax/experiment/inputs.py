@@ -1,4 +1,5 @@
-"""What a config reads: the sources of its tasks, the streams of their training data, the text model of captions."""
+"""What a config reads: the sources of its tasks, the streams of their training data, the text model
+of captions."""
 
 import base64
 from collections.abc import Sequence
@@ -30,7 +31,8 @@ COLUMNS = (
 
 
 class InputCache:
-    """What a run keeps of the files that it reads, so that they are not read again: it is written by `save` alone.
+    """What a run keeps of the files that it reads, so that they are not read again: it is written
+    by `save` alone.
 
     Attributes:
         columns: of annotation files; None where nothing is kept.
@@ -38,7 +40,8 @@ class InputCache:
     """
 
     def __init__(self, workdir: str | Path | None = None) -> None:
-        """Reads what an earlier run kept in the workdir. The processes of a job share the looking at images."""
+        """Reads what an earlier run kept in the workdir. The processes of a job share the looking
+        at images."""
         folder = Path(workdir) / COLUMNS if workdir else None
         writes = jax.process_index() == 0
         self.columns = Cache(folder, writes=writes) if folder else None
@@ -85,7 +88,8 @@ def _open(data: ml_collections.ConfigDict, split: str, kind: str) -> tuple[str, 
 
 
 def _other_name(annotations: str) -> str:
-    """The annotation file under another name that a data set is distributed with, if that exists."""
+    """The annotation file under another name that a data set is distributed with, if that
+    exists."""
     path = Path(annotations)
     for usual, other in layouts.OTHER_NAMES.items():
         renamed = path.with_name(path.name.replace(usual, other))
@@ -95,7 +99,8 @@ def _other_name(annotations: str) -> str:
 
 
 def bad_images(config: ml_collections.ConfigDict) -> coco_json.Report | None:
-    """Where images that cannot be read are counted, or None where they are errors; see config.data.bad_images."""
+    """Where images that cannot be read are counted, or None where they are errors; see
+    config.data.bad_images."""
     return coco_json.Report() if config.data.bad_images == "replace" else None
 
 
@@ -108,7 +113,8 @@ ANNOTATIONS = {  # which of the annotation files of a data section a task reads
 
 
 def check_paths(config: ml_collections.ConfigDict, split: str) -> None:
-    """Raises ValueError where a file or folder that the tasks read is missing, before anything large is opened."""
+    """Raises ValueError where a file or folder that the tasks read is missing, before anything
+    large is opened."""
     for name in resolve.task_names(config):
         _open(config.data, split, ANNOTATIONS[name])
 
@@ -133,8 +139,8 @@ def open_sources(
         cache: of the run; the caller saves it. None: all files are read.
 
     Raises:
-        ValueError: a file is missing or cannot be used; its classes or keypoints are not those of the training data,
-            where the config is resolved and the split is another than those.
+        ValueError: a file is missing or cannot be used; its classes or keypoints are not those of
+            the training data, where the config is resolved and the split is another than those.
     """
     resolved = (split == "val" or data is not None) and "category_names" in config.data
     data, opened = data or config.data, {}
@@ -175,7 +181,8 @@ def open_sources(
 
 
 def _labels(config: ml_collections.ConfigDict) -> dict[str, tuple]:
-    """What the labels of a resolved config stand for, as arguments of CocoDir; an imported model may not know."""
+    """What the labels of a resolved config stand for, as arguments of CocoDir; an imported model
+    may not know."""
     ids = tuple(config.data.category_ids)
     if not ids:
         return {"label_ids": tuple(config.data.label_ids)}
@@ -195,7 +202,8 @@ def _check_names(opened: dict[str, Any], config: ml_collections.ConfigDict) -> N
 
 
 def describe(opened: dict[str, Any]) -> str:
-    """What was repaired or dropped in sources by task, each line once; "" for nothing. None stands for no source."""
+    """What was repaired or dropped in sources by task, each line once; "" for nothing. None stands
+    for no source."""
     lines = [
         line
         for source in opened.values()
@@ -206,8 +214,8 @@ def describe(opened: dict[str, Any]) -> str:
 
 
 def tell_new(opened: dict[str, Any], told: str) -> str:
-    """Logs the lines of `describe` that are not among those `told` before, and returns all: outlines are first looked
-    at when they are read."""
+    """Logs the lines of `describe` that are not among those `told` before, and returns all:
+    outlines are first looked at when they are read."""
     now = describe(opened)
     if fresh := [line for line in now.splitlines() if line not in told.splitlines()]:
         log.warning("data: %s", "\n".join(fresh))
@@ -240,8 +248,9 @@ def _open_more(
 
 
 def _count_unseen(opened: dict[str, Any], config: ml_collections.ConfigDict) -> None:
-    """Puts into the reports of training sources what the tasks never see: objects beyond the slots of an image, and
-    people without keypoints. A task that looks at one object at a time has a row for each."""
+    """Puts into the reports of training sources what the tasks never see: objects beyond the slots
+    of an image, and people without keypoints. A task that looks at one object at a time has a row
+    for each."""
     for name, source in opened.items():
         ops = config.tasks[name].train_ops
         if name != "captioning" and not _one_object(ops):
@@ -262,7 +271,8 @@ def open_streams(
     *,
     cache: InputCache | None = None,
 ) -> dict[str, list]:
-    """The training data of each task: `pipeline.Stream`s of its data sets, whose weights are shares of the task.
+    """The training data of each task: `pipeline.Stream`s of its data sets, whose weights are shares
+    of the task.
 
     Args:
         config: resolved.
@@ -271,13 +281,15 @@ def open_streams(
         cache: see `open_sources`.
 
     Raises:
-        ValueError: a task's `mix` names data that config.more_data does not describe, or see `_open_more`.
+        ValueError: a task's `mix` names data that config.more_data does not describe, or see
+            `_open_more`.
     """
     known = {"data", *config.more_data}
     for name in opened:
         if unknown := sorted(set(config.tasks[name].mix) - known):
             raise ValueError(
-                f"config.tasks.{name}.mix names {unknown[0]!r}; it may name 'data' and {sorted(config.more_data)}"
+                f"config.tasks.{name}.mix names {unknown[0]!r}; it may name 'data' and "
+                f"{sorted(config.more_data)}"
             )
     used = {dataset for name in opened for dataset in config.tasks[name].mix} - {"data"}
     every = {dataset: _open_more(config, dataset, text, cache) for dataset in sorted(used)} | {
@@ -314,19 +326,21 @@ def _sentences(path: str) -> list[str]:
 
 def _no_text(workdir: str | Path) -> ValueError:
     return ValueError(
-        f"{workdir} has no text model: give that of the captions by --config.data.text_model=PATH (the published "
-        "models use a SentencePiece model of 32,000 pieces), or leave captioning out, as in "
-        "--config=configs/workdir.py:WORKDIR,tasks=detection+segmentation"
+        f"{workdir} has no text model: give that of the captions by --config.data.text_model=PATH "
+        "(the published models use a SentencePiece model of 32,000 pieces), or leave captioning "
+        "out, as in --config=configs/workdir.py:WORKDIR,tasks=detection+segmentation"
     )
 
 
 def _load_given(config: ml_collections.ConfigDict) -> Text:
-    """The text model config.data.text_model; ValueError unless it has the pieces that a decided vocabulary has."""
+    """The text model config.data.text_model; ValueError unless it has the pieces that a decided
+    vocabulary has."""
     text, pieces = Text.load(config.data.text_model), config.vocab.text_size
     if pieces and text.size != pieces:
         raise ValueError(
-            f"{text.source} has {text.size} pieces and the model's vocabulary {pieces}: every caption would be read as "
-            "other words; give the text model that it was trained with, or leave captioning out, as in "
+            f"{text.source} has {text.size} pieces and the model's vocabulary {pieces}: every "
+            "caption would be read as other words; give the text model that it was trained with, "
+            "or leave captioning out, as in "
             "--config=configs/workdir.py:WORKDIR,tasks=detection+segmentation"
         )
     return text
@@ -343,13 +357,14 @@ def _stored_text(workdir: str | Path) -> Text | None:
 
 
 def open_text(config: ml_collections.ConfigDict, workdir: str | Path) -> Text | None:
-    """The text model of a run: that of the workdir, else config.data.text_model, else one of the training captions.
+    """The text model of a run: that of the workdir, else config.data.text_model, else one of the
+    training captions.
 
     None without captions. The last is a pure function of the captions, so all hosts make the same.
 
     Raises:
-        ValueError: another text model than that of the workdir, one that does not fit the vocabulary, or none for an
-            imported model.
+        ValueError: another text model than that of the workdir, one that does not fit the
+            vocabulary, or none for an imported model.
     """
     if "captioning" not in config.tasks:
         return None
@@ -358,7 +373,8 @@ def open_text(config: ml_collections.ConfigDict, workdir: str | Path) -> Text | 
         if given and Text.load(given) != stored:
             raise ValueError(
                 f"workdir {workdir} was started with another text model ({stored.source}) than "
-                f"config.data.text_model={given}; use another --workdir, or leave config.data.text_model empty"
+                f"config.data.text_model={given}; use another --workdir, or leave "
+                "config.data.text_model empty"
             )
         return stored
     if given:
@@ -373,7 +389,8 @@ def open_text(config: ml_collections.ConfigDict, workdir: str | Path) -> Text | 
 
 
 def load_text(config: ml_collections.ConfigDict, workdir: str | Path) -> Text | None:
-    """The text model of a trained workdir, or of its newest checkpoint; of an imported one config.data.text_model."""
+    """The text model of a trained workdir, or of its newest checkpoint; of an imported one
+    config.data.text_model."""
     if "captioning" not in config.tasks:
         return None
     if stored := _stored_text(workdir):

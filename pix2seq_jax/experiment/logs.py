@@ -62,7 +62,8 @@ def duration(seconds: float) -> str:
 
 
 def _is_later(row: bytes, step: int) -> bool:
-    """Whether a line of metrics.jsonl is of a later step; a line that somebody else wrote is not."""
+    """Whether a line of metrics.jsonl is of a later step; a line that somebody else wrote is
+    not."""
     try:
         content = json.loads(row)
     except (ValueError, RecursionError):
@@ -72,7 +73,8 @@ def _is_later(row: bytes, step: int) -> bool:
 
 
 class MetricWriter:
-    """Scalars and pictures of a run, to TensorBoard (clu) and to `metrics.jsonl`; silent on processes other than 0."""
+    """Scalars and pictures of a run, to TensorBoard (clu) and to `metrics.jsonl`; silent on
+    processes other than 0."""
 
     def __init__(
         self, workdir: str | Path, *, active: bool = True, after: int | None = None
@@ -98,7 +100,8 @@ class MetricWriter:
             self._file = path.open("a", encoding="utf-8")
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """One line `{"step": …, name: value, …}`; values that are not finite are written as null."""
+        """One line `{"step": …, name: value, …}`; values that are not finite are written as
+        null."""
         if self._writer is None:
             return
         plain = {name: float(value) for name, value in values.items() if value is not None}
@@ -131,11 +134,15 @@ def _speed(rates: Mapping[str, float]) -> str:
     if math.isnan(rates["steps_per_s"]):
         return ""
     images, tokens, wait = rates["images_per_s"], rates["tokens_per_s"], 100 * rates["data_wait"]
-    return f"  |  {images:.1f} images/s  {tokens:.0f} tokens/s  data wait {wait:.0f} %  ETA {duration(rates['eta_s'])}"
+    return (
+        f"  |  {images:.1f} images/s  {tokens:.0f} tokens/s  data wait {wait:.0f} %  ETA "
+        f"{duration(rates['eta_s'])}"
+    )
 
 
 class Progress:
-    """A bar on a terminal; in a log one line every `log_steps` steps, each with rates and the time left.
+    """A bar on a terminal; in a log one line every `log_steps` steps, each with rates and the time
+    left.
 
     Use as a context manager around the loop, so that log lines do not break the bar.
     """
@@ -173,12 +180,14 @@ class Progress:
             self._mark += time.monotonic() - start
 
     def due(self, step: int) -> bool:
-        """Moves the bar to `step` (finished steps); whether a line is due: after the first step and every log_steps."""
+        """Moves the bar to `step` (finished steps); whether a line is due: after the first step and
+        every log_steps."""
         self._bar.update(step - self._bar.n)
         return step % self._log_steps == 0 or step in (self._first + 1, self._total)
 
     def report(self, step: int, metrics: Mapping[str, float], *, waited: float) -> dict[str, float]:
-        """Logs the line of `step` and returns the rates: steps/s, images/s, tokens/s, seconds left, share of waiting.
+        """Logs the line of `step` and returns the rates: steps/s, images/s, tokens/s, seconds left,
+        share of waiting.
 
         `waited` is the time in seconds that the whole loop has waited for data so far.
         """
@@ -217,7 +226,8 @@ def parameter_table(params) -> str:
 
 
 def profiler(workdir: str | Path, *, first_profile: int):
-    """clu's hook that records a trace of a few steps from `first_profile` on; call it with each step."""
+    """clu's hook that records a trace of a few steps from `first_profile` on; call it with each
+    step."""
     from clu import periodic_actions
 
     return periodic_actions.Profile(

@@ -1,4 +1,5 @@
-"""The least memory that a run needs, from its config alone: absurd sizes are refused with a number before compiling."""
+"""The least memory that a run needs, from its config alone: absurd sizes are refused with a number
+before compiling."""
 
 import dataclasses
 import math
@@ -24,7 +25,8 @@ ANY_VOCAB = vocab.Vocab(
 
 
 class Part(NamedTuple):
-    """Something that takes memory: what it is, bytes on each device, and the fields that decide on it."""
+    """Something that takes memory: what it is, bytes on each device, and the fields that decide on
+    it."""
 
     what: str
     size: int
@@ -46,14 +48,15 @@ def check(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh, *, trainin
     total, largest = sum(part.size for part in parts), max(parts, key=lambda part: part.size)
     if total > limit:
         raise ValueError(
-            f"this run needs at least {total / GIB:,.1f} GiB of memory on each device and there are "
-            f"{limit / GIB:,.1f} GiB; most of it is for {largest.what} ({largest.size / GIB:,.1f} GiB): lower "
-            f"{largest.fields}"
+            f"this run needs at least {total / GIB:,.1f} GiB of memory on each device and there "
+            f"are {limit / GIB:,.1f} GiB; most of it is for {largest.what} "
+            f"({largest.size / GIB:,.1f} GiB): lower {largest.fields}"
         )
 
 
 def available() -> int:
-    """Bytes that each device has, as it says; where devices are cores, an equal share of the machine's memory."""
+    """Bytes that each device has, as it says; where devices are cores, an equal share of the
+    machine's memory."""
     stats = jax.local_devices()[0].memory_stats() or {}
     if "bytes_limit" in stats:
         return stats["bytes_limit"]
@@ -65,10 +68,11 @@ def needed(
 ) -> list[Part]:
     """What a run holds on each device at the same time, from below.
 
-    Counted are the large matrices of the model (with gradients and the optimizer's moments in training), and of one
-    step of one task its images, the inputs of the encoder's layers, the logits and their gradient (not where all tasks
-    share a batch); of evaluation, the keys and values of the samples of one image. Not counted are biases, norms, most
-    of a ResNet, activations within layers, and what XLA needs besides; a run that passes may still run out of memory.
+    Counted are the large matrices of the model (with gradients and the optimizer's moments in
+    training), and of one step of one task its images, the inputs of the encoder's layers, the
+    logits and their gradient (not where all tasks share a batch); of evaluation, the keys and
+    values of the samples of one image. Not counted are biases, norms, most of a ResNet, activations
+    within layers, and what XLA needs besides; a run that passes may still run out of memory.
     """
     cut = math.prod(
         size for axis, size in mesh.shape.items() if axis != "data"
@@ -151,7 +155,8 @@ def _step(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> list[Pa
                 f"config.model.image_size or {batch}, or raise config.model.patch_size",
             ),
             Part(
-                f"the logits of {name} ({rows:,} images x {task.per_image:,} x {task.max_len:,} tokens)",
+                f"the logits of {name} ({rows:,} images x {task.per_image:,} x "
+                f"{task.max_len:,} tokens)",
                 logits if config.train.mixing == "batch" else 0,
                 f"{batch}, {_largest_field(task)} or {_largest_range(config)}",
             ),
@@ -169,7 +174,10 @@ def _samples(config: ml_collections.ConfigDict) -> list[Part]:
         Part(
             f"{config.tasks[name].num_samples:,} samples of {name}",
             config.tasks[name].num_samples * task.max_len * per_token,
-            f"config.tasks.{name}.num_samples, {_largest_field(task)} or config.model.dec_layers={layers}",
+            (
+                f"config.tasks.{name}.num_samples, {_largest_field(task)} or "
+                f"config.model.dec_layers={layers}"
+            ),
         )
         for name, task in _tasks(config).items()
     ]

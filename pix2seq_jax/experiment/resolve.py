@@ -1,7 +1,9 @@
-"""From a config to its parts: vocabulary, tasks, model, workdir. Shared by train, evaluate and predict.
+"""From a config to its parts: vocabulary, tasks, model, workdir. Shared by train, evaluate and
+predict.
 
-A run's workdir holds `config.json`, the resolved config: what the data decides (classes, vocabulary, sequence length)
-is filled in there, so that every later command builds the same model without the training data.
+A run's workdir holds `config.json`, the resolved config: what the data decides (classes,
+vocabulary, sequence length) is filled in there, so that every later command builds the same model
+without the training data.
 """
 
 import dataclasses
@@ -12,7 +14,7 @@ from typing import Any
 import ml_collections
 
 from pix2seq_jax import tasks
-from pix2seq_jax.config import layouts
+from pix2seq_jax.data.coco import keypoints as coco_keypoints
 from pix2seq_jax.data.coco.classes import UNNAMED
 from pix2seq_jax.data.text import Text
 from pix2seq_jax.experiment.logs import log
@@ -32,10 +34,15 @@ def keypoint_sigmas(names: tuple[str, ...], given: tuple[float, ...]) -> tuple[f
     """Deviations of keypoints: the given ones, or COCO's by name."""
     if given and len(given) != len(names):
         raise ValueError(
-            f"config.tasks.keypoints.sigmas has {len(given)} values for the {len(names)} keypoints {list(names)}"
+            f"config.tasks.keypoints.sigmas has {len(given)} values for the {len(names)} "
+            f"keypoints {list(names)}"
         )
     known = dict(
-        zip(layouts.COCO_KEYPOINTS["names"], layouts.COCO_KEYPOINTS["sigmas"], strict=True)
+        zip(
+            coco_keypoints.COCO_KEYPOINTS["names"],
+            coco_keypoints.COCO_KEYPOINTS["sigmas"],
+            strict=True,
+        )
     )
     unknown = [name for name in names if name not in known]
     if unknown and not given:
@@ -46,7 +53,8 @@ def keypoint_sigmas(names: tuple[str, ...], given: tuple[float, ...]) -> tuple[f
 def resolve(
     config: ml_collections.ConfigDict, opened: dict[str, Any], text: Text | None = None
 ) -> ml_collections.ConfigDict:
-    """A copy of the config with classes, keypoints, vocabulary and sequence length filled in from the training data.
+    """A copy of the config with classes, keypoints, vocabulary and sequence length filled in from
+    the training data.
 
     A vocab.size, vocab.coord_shift or vocab.text_shift of 0 means as small as the data allow.
     """
@@ -71,12 +79,14 @@ def resolve(
     if text:
         if 0 < vocab.text_size < text.size:
             raise ValueError(
-                f"the text model has {text.size} pieces but the vocabulary room for {vocab.text_size}"
+                f"the text model has {text.size} pieces but the vocabulary room for "
+                f"{vocab.text_size}"
             )
         vocab.text_size = vocab.text_size or text.size
     vocab.update(laid_out(vocab))
     config.model.vocab_size = vocab.size
-    # A decoder position per token; a published checkpoint keeps the longer table it was trained with.
+    # A decoder position per token; a published checkpoint keeps the longer table it was trained
+    # with.
     longest = max(task.max_len for task in make_tasks(config).values())
     config.model.max_seq_len = max(config.model.max_seq_len, longest)
     return config.lock()
@@ -95,7 +105,8 @@ def laid_out(vocab: ml_collections.ConfigDict) -> dict[str, int]:
 
 
 def task_names(config: ml_collections.ConfigDict) -> list[str]:
-    """The tasks of a config, in the order of tasks.TASKS: what detects goes before what its boxes prompt.
+    """The tasks of a config, in the order of tasks.TASKS: what detects goes before what its boxes
+    prompt.
 
     Raises:
         ValueError: none, or one that is not known.
@@ -125,8 +136,8 @@ def check_weights(config: ml_collections.ConfigDict) -> None:
     total = sum(weights.values())
     if abs(total - 1) > 1e-6 or min(weights.values()) < 0:
         raise ValueError(
-            f"the weights of the tasks are {weights} and sum to {total:.6g}; they are shares of the loss and must sum "
-            "to 1: set config.tasks.NAME.weight"
+            f"the weights of the tasks are {weights} and sum to {total:.6g}; they are shares of "
+            "the loss and must sum to 1: set config.tasks.NAME.weight"
         )
 
 
@@ -146,8 +157,9 @@ def select_tasks(
         if name not in have:
             known = f"a task that this model was not trained on; it has {have}"
             raise ValueError(
-                f"tasks={'+'.join(chosen)}: {name!r} is {known if name in tasks.TASKS else f'no task; it has {have}'}; "
-                "join some of them by +"
+                f"tasks={'+'.join(chosen)}: {name!r} is "
+                f"{known if name in tasks.TASKS else f'no task; it has {have}'}; join some of "
+                "them by +"
             )
     config.tasks = {name: config.tasks[name] for name in have if name in chosen}
     total = sum(section.weight for section in config.tasks.values())
@@ -182,7 +194,8 @@ def make_model(config: ml_collections.ConfigDict) -> Pix2Seq:
 
 
 def check_classes(names, config: ml_collections.ConfigDict, *, where: str) -> None:
-    """Raises ValueError unless `names` are the classes that a resolved config was made for, in the same order.
+    """Raises ValueError unless `names` are the classes that a resolved config was made for, in the
+    same order.
 
     A label that either side has no name for agrees with any name.
     """
@@ -190,26 +203,30 @@ def check_classes(names, config: ml_collections.ConfigDict, *, where: str) -> No
     for label, pair in enumerate(itertools.zip_longest(known, found), 1):
         if pair[0] != pair[1] and UNNAMED.format(label) not in pair:
             raise ValueError(
-                f"{where} has {len(found)} classes, the model has {len(known)}; the first that differ are {pair[1]!r} "
-                f"there and {pair[0]!r} in the model; give the annotations it was trained for, or another --workdir"
+                f"{where} has {len(found)} classes, the model has {len(known)}; the first that "
+                f"differ are {pair[1]!r} there and {pair[0]!r} in the model; give the annotations "
+                "it was trained for, or another --workdir"
             )
 
 
 def check_keypoints(names, config: ml_collections.ConfigDict, number: int, *, where: str) -> None:
-    """Raises ValueError unless `names` are the `number` keypoints that a resolved config was made for, in its order.
+    """Raises ValueError unless `names` are the `number` keypoints that a resolved config was made
+    for, in its order.
 
     Imported models have a number and no names.
     """
     known, found = list(config.data.keypoint_names), list(names)
     if len(found) != number or (known and found != known):
         raise ValueError(
-            f"{where} has the keypoints {found} and the model {known or number}; give the annotations that it was "
-            "trained for, in the same order, or leave keypoints out of the tasks"
+            f"{where} has the keypoints {found} and the model {known or number}; give the "
+            "annotations that it was trained for, in the same order, or leave keypoints out of "
+            "the tasks"
         )
 
 
 def label_ids(config: ml_collections.ConfigDict) -> tuple[int, ...]:
-    """Category ids that the labels of a resolved config stand for, () for the order of the annotations."""
+    """Category ids that the labels of a resolved config stand for, () for the order of the
+    annotations."""
     return (
         tuple(config.data.label_ids) if "label_ids" in config.data else ()
     )  # early runs did not record it

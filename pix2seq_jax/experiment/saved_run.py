@@ -1,4 +1,5 @@
-"""What a workdir holds of a run: its resolved config and its weights, and which fields may change on a resume."""
+"""What a workdir holds of a run: its resolved config and its weights, and which fields may change
+on a resume."""
 
 import base64
 import dataclasses
@@ -19,9 +20,9 @@ from pix2seq_jax.models.pix2seq import Pix2Seq
 from pix2seq_jax.training import checkpoint
 from pix2seq_jax.training import state as train_state
 
-# What a workdir's checkpoints depend on; the rest of a config (steps, intervals, evaluation) may change on a resume.
+# What a workdir's checkpoints depend on; the rest of a config (steps, intervals, evaluation) may
+# change on a resume.
 FIXED_BY_MODEL = ("model", "vocab")
-
 
 FIXED = (
     *(
@@ -36,8 +37,8 @@ FIXED = (
     *("optim.name", "more_data", "data.flip_pairs"),
 )
 
-
-# Of the model: how it is computed and regularised, not what its weights are. These may change on a resume.
+# Of the model: how it is computed and regularised, not what its weights are. These may change on a
+# resume.
 FREE_OF_MODEL = (
     "frozen_bn",
     "dtype",
@@ -48,7 +49,6 @@ FREE_OF_MODEL = (
     "drop_att",
 )
 
-
 DERIVED = (
     "model.max_seq_len",
     "model.vocab_size",
@@ -57,15 +57,13 @@ DERIVED = (
     "vocab.text_shift",
 )
 
-
 FREE = (  # of a task: how it is evaluated
     *("eval_ops", "eval_batch_size", "sampler", "num_samples", "eos_bias", "grammar"),
     *("mask_threshold", "objects", "objects_final", "sigmas", "points_score_weight"),
 )
 
-
-OBJECTS_FINAL = 100  # masks of an image in a final evaluation, of early runs that did not record it; COCO counts 100
-
+# masks of an image in a final evaluation, of early runs that did not record it; COCO counts 100
+OBJECTS_FINAL = 100
 
 # What early runs did not record, by section.
 EARLIER = {
@@ -78,7 +76,6 @@ EARLIER = {
     "mesh": {"data": -1, "fsdp": 1, "model": 1},
 }
 
-
 TEXT_FILE = "text.model"  # of a workdir with captions
 
 
@@ -89,12 +86,14 @@ def meta(config: ml_collections.ConfigDict, text: Text | None) -> dict[str, Any]
 
 
 def load_config(workdir: str | Path) -> ml_collections.ConfigDict:
-    """The resolved config of a workdir. Raises ValueError where there is none or it cannot be read."""
+    """The resolved config of a workdir. Raises ValueError where there is none or it cannot be
+    read."""
     check_local(workdir)
     path = Path(workdir) / CONFIG_FILE
     if not path.is_file():
         raise ValueError(
-            f"{path} does not exist: {workdir} is not the workdir of a run; train first, or fix --workdir"
+            f"{path} does not exist: {workdir} is not the workdir of a run; train first, or "
+            "fix --workdir"
         )
     content = read_json(path)
     content.setdefault("init_from", "")  # early runs did not record it
@@ -126,7 +125,8 @@ def _later_fields(task: str) -> dict[str, Any]:
 def keep_labels(
     config: ml_collections.ConfigDict, workdir: str | Path
 ) -> ml_collections.ConfigDict:
-    """A copy of the config with as many labels, for the same category ids, as the run in the workdir has, if any."""
+    """A copy of the config with as many labels, for the same category ids, as the run in the
+    workdir has, if any."""
     config = ml_collections.ConfigDict(config.to_dict())
     if (Path(workdir) / CONFIG_FILE).is_file() and checkpoint.steps(Path(workdir) / CHECKPOINTS):
         saved = load_config(workdir)
@@ -152,11 +152,12 @@ def save_config(workdir: str | Path, config: ml_collections.ConfigDict) -> None:
 
 
 def claim_workdir(workdir: str | Path, config: ml_collections.ConfigDict) -> None:
-    """Writes config.json into the workdir, or checks that the one there is of the same model, data and tasks.
+    """Writes config.json into the workdir, or checks that the one there is of the same model, data
+    and tasks.
 
     Raises:
-        ValueError: the workdir belongs to a run with other classes or another value of something in FIXED; for an
-            imported model that was not trained yet, in FIXED_BY_MODEL.
+        ValueError: the workdir belongs to a run with other classes or another value of something in
+            FIXED; for an imported model that was not trained yet, in FIXED_BY_MODEL.
     """
     path = Path(workdir) / CONFIG_FILE
     new = dict(ranges.leaves(json.loads(config.to_json())))
@@ -174,8 +175,9 @@ def claim_workdir(workdir: str | Path, config: ml_collections.ConfigDict) -> Non
             free |= name.removeprefix("model.") in FREE_OF_MODEL
             if fixed and not free:
                 raise ValueError(
-                    f"workdir {workdir} holds another run: config.{name} is {old.get(name)!r} there and "
-                    f"{new.get(name)!r} here; use another --workdir, or the config that it was started with"
+                    f"workdir {workdir} holds another run: config.{name} is {old.get(name)!r} "
+                    f"there and {new.get(name)!r} here; use another --workdir, or the config that "
+                    "it was started with"
                 )
             log.info(
                 "config.%s changed since the last run: %r -> %r", name, old.get(name), new.get(name)
@@ -194,15 +196,17 @@ def adopt(
     """The given config with the model, vocabulary and classes of a saved, resolved one.
 
     Raises:
-        ValueError: the given config asks for another architecture, or for tasks that the model was not trained on.
+        ValueError: the given config asks for another architecture, or for tasks that the model was
+            not trained on.
     """
     config = ml_collections.ConfigDict(given.to_dict())
     decided = ("vocab_size", "max_seq_len", *FREE_OF_MODEL)  # by the training data, or free
     for name, value in json.loads(given.model.to_json()).items():
         if name not in decided and json.loads(saved.model.to_json()).get(name) != value:
             raise ValueError(
-                f"the checkpoint was trained with config.model.{name}={saved.model.get(name)!r}, not {value!r}; "
-                "evaluate it with the config that it was trained with (--config=configs/workdir.py:WORKDIR)"
+                f"the checkpoint was trained with config.model.{name}={saved.model.get(name)!r}, "
+                f"not {value!r}; evaluate it with the config that it was trained with "
+                "(--config=configs/workdir.py:WORKDIR)"
             )
     for name in given.tasks:
         if name not in saved.tasks:
@@ -231,7 +235,8 @@ def adopt(
 def load_variables(
     workdir: str | Path, config: ml_collections.ConfigDict, model: Pix2Seq, mesh, *, step: int = 0
 ) -> tuple[int, dict]:
-    """(step, variables) of a checkpoint of a workdir, the newest whole one for step 0, placed on the mesh.
+    """(step, variables) of a checkpoint of a workdir, the newest whole one for step 0, placed on
+    the mesh.
 
     Raises:
         ValueError: there is none, or it is of another model or of other classes.

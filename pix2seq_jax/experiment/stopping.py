@@ -1,4 +1,5 @@
-"""SIGTERM: what is done is saved, and the command leaves with a code that tells it from the end of the work."""
+"""SIGTERM: what is done is saved, and the command leaves with a code that tells it from the end of
+the work."""
 
 import contextlib
 import logging
@@ -14,7 +15,9 @@ from jax.experimental import multihost_utils
 from pix2seq_jax.experiment.logs import log
 
 EXIT_CODE = 128 + signal.SIGTERM  # as shells report it
-GRACE = 5.0  # seconds after SIGTERM in which a run whose state is saved leaves in order; a compilation can take longer
+# seconds after SIGTERM in which a run whose state is saved leaves in order; a compilation can take
+# longer
+GRACE = 5.0
 
 
 class Interrupted(SystemExit):
@@ -25,7 +28,8 @@ class Interrupted(SystemExit):
 
 
 class Termination:
-    """Whether SIGTERM has come, on which all processes agree. They must ask equally often, in the same order."""
+    """Whether SIGTERM has come, on which all processes agree. They must ask equally often, in the
+    same order."""
 
     def __init__(self, event: threading.Event) -> None:
         self._event, self._asked = event, 0
@@ -49,7 +53,8 @@ class Termination:
     def all_saved(self, finish: Callable[[], None]) -> Iterator[None]:
         """While it is open, nothing is lost if the process ends once `finish()` has returned.
 
-        So it ends GRACE seconds after SIGTERM, even in the middle of a compilation, which nothing can interrupt.
+        So it ends GRACE seconds after SIGTERM, even in the middle of a compilation, which nothing
+        can interrupt.
 
         Args:
             finish: waits until what was saved is on disk. It is called in another thread.
@@ -88,7 +93,8 @@ def termination() -> Iterator[Termination]:
     if not ours:
         yield terminated
         return
-    # Python calls a handler when the main thread is back from compiled code; a byte in a socket comes at once.
+    # Python calls a handler when the main thread is back from compiled code; a byte in a socket
+    # comes at once.
     written, read = socket.socketpair()
     written.setblocking(False)
     before = (

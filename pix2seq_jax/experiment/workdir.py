@@ -1,4 +1,5 @@
-"""The folder of a run as a folder: where its files are, whether it can be written, what went wrong in it.
+"""The folder of a run as a folder: where its files are, whether it can be written, what went wrong
+in it.
 
 Imports nothing large, so that the commands can report an error before JAX is there.
 """
@@ -25,18 +26,19 @@ def check_local(workdir: str | Path) -> None:
         raise ValueError(f"--workdir={str(workdir)!r} is blank; give a folder")
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", str(workdir)):
         raise ValueError(
-            f"--workdir={workdir} is an address, and a workdir is a folder; mount the bucket (as by gcsfuse), or copy "
-            "the folder there after the run"
+            f"--workdir={workdir} is an address, and a workdir is a folder; mount the bucket (as "
+            "by gcsfuse), or copy the folder there after the run"
         )
 
 
 def check_writable(workdir: str | Path) -> None:
-    """Raises ValueError where checkpoints or files cannot be written into the workdir; leaves nothing behind."""
+    """Raises ValueError where checkpoints or files cannot be written into the workdir; leaves
+    nothing behind."""
     check_local(workdir)
     if found := re.search(r"[\[\]*?]", str(Path(workdir).absolute())):
         raise ValueError(
-            f"--workdir={workdir}: the path holds {found[0]!r}, which Orbax takes for a pattern, so that it could not "
-            "read what it saved; give a path without any of [ ] * ?"
+            f"--workdir={workdir}: the path holds {found[0]!r}, which Orbax takes for a pattern, "
+            "so that it could not read what it saved; give a path without any of [ ] * ?"
         )
     for folder in (Path(workdir), Path(workdir) / CHECKPOINTS):
         try:
@@ -47,8 +49,8 @@ def check_writable(workdir: str | Path) -> None:
                 pass
         except (OSError, ValueError) as error:
             raise ValueError(
-                f"--workdir={workdir}: {folder} cannot be written ({error}); change its permissions, or give another "
-                "--workdir"
+                f"--workdir={workdir}: {folder} cannot be written ({error}); change its "
+                "permissions, or give another --workdir"
             ) from error
 
 
@@ -81,8 +83,8 @@ def keep_trace(
         process: number of this one, where there are several.
 
     Returns:
-        The file; None where the folder is not the workdir of a run yet (nothing is written for input that is refused),
-        or cannot be written.
+        The file; None where the folder is not the workdir of a run yet (nothing is written for
+        input that is refused), or cannot be written.
     """
     if not workdir or not (Path(workdir) / CONFIG_FILE).is_file():
         return None

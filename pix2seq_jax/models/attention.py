@@ -1,4 +1,5 @@
-"""Multi-head attention with the heads-first layout [B, H, T, D/H], and the key-value cache of the decoder."""
+"""Multi-head attention with the heads-first layout [B, H, T, D/H], and the key-value cache of the
+decoder."""
 
 from flax import linen as nn
 from flax import struct
@@ -83,10 +84,11 @@ class FromHeads(nn.Module):
 
 
 class CrossKeyValue(nn.Module):
-    """Cross-attention keys and values of all layers at once: memory [B, S, D] -> two of [L, B, H, S, D/H].
+    """Cross-attention keys and values of all layers at once: memory [B, S, D] -> two of [L, B, H,
+    S, D/H].
 
-    They depend on the image only, so decoding computes them once; the parameters are those of the decoder layers,
-    stacked on a leading axis.
+    They depend on the image only, so decoding computes them once; the parameters are those of the
+    decoder layers, stacked on a leading axis.
     """
 
     stack: Stack
@@ -125,7 +127,8 @@ class Cache:
     """Self-attention keys and values of the tokens decoded so far.
 
     Attributes:
-        key: [L, B·R, H, C, D/H] for L layers, B images with R sequences each, and room for C tokens.
+        key: [L, B·R, H, C, D/H] for L layers, B images with R sequences each, and room for C
+            tokens.
         value: same shape.
     """
 
@@ -157,7 +160,8 @@ class Cache:
 
 
 class SelfAttention(nn.Module):
-    """Attention of a sequence [B, T, D] to itself, or, decoding, to the cached tokens before it and to itself."""
+    """Attention of a sequence [B, T, D] to itself, or, decoding, to the cached tokens before it and
+    to itself."""
 
     stack: Stack
     train: bool
@@ -189,9 +193,11 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Attention of R sequences per image [B, R, T, D] to that image's keys and values [B, H, S, D/H].
+    """Attention of R sequences per image [B, R, T, D] to that image's keys and values [B, H, S,
+    D/H].
 
-    There is no mask between queries, so R·T is one query axis and the image's keys are never repeated.
+    There is no mask between queries, so R·T is one query axis and the image's keys are never
+    repeated.
     """
 
     stack: Stack

@@ -1,4 +1,5 @@
-"""Autoregressive decoder: tokens and image memory in, logits out; teacher-forced or step by step with a cache."""
+"""Autoregressive decoder: tokens and image memory in, logits out; teacher-forced or step by step
+with a cache."""
 
 from flax import linen as nn
 from jax import lax
@@ -18,7 +19,8 @@ from pix2seq_jax.models.positions import sequence_positions
 
 
 class DecoderLayer(nn.Module):
-    """Pre-norm layer on [B, R, T, D]: causal self-attention, attention to the image, MLP; a body of `scan_layers`."""
+    """Pre-norm layer on [B, R, T, D]: causal self-attention, attention to the image, MLP; a body of
+    `scan_layers`."""
 
     stack: Stack
     train: bool
@@ -59,7 +61,8 @@ class DecoderLayers(nn.Module):
         index: jnp.ndarray | int,
         train: bool,
     ) -> tuple[jnp.ndarray, Cache | None]:
-        # Unrolled, the slices of the stacked parameters are constants of the decoding loop, not copies in every turn.
+        # Unrolled, the slices of the stacked parameters are constants of the decoding loop, not
+        # copies in every turn.
         layers = scan_layers(
             DecoderLayer, self.stack, (0, 0, 0, nn.broadcast), unroll=cache is not None
         )
@@ -73,7 +76,8 @@ class DecoderLayers(nn.Module):
 class Decoder(nn.Module):
     """Token embedding, positions, layers, and logits by the (shared) embedding.
 
-    Sequences are [B, R, T]: R sequences of each of B images, which share that image's keys and values.
+    Sequences are [B, R, T]: R sequences of each of B images, which share that image's keys and
+    values.
     """
 
     stack: Stack
@@ -111,7 +115,8 @@ class Decoder(nn.Module):
         index: jnp.ndarray | int = 0,
         train: bool = False,
     ) -> tuple[jnp.ndarray, Cache | None]:
-        """Tokens i32[B, R, T] at positions index..index+T -> [B, R, T, D] and the cache with them written."""
+        """Tokens i32[B, R, T] at positions index..index+T -> [B, R, T, D] and the cache with them
+        written."""
         length, dtype = tokens.shape[-1], jnp.dtype(self.stack.dtype)
         if length > self.max_seq_len:
             raise ValueError(

@@ -1,4 +1,5 @@
-"""Image encoder: a stem that makes tokens, positions, transformer layers; and the projection to the decoder's width."""
+"""Image encoder: a stem that makes tokens, positions, transformer layers; and the projection to the
+decoder's width."""
 
 from flax import linen as nn
 from jax import numpy as jnp
@@ -33,7 +34,8 @@ class EncoderLayer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Tokens of the stem [B, rows·columns, C] -> encoded image [B, S, D]; S counts the class token, if there is one."""
+    """Tokens of the stem [B, rows·columns, C] -> encoded image [B, S, D]; S counts the class token,
+    if there is one."""
 
     stack: Stack
     grid: tuple[int, int]
@@ -59,7 +61,8 @@ class Encoder(nn.Module):
 class Projection(nn.Module):
     """Encoded image [B, S, D_enc] -> memory [B, S, D_dec] that the decoder attends to.
 
-    Dense and LayerNorm; then, unless `mode` is 'linear', 2-D positions; then, if it is 'mlp', one MLP block.
+    Dense and LayerNorm; then, unless `mode` is 'linear', 2-D positions; then, if it is 'mlp', one
+    MLP block.
     """
 
     stack: Stack

@@ -1,8 +1,9 @@
-"""What encoder and decoder are built of: initialisers, dense layers, normalisation, the MLP block, stacks of layers.
+"""What encoder and decoder are built of: initialisers, dense layers, normalisation, the MLP block,
+stacks of layers.
 
-Parameters are float32; computation is in the dtype of the stack. Every dimension of a parameter has a logical name,
-which `sharding.RULES` sends to a mesh axis or leaves whole: layers, embed (a model width, or channels), mlp, heads,
-head_dim, vocab, positions, or None.
+Parameters are float32; computation is in the dtype of the stack. Every dimension of a parameter has
+a logical name, which `sharding.RULES` sends to a mesh axis or leaves whole: layers, embed (a model
+width, or channels), mlp, heads, head_dim, vocab, positions, or None.
 """
 
 from dataclasses import dataclass
@@ -12,12 +13,13 @@ from flax import linen as nn
 from jax import lax
 from jax import numpy as jnp
 
-# The official release leaves dense and attention kernels at the default of Keras, and starts embeddings, positions,
-# class token and output bias at a normal distribution cut off at two deviations.
+# The official release leaves dense and attention kernels at the default of Keras, and starts
+# embeddings, positions, class token and output bias at a normal distribution cut off at two
+# deviations.
 KERNEL_INIT = nn.initializers.glorot_uniform()
-# For kernels [D, H, D/H] and [H, D/H, D] Keras takes all but the last two axes for a receptive field, so queries, keys
-# and values start small: attention begins almost uniform, and a small model stays on that plateau for long. "matrix"
-# takes such a kernel for the matrix that it is.
+# For kernels [D, H, D/H] and [H, D/H, D] Keras takes all but the last two axes for a receptive
+# field, so queries, keys and values start small: attention begins almost uniform, and a small model
+# stays on that plateau for long. "matrix" takes such a kernel for the matrix that it is.
 ATTENTION_INITS = ("keras", "matrix")
 EMBEDDING_INIT = nn.initializers.truncated_normal(0.02)
 ZEROS = nn.initializers.zeros
@@ -58,20 +60,22 @@ class Stack:
     def kernel_init(
         self, inputs: tuple[int, ...], outputs: tuple[int, ...], layers: tuple[int, ...] = ()
     ) -> Any:
-        """Glorot-uniform initialiser of an attention kernel with these input, output and (stacked) layer axes."""
+        """Glorot-uniform initialiser of an attention kernel with these input, output and (stacked)
+        layer axes."""
         if self.attention_init == "keras":
             inputs, outputs = -2, -1
         return nn.initializers.variance_scaling(1.0, "fan_avg", "uniform", inputs, outputs, layers)
 
 
 def matmul(x: jnp.ndarray, kernel: jnp.ndarray, **options) -> jnp.ndarray:
-    """[..., D] times [D, F] as one flat product; with several leading axes XLA's CPU backend transposes the gradient,
-    which doubled the time of an MLP block."""
+    """[..., D] times [D, F] as one flat product; with several leading axes XLA's CPU backend
+    transposes the gradient, which doubled the time of an MLP block."""
     return jnp.matmul(x.reshape(-1, x.shape[-1]), kernel, **options).reshape(*x.shape[:-1], -1)
 
 
 class Dense(nn.Module):
-    """Dense layer on [..., D] with Keras' initialisation; `axes` are the logical names of its input and output."""
+    """Dense layer on [..., D] with Keras' initialisation; `axes` are the logical names of its input
+    and output."""
 
     features: int
     axes: tuple[str | None, str]
@@ -89,7 +93,8 @@ class Dense(nn.Module):
 def gelu(x: jnp.ndarray) -> jnp.ndarray:
     """The exact GELU, by erf; nn.gelu takes erfc, which is slower.
 
-    Computed in float32: bfloat16 would round 1 + erf(x) where it is near 0, which makes gelu(-3) 45 % off.
+    Computed in float32: bfloat16 would round 1 + erf(x) where it is near 0, which makes gelu(-3) 45
+    % off.
     """
     wide = x.astype(jnp.float32)
     return (0.5 * wide * (1.0 + lax.erf(wide * 0.5**0.5))).astype(x.dtype)
@@ -108,7 +113,8 @@ def layer_norm(dtype: str, name: str) -> nn.LayerNorm:
 
 
 def drop_path(rate: float, train: bool) -> nn.Dropout:
-    """Stochastic depth (Huang et al., 2016): drops the whole residual branch [..., T, D] of a sequence."""
+    """Stochastic depth (Huang et al., 2016): drops the whole residual branch [..., T, D] of a
+    sequence."""
     return nn.Dropout(rate, broadcast_dims=(-2, -1), deterministic=not train)
 
 
@@ -137,7 +143,8 @@ def scan_layers(
         block: module whose call takes (carry, *inputs) and returns (carry, output).
         stack: gives the number of layers and whether activations are recomputed.
         in_axes: for each of the inputs, 0 where it has a leading layer axis, or nn.broadcast.
-        unroll: whether to lay all layers out in a row; else they are a loop, unless it would be short.
+        unroll: whether to lay all layers out in a row; else they are a loop, unless it would be
+            short.
     """
     if stack.remat:
         block = nn.remat(block, prevent_cse=False)  # the loop keeps the compiler from undoing it

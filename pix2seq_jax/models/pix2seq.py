@@ -1,4 +1,5 @@
-"""Pix2Seq: an image encoder and an autoregressive decoder over one vocabulary (Chen et al., 2022, section 3)."""
+"""Pix2Seq: an image encoder and an autoregressive decoder over one vocabulary (Chen et al., 2022,
+section 3)."""
 
 from collections.abc import Mapping
 from dataclasses import fields
@@ -29,18 +30,22 @@ ALLOWED = {
 
 
 class Pix2Seq(nn.Module):
-    """The model. B images, R sequences per image, T tokens, S image tokens, V words, D_dec the decoder's width.
+    """The model. B images, R sequences per image, T tokens, S image tokens, V words, D_dec the
+    decoder's width.
 
     Attributes:
         image_size: (height, width) in pixels of the padded images.
-        encoder: 'vit', 'resnet', or 'vit_crop': a ViT for images of any size that does not look at what is left at the
-            bottom and at the right of the last whole patch, as the published models of 1333 x 1333 pixels.
+        encoder: 'vit', 'resnet', or 'vit_crop': a ViT for images of any size that does not look at
+            what is left at the bottom and at the right of the last whole patch, as the published
+            models of 1333 x 1333 pixels.
         patch_size: side of a patch in pixels; of the ViT only.
         resnet_depth: 18, 34, 50, 101, 152 or 200; this and the next three of the ResNet only.
-        resnet_variant: 'standard' (a token for 32 x 32 pixels), 'dc5' or 'c4' (16 x 16), 'c3' (8 x 8).
+        resnet_variant: 'standard' (a token for 32 x 32 pixels), 'dc5' or 'c4' (16 x 16), 'c3' (8 x
+            8).
         resnet_width: multiplies all channels.
         frozen_bn: whether training uses the stored batch statistics and leaves them alone.
-        enc_layers, enc_dim, enc_mlp, enc_heads: the encoder's transformer; enc_mlp is a multiple of enc_dim.
+        enc_layers, enc_dim, enc_mlp, enc_heads: the encoder's transformer; enc_mlp is a multiple of
+            enc_dim.
         dec_layers, dec_dim, dec_mlp, dec_heads: the decoder's.
         vocab_size: V.
         max_seq_len: longest sequence, prompt and response together.
@@ -50,10 +55,13 @@ class Pix2Seq(nn.Module):
         proj_mode: from encoder to decoder, 'mlp', 'linear' or 'linear_p' (linear with positions).
         shared_embedding: whether logits use the token embedding.
         output_bias: whether logits have a bias.
-        drop_path, drop_units, drop_att: rates of stochastic depth and of dropout in MLP and attention.
-        attention_init: how attention kernels start, 'keras' as published or 'matrix', see models.layers; small models
-            trained from scratch leave the first plateau much sooner with 'matrix'.
-        dtype: of the computation, 'float32' or 'bfloat16'; parameters, softmax and logits are float32.
+        drop_path, drop_units, drop_att: rates of stochastic depth and of dropout in MLP and
+            attention.
+        attention_init: how attention kernels start, 'keras' as published or 'matrix', see
+            models.layers; small models trained from scratch leave the first plateau much sooner
+            with 'matrix'.
+        dtype: of the computation, 'float32' or 'bfloat16'; parameters, softmax and logits are
+            float32.
         remat: recompute activations of each layer in the backward pass.
 
     Raises:
@@ -104,12 +112,14 @@ class Pix2Seq(nn.Module):
         if self.encoder == "vit" and any(side % self.patch_size for side in self.image_size):
             near = tuple(ceil(side / self.patch_size) * self.patch_size for side in self.image_size)
             raise ValueError(
-                f"model.image_size={self.image_size} is not divisible by model.patch_size={self.patch_size}; "
-                f"pad images to {near} or change the patch size"
+                f"model.image_size={self.image_size} is not divisible by "
+                f"model.patch_size={self.patch_size}; pad images to {near} or change the patch "
+                "size"
             )
         if min(self.image_size) < (self.patch_size if self.encoder == "vit_crop" else 1):
             raise ValueError(
-                f"model.image_size={self.image_size} holds no patch of model.patch_size={self.patch_size}"
+                f"model.image_size={self.image_size} holds no patch of "
+                f"model.patch_size={self.patch_size}"
             )
         if self.resnet_width < 1 / 32:
             raise ValueError(
@@ -121,24 +131,28 @@ class Pix2Seq(nn.Module):
         ):
             if dim % heads:
                 raise ValueError(
-                    f"model.{part}_dim={dim} is not divisible by model.{part}_heads={heads}; give a multiple"
+                    f"model.{part}_dim={dim} is not divisible by model.{part}_heads={heads}; "
+                    "give a multiple"
                 )
             if mlp % dim:
                 raise ValueError(
-                    f"model.{part}_mlp={mlp} is not divisible by model.{part}_dim={dim}; give a multiple"
+                    f"model.{part}_mlp={mlp} is not divisible by model.{part}_dim={dim}; give "
+                    "a multiple"
                 )
         super().__post_init__()
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Pix2Seq":
-        """The model of `config.model`, whose keys are exactly the fields; ValueError names keys unknown or missing."""
+        """The model of `config.model`, whose keys are exactly the fields; ValueError names keys
+        unknown or missing."""
         names = [field.name for field in fields(cls) if field.name not in ("parent", "name")]
         unknown, missing = sorted(set(config) - set(names)), sorted(set(names) - set(config))
         if unknown:
             raise ValueError(f"config.model has unknown keys {unknown}; it may hold {names}")
         if missing:
             raise ValueError(
-                f"config.model lacks {missing}; every field is given, so that the logged config is complete"
+                f"config.model lacks {missing}; every field is given, so that the logged "
+                "config is complete"
             )
         values = dict(config)
         return cls(**{**values, "image_size": tuple(values["image_size"])})
@@ -178,11 +192,13 @@ class Pix2Seq(nn.Module):
         return Stack(layers, dim, mlp, heads, *drops, self.dtype, self.remat, self.attention_init)
 
     def encode(self, images: jnp.ndarray, train: bool = False) -> jnp.ndarray:
-        """Images f32[B, H, W, 3] in [0, 1] -> memory f32[B, S, D_dec], S image tokens in rows from the top left."""
+        """Images f32[B, H, W, 3] in [0, 1] -> memory f32[B, S, D_dec], S image tokens in rows from
+        the top left."""
         if images.shape[1:] != (*self.image_size, 3):
             raise ValueError(
-                f"images have shape {images.shape}, but the model takes (batch, height, width, channels) "
-                f"= (B, {self.image_size[0]}, {self.image_size[1]}, 3); resize or pad them, or set model.image_size"
+                f"images have shape {images.shape}, but the model takes (batch, height, width, "
+                f"channels) = (B, {self.image_size[0]}, {self.image_size[1]}, 3); resize or pad "
+                "them, or set model.image_size"
             )
         x = self.image_encoder(self.stem(images, train), train)
         return self.projection(x, train).astype(jnp.float32)
@@ -192,7 +208,8 @@ class Pix2Seq(nn.Module):
 
         Args:
             memory: f32[B, S, D_dec] of `encode`.
-            tokens: i32[B, T], or i32[B, N, T] for N sequences per image; position t predicts token t + 1.
+            tokens: i32[B, T], or i32[B, N, T] for N sequences per image; position t predicts token
+                t + 1.
             train: whether dropout is on.
 
         Returns:
@@ -200,7 +217,8 @@ class Pix2Seq(nn.Module):
         """
         if tokens.shape[0] != memory.shape[0]:
             raise ValueError(
-                f"tokens of {tokens.shape[0]} images for memory of {memory.shape[0]}; give both the same batch"
+                f"tokens of {tokens.shape[0]} images for memory of {memory.shape[0]}; give "
+                "both the same batch"
             )
         rows = tokens if tokens.ndim == 3 else tokens[:, None]  # [B, R, T]
         hidden, _ = self.decoder.hidden(rows, self.decoder.cross_kv(memory), train=train)
@@ -214,7 +232,8 @@ class Pix2Seq(nn.Module):
         return self.decode(self.encode(images, train), tokens, train)
 
     def cross_kv(self, memory: jnp.ndarray) -> tuple[jnp.ndarray, jnp.ndarray]:
-        """Memory f32[B, S, D_dec] -> cross-attention keys and values of all decoder layers, each [L, B, H, S, D/H]."""
+        """Memory f32[B, S, D_dec] -> cross-attention keys and values of all decoder layers, each
+        [L, B, H, S, D/H]."""
         return self.decoder.cross_kv(memory)
 
     def empty_cache(self, rows: int, length: int) -> Cache:
@@ -233,7 +252,8 @@ class Pix2Seq(nn.Module):
         """Feeds tokens i32[B, R, T] at positions index..index+T (T = P for the prompt, then 1).
 
         Returns:
-            Logits f32[B, R, V] that follow the last of them, and the cache with all of them written.
+            Logits f32[B, R, V] that follow the last of them, and the cache with all of them
+            written.
         """
         hidden, cache = self.decoder.hidden(tokens, cross_kv, cache, index)
         return self.decoder.logits(hidden[:, :, -1]), cache

@@ -10,10 +10,12 @@ KINDS = ("sin_cos", "learned")
 
 
 def sin_cos_1d(length: int, width: int) -> np.ndarray:
-    """Code f32[length, width] of positions 0..length-1, spread over [0, 2π]: sines first, then cosines.
+    """Code f32[length, width] of positions 0..length-1, spread over [0, 2π]: sines first, then
+    cosines.
 
-    Position p is read at angles p / 10000^(2⌊j/2⌋/width) for j in 0..width-1; even j give sines, odd j cosines.
-    As positions are normalised by the length, a longer sequence or larger image needs no interpolation.
+    Position p is read at angles p / 10000^(2⌊j/2⌋/width) for j in 0..width-1; even j give sines,
+    odd j cosines. As positions are normalised by the length, a longer sequence or larger image
+    needs no interpolation.
     """
     position = np.arange(length) / max(length - 1, 1) * 2 * np.pi
     exponent = 2 * (np.arange(width) // 2) / width
@@ -38,7 +40,8 @@ def sin_cos_2d(rows: int, columns: int, width: int) -> np.ndarray:
 def grid_positions(
     module: nn.Module, kind: str, rows: int, columns: int, width: int
 ) -> jnp.ndarray:
-    """Position codes f32[rows·columns, width] of image tokens; `learned` ones are a parameter of `module`."""
+    """Position codes f32[rows·columns, width] of image tokens; `learned` ones are a parameter of
+    `module`."""
     if kind == "learned":
         init = nn.with_logical_partitioning(EMBEDDING_INIT, ("positions", "embed"))
         return module.param("positions", init, (rows * columns, width))
@@ -46,7 +49,8 @@ def grid_positions(
 
 
 def sequence_positions(module: nn.Module, kind: str, length: int, width: int) -> jnp.ndarray:
-    """Position codes f32[length, width] of sequence tokens; `learned` ones are a parameter of `module`."""
+    """Position codes f32[length, width] of sequence tokens; `learned` ones are a parameter of
+    `module`."""
     if kind == "learned":
         init = nn.with_logical_partitioning(EMBEDDING_INIT, ("positions", "embed"))
         return module.param("positions", init, (length, width))

@@ -1,7 +1,9 @@
-"""What the official TF2 release calls things: the variables of its checkpoints, the fields of its config.json.
+"""What the official TF2 release calls things: the variables of its checkpoints, the fields of its
+config.json.
 
-Facts of github.com/google-research/pix2seq (architectures/, models/ar_model.py, configs/), in its words on the right of
-each table and in ours on the left. A checkpoint names a variable by the way to it through the objects of the model.
+Facts of github.com/google-research/pix2seq (architectures/, models/ar_model.py, configs/), in its
+words on the right of each table and in ours on the left. A checkpoint names a variable by the way
+to it through the objects of the model.
 """
 
 import re
@@ -10,8 +12,9 @@ from typing import Any
 
 from pix2seq_jax.config import architectures
 
-# Config fields that configs before the one that brought them lack, with the value that the release had without them
-# (configs/config_det_finetune.py and config_base.py). The sizes of the transformers have no default.
+# Config fields that configs before the one that brought them lack, with the value that the release
+# had without them (configs/config_det_finetune.py and config_base.py). The sizes of the
+# transformers have no default.
 MODEL_DEFAULTS = {
     "name": "encoder_ar_decoder",
     "resnet_variant": "c1",  # that is, a ViT
@@ -133,7 +136,8 @@ STACKS = {
     "image_encoder/layers/": "encoder/transformer_encoder/enc_layers",
     "decoder/body/layers/": "decoder/decoder/dec_layers",
 }
-CROSS = "decoder/cross/"  # keys and values of the cross-attention of all decoder layers, key_kernel and so on
+# keys and values of the cross-attention of all decoder layers, key_kernel and so on
+CROSS = "decoder/cross/"
 # The lists count layers without variables too: dropout, padding, identity.
 RESNET_BLOCKS = {
     "block": {
@@ -184,10 +188,12 @@ def is_stacked(name: str) -> bool:
 
 
 def variable(key: str) -> str | None:
-    """Name of the model's variable behind a key of a checkpoint; None for optimizer slots, counters and the like.
+    """Name of the model's variable behind a key of a checkpoint; None for optimizer slots, counters
+    and the like.
 
-    Arrays that the release adds to a layer are tracked as attribute and by their own name, "ar_decoder/outp_bias"
-    escaped as "ar_decoder.Soutp_bias"; a checkpoint uses either. Both give "outp_bias".
+    Arrays that the release adds to a layer are tracked as attribute and by their own name,
+    "ar_decoder/outp_bias" escaped as "ar_decoder.Soutp_bias"; a checkpoint uses either. Both give
+    "outp_bias".
     """
     if not key.startswith("model/") or not key.endswith(SUFFIX) or "/.OPTIMIZER_SLOT/" in key:
         return None
@@ -198,7 +204,8 @@ def variable(key: str) -> str | None:
 def variables(
     name: str, *, layers: int, stem_convolutions: int = 1, shared_embedding: bool = True
 ) -> list[str]:
-    """Names, as `variable` gives them, of one of our parameters: one for each layer if it is stacked, else just one.
+    """Names, as `variable` gives them, of one of our parameters: one for each layer if it is
+    stacked, else just one.
 
     Args:
         name: ours, as "decoder/body/layers/self_norm/scale".
@@ -260,11 +267,13 @@ def model_section(config: Mapping[str, Any]) -> dict[str, Any]:
     model = MODEL_DEFAULTS | model
     if model["name"] != MODEL_DEFAULTS["name"]:
         raise ValueError(
-            f"model.name={model['name']!r}; only {MODEL_DEFAULTS['name']!r} (Pix2Seq) can be imported"
+            f"model.name={model['name']!r}; only {MODEL_DEFAULTS['name']!r} (Pix2Seq) can be "
+            "imported"
         )
     if model["resnet_variant"] != "c1" and model["resnet_sk_ratio"]:
         raise ValueError(
-            f"model.resnet_sk_ratio={model['resnet_sk_ratio']}: selective kernels are not built; only 0 is"
+            f"model.resnet_sk_ratio={model['resnet_sk_ratio']}: selective kernels are not "
+            "built; only 0 is"
         )
     return model
 
@@ -292,9 +301,11 @@ def model_fields(model: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def task_sections(config: Mapping[str, Any]) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """(sections by our names of tasks, with the defaults filled in; official names of the tasks that are none of ours).
+    """(sections by our names of tasks, with the defaults filled in; official names of the tasks
+    that are none of ours).
 
-    Several `tasks` go before `task`, which otherwise is the one that counts. Early configs have neither: detection.
+    Several `tasks` go before `task`, which otherwise is the one that counts. Early configs have
+    neither: detection.
 
     Raises:
         ValueError: there are tasks, but none that is known.
@@ -318,7 +329,8 @@ def task_sections(config: Mapping[str, Any]) -> tuple[dict[str, dict[str, Any]],
 
 
 def num_bins(sections: Mapping[str, Mapping[str, Any]]) -> int:
-    """Coordinate bins of `task_sections`; ValueError where tasks differ, because they share the tokens."""
+    """Coordinate bins of `task_sections`; ValueError where tasks differ, because they share the
+    tokens."""
     bins = {
         name: section["quantization_bins"]
         for name, section in sections.items()
@@ -326,13 +338,15 @@ def num_bins(sections: Mapping[str, Mapping[str, Any]]) -> int:
     }
     if len(set(bins.values())) > 1:
         raise ValueError(
-            f"quantization_bins of its tasks are {bins}; all tasks share the coordinate tokens, so they must agree"
+            f"quantization_bins of its tasks are {bins}; all tasks share the coordinate "
+            "tokens, so they must agree"
         )
     return next(iter(bins.values()), TASK_DEFAULTS["detection"]["quantization_bins"])
 
 
 def crop_scale(section: Mapping[str, Any]) -> float:
-    """Size of the crop around an object's box, relative to the box; 0 for none. The release crops unbatched objects."""
+    """Size of the crop around an object's box, relative to the box; 0 for none. The release crops
+    unbatched objects."""
     whole = not (section["unbatch"] and section["crop_to_bbox"])
     return (
         0.0 if whole else 1 + 2 * float(section["crop_to_bbox_pad_scale"])

@@ -1,4 +1,5 @@
-"""Reads checkpoints of the official TF2 release: config.json and ckpt-*, as the release writes them."""
+"""Reads checkpoints of the official TF2 release: config.json and ckpt-*, as the release writes
+them."""
 
 import contextlib
 import json
@@ -27,8 +28,10 @@ from pix2seq_jax.vocab import CLASS_SHIFT
 OBJECTS365_CLASSES = 365
 GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 
-
-COPY_FIRST = "copy the folder here (`gcloud storage cp -r`) and give its local path, or log in to Google Cloud"
+COPY_FIRST = (
+    "copy the folder here (`gcloud storage cp -r`) and give its local path, or log in to Google "
+    "Cloud"
+)
 
 
 class Imported(NamedTuple):
@@ -90,11 +93,12 @@ def read_config(directory: str) -> dict[str, Any]:
                 )
             if not tf.io.gfile.isdir(directory):
                 raise ValueError(
-                    f"--from={directory} is not a directory; give the folder of config.json and ckpt-*"
+                    f"--from={directory} is not a directory; give the folder of config.json "
+                    "and ckpt-*"
                 )
             raise ValueError(
-                f"{path} does not exist; an official checkpoint has it beside ckpt-*.index, copy it there "
-                f"(found: {sorted(tf.io.gfile.listdir(directory))[:8]})"
+                f"{path} does not exist; an official checkpoint has it beside ckpt-*.index, copy "
+                f"it there (found: {sorted(tf.io.gfile.listdir(directory))[:8]})"
             )
         with tf.io.gfile.GFile(path, "rb") as file:
             content = file.read()
@@ -108,7 +112,8 @@ def read_config(directory: str) -> dict[str, Any]:
 
 
 def find_checkpoint(directory: str) -> str:
-    """Prefix of the checkpoint that the file `checkpoint` names, else of the one with the highest number.
+    """Prefix of the checkpoint that the file `checkpoint` names, else of the one with the highest
+    number.
 
     Raises:
         ValueError: there is none, or one of its files is missing or shorter than its contents.
@@ -121,8 +126,8 @@ def find_checkpoint(directory: str) -> str:
     prefixes = sorted((path.removesuffix(".index") for path in indices), key=_number)
     if not prefixes:
         raise ValueError(
-            f"no checkpoint in {directory}: an official one has ckpt-NUMBER.index and ckpt-NUMBER.data-* beside "
-            "config.json; check the path, or copy them there"
+            f"no checkpoint in {directory}: an official one has ckpt-NUMBER.index and "
+            "ckpt-NUMBER.data-* beside config.json; check the path, or copy them there"
         )
     if state is None:
         return prefixes[-1]
@@ -130,8 +135,9 @@ def find_checkpoint(directory: str) -> str:
     named = os.path.join(directory, os.path.basename(state.model_checkpoint_path))
     if named not in prefixes:
         raise ValueError(
-            f"the file {os.path.join(directory, 'checkpoint')} names {os.path.basename(named)}, whose .index is not "
-            f"there; copy it, or delete the file to take {os.path.basename(prefixes[-1])}"
+            f"the file {os.path.join(directory, 'checkpoint')} names {os.path.basename(named)}, "
+            "whose .index is not there; copy it, or delete the file to take "
+            f"{os.path.basename(prefixes[-1])}"
         )
     return named
 
@@ -144,7 +150,8 @@ def _number(prefix: str) -> int:
 def open_checkpoint(prefix: str):
     """TensorFlow's reader of a checkpoint, once the size of its data files is what the index says.
 
-    The size has to be looked at: a cut at the end may only hit optimizer slots, which nobody reads here.
+    The size has to be looked at: a cut at the end may only hit optimizer slots, which nobody reads
+    here.
     """
     import tensorflow as tf
 
@@ -160,14 +167,15 @@ def open_checkpoint(prefix: str):
         need += len(reader.get_tensor(GRAPH)) if GRAPH in shapes else 0
     if have < need:
         raise ValueError(
-            f"{prefix}.data-* is cut short: {len(files)} files with {have:,} bytes for contents of {need:,}; "
-            "copy the checkpoint again"
+            f"{prefix}.data-* is cut short: {len(files)} files with {have:,} bytes for contents "
+            f"of {need:,}; copy the checkpoint again"
         )
     return reader
 
 
 def data_set(config: Mapping[str, Any]) -> str:
-    """What an official config was trained on: "coco" (also if it does not say), "objects365", or "" for others."""
+    """What an official config was trained on: "coco" (also if it does not say), "objects365", or ""
+    for others."""
     sections = [config.get("dataset"), *(config.get("datasets") or [])]
     named = [
         str(s.get("tfds_name") or s.get("name") or "").lower()
@@ -180,10 +188,11 @@ def data_set(config: Mapping[str, Any]) -> str:
 
 
 def classes(config: Mapping[str, Any], num_labels: int) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """(names of labels 1, 2, …, the category ids they stand for), of an official config with room for `num_labels`.
+    """(names of labels 1, 2, …, the category ids they stand for), of an official config with room
+    for `num_labels`.
 
-    COCO's, or Objects365's without their names. Of other data, and where they do not fit, the classes are unknown:
-    there are no ids, and labels follow the order of the annotations that come.
+    COCO's, or Objects365's without their names. Of other data, and where they do not fit, the
+    classes are unknown: there are no ids, and labels follow the order of the annotations that come.
     """
     trained_on = data_set(config)
     named = layouts.COCO_CATEGORIES if trained_on == "coco" else {}
@@ -203,7 +212,8 @@ def make_config(given: Mapping[str, Any]) -> ml_collections.ConfigDict:
     """The complete config of an official one: its model, vocabulary and tasks; the rest as shipped.
 
     Raises:
-        ValueError: see official.model_section, official.task_sections, official.num_bins and official_tasks.
+        ValueError: see official.model_section, official.task_sections, official.num_bins and
+            official_tasks.
     """
     model, (sections, others) = (
         official_names.model_section(given),
@@ -249,7 +259,8 @@ def make_config(given: Mapping[str, Any]) -> ml_collections.ConfigDict:
 
 
 def wanted_variables(model: Pix2Seq) -> dict[str, tuple[tuple[int, ...], list[str]]]:
-    """Our variables, "params/…" or "batch_stats/…", with their shape and the official names of their parts."""
+    """Our variables, "params/…" or "batch_stats/…", with their shape and the official names of
+    their parts."""
     images, tokens = jnp.zeros((1, *model.image_size, 3)), jnp.zeros((1, 1), jnp.int32)
     shapes = nn.meta.unbox(jax.eval_shape(model.init, jax.random.key(0), images, tokens))
     options = {
@@ -275,37 +286,44 @@ def check_match(
         found: shapes in the checkpoint by official name.
         prefix: of the checkpoint.
     """
-    advice = "the checkpoint is of another architecture than its config.json says; put the two together that belong"
+    advice = (
+        "the checkpoint is of another architecture than its config.json says; put the two "
+        "together that belong"
+    )
     if not found:
         raise ValueError(
-            f"{prefix} holds no variable of a model ('model/…'); give a checkpoint of the official release"
+            f"{prefix} holds no variable of a model ('model/…'); give a checkpoint of the "
+            "official release"
         )
     for name, (shape, parts) in wanted.items():
         shape = shape[1:] if official_names.is_stacked(name.partition("/")[2]) else shape
         for part in parts:
             if part not in found:
                 raise ValueError(
-                    f"{prefix} has no variable {part} {list(shape)} for the model's {name}: {advice}"
+                    f"{prefix} has no variable {part} {list(shape)} for the model's {name}: "
+                    f"{advice}"
                 )
             if found[part] != shape:
                 raise ValueError(
-                    f"{prefix}: {part} is {list(found[part])} in the checkpoint and {list(shape)} in the model "
-                    f"({name}): {advice}"
+                    f"{prefix}: {part} is {list(found[part])} in the checkpoint and {list(shape)} "
+                    f"in the model ({name}): {advice}"
                 )
     extra = sorted(set(found) - {part for _, parts in wanted.values() for part in parts})
     if extra:
         raise ValueError(
-            f"{prefix} has {len(extra)} variables that the model has no place for, first {extra[0]} "
-            f"{list(found[extra[0]])}: {advice}"
+            f"{prefix} has {len(extra)} variables that the model has no place for, first "
+            f"{extra[0]} {list(found[extra[0]])}: {advice}"
         )
 
 
 def read(directory: str | os.PathLike) -> Imported:
-    """Reads an official checkpoint directory, local or gs://. Every variable of model and checkpoint is accounted for.
+    """Reads an official checkpoint directory, local or gs://. Every variable of model and
+    checkpoint is accounted for.
 
     Raises:
-        ValueError: not such a directory, a missing, broken or truncated file, a checkpoint of another architecture than
-            its config says, no access. The message names the path or the variable.
+        ValueError: not such a directory, a missing, broken or truncated file, a checkpoint of
+            another architecture than its config says, no access. The message names the path or the
+            variable.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     directory = os.fspath(directory)
@@ -319,8 +337,8 @@ def read(directory: str | os.PathLike) -> Imported:
         raise ValueError(f"{os.path.join(directory, 'config.json')}: {error}") from error
     except (KeyError, ArithmeticError) as error:
         raise ValueError(
-            f"{os.path.join(directory, 'config.json')} cannot be used ({type(error).__name__}: {error}); "
-            "give the config.json that the official run wrote"
+            f"{os.path.join(directory, 'config.json')} cannot be used ({type(error).__name__}: "
+            f"{error}); give the config.json that the official run wrote"
         ) from error
     reader = open_checkpoint(prefix)
     shapes = reader.get_variable_to_shape_map()

@@ -8,7 +8,8 @@ from typing import Any
 
 import ml_collections
 
-from pix2seq_jax.config import layouts, recipes, sections
+from pix2seq_jax.config import recipes, sections
+from pix2seq_jax.data.coco import keypoints as coco_keypoints
 from pix2seq_jax.experiment.logs import log
 from pix2seq_jax.official import names as official_names
 from pix2seq_jax.tasks.base import OBJECT_PROMPT_TOKENS
@@ -18,7 +19,8 @@ SLOTS = 100  # objects of an image in the release's evaluation
 
 
 def sampler(task: Mapping[str, Any]) -> str:
-    """The release's sampling settings as text for decoding.sampling; a top_k goes first, 0 is none."""
+    """The release's sampling settings as text for decoding.sampling; a top_k goes first, 0 is
+    none."""
     if task["top_k"] and task["top_p"] < 1:
         log.warning(
             "top_k=%s and top_p=%s together are not known here: top_p is left out",
@@ -97,8 +99,8 @@ def _keypoints(task: Mapping[str, Any], longest: int, sizes: dict) -> dict:
         "grammar": bool(task["eval_suppress_invisible_token"]),
         "sampler": sampler(task),
         "objects": prompted,
-        "sigmas": layouts.COCO_KEYPOINTS["sigmas"]
-        if count == len(layouts.COCO_KEYPOINTS["names"])
+        "sigmas": coco_keypoints.COCO_KEYPOINTS["sigmas"]
+        if count == len(coco_keypoints.COCO_KEYPOINTS["names"])
         else (),
     }
 
@@ -107,7 +109,8 @@ def _captioning(task: Mapping[str, Any], longest: int, sizes: dict) -> dict:
     section, drawn = sections.captioning(slots=SLOTS, **sizes), sampler(task)
     if drawn == "nucleus(1.0)":
         log.info(
-            "captions: the checkpoint's sampler %s gives BLEU-4 14.1, greedy decoding 35.3: using greedy",
+            "captions: the checkpoint's sampler %s gives BLEU-4 14.1, greedy decoding 35.3: "
+            "using greedy",
             drawn,
         )
         drawn = "greedy"
@@ -120,7 +123,8 @@ def _captioning(task: Mapping[str, Any], longest: int, sizes: dict) -> dict:
     }
 
 
-# (section with defaults, positions of the decoder, `size` and `side` as for base_config) -> our section.
+# (section with defaults, positions of the decoder, `size` and `side` as for base_config) -> our
+# section.
 SECTIONS = {
     "detection": _detection,
     "segmentation": _segmentation,
@@ -132,8 +136,9 @@ SECTIONS = {
 def shares(weights: Mapping[str, float]) -> dict[str, float]:
     """Shares of the tasks in the loss, which sum to one, of the weights in an official config.
 
-    Where every weight is 1, as in the config that the release ships, nobody chose them, and the mix of Pix2Seq v2,
-    section 4.1, is taken. Other weights are normalised. Raises ValueError for weights that are no shares.
+    Where every weight is 1, as in the config that the release ships, nobody chose them, and the mix
+    of Pix2Seq v2, section 4.1, is taken. Other weights are normalised. Raises ValueError for
+    weights that are no shares.
     """
     equal = len(weights) > 1 and set(weights.values()) == {1.0}
     mix = {
@@ -154,11 +159,12 @@ def shares(weights: Mapping[str, float]) -> dict[str, float]:
 
 
 def joints(config: ml_collections.ConfigDict) -> dict[str, tuple]:
-    """What config.data says of the keypoints: COCO's if there are as many. `config` has its tasks and classes."""
+    """What config.data says of the keypoints: COCO's if there are as many. `config` has its tasks
+    and classes."""
     known = "keypoints" in config.tasks and len(config.tasks.keypoints.sigmas) > 0
     is_coco = known and config.data.category_names[:1] == ("person",)
     return {
-        "keypoint_names": layouts.COCO_KEYPOINTS["names"] if known else (),
+        "keypoint_names": coco_keypoints.COCO_KEYPOINTS["names"] if known else (),
         "keypoint_categories": (config.data.category_ids[0],) if is_coco else (),
-        "skeleton": layouts.COCO_KEYPOINTS["skeleton"] if known else (),
+        "skeleton": coco_keypoints.COCO_KEYPOINTS["skeleton"] if known else (),
     }

@@ -1,18 +1,23 @@
-"""Warm start (`config.init_from`): the weights of another model, wherever they mean the same in this one.
+"""Warm start (`config.init_from`): the weights of another model, wherever they mean the same in
+this one.
 
-The source is the workdir of a run or of an import, `WORKDIR@STEP` for another checkpoint than its newest, or a
-checkpoint directory of the official release. Classes, coordinate bins, text, image size and sequence length may be
-others than there; the architecture may not. What has no counterpart keeps its fresh initialisation, and a report
-(REPORT in the workdir, its main lines in the log) accounts for every parameter of both sides.
+The source is the workdir of a run or of an import, `WORKDIR@STEP` for another checkpoint than its
+newest, or a checkpoint directory of the official release. Classes, coordinate bins, text, image
+size and sequence length may be others than there; the architecture may not. What has no counterpart
+keeps its fresh initialisation, and a report (REPORT in the workdir, its main lines in the log)
+accounts for every parameter of both sides.
 
 A token row is matched by what the token stands for:
 
 - special tokens (and token 100, "no class") by their number;
-- classes by name; case, and which of blank, `_` and `-` is written, do not count. A label without a name ("class 12")
-  is matched, by its number, only with one that has none either, and where both sides have the same category ids;
-- coordinate bins one by one; another number of them is interpolated linearly between the bins beside the same place;
+- classes by name; case, and which of blank, `_` and `-` is written, do not count. A label without a
+  name ("class 12") is matched, by its number, only with one that has none either, and where both
+  sides have the same category ids;
+- coordinate bins one by one; another number of them is interpolated linearly between the bins
+  beside the same place;
 - text pieces by their number, where both sides have as many, and no other text model is recorded;
-- tokens that stand for nothing on either side by their number, so that an equal vocabulary is copied as a whole.
+- tokens that stand for nothing on either side by their number, so that an equal vocabulary is
+  copied as a whole.
 """
 
 import json
@@ -105,7 +110,8 @@ class Rows(NamedTuple):
     classes: dict[str, list[str]]
 
     def take(self, table: np.ndarray) -> np.ndarray:
-        """Rows f32[V, ...] of a table of the source; those without a counterpart hold nothing of meaning."""
+        """Rows f32[V, ...] of a table of the source; those without a counterpart hold nothing of
+        meaning."""
         taken = table[self.low]
         mixed = np.flatnonzero(self.share)
         share = self.share[mixed].reshape(-1, *(1,) * (table.ndim - 1))
@@ -162,7 +168,8 @@ def read(init_from: str, mesh: jax.sharding.Mesh) -> Source:
         mesh: of the run.
 
     Raises:
-        ValueError: there is no such folder, it is neither of these, it holds no (whole) checkpoint or not that step.
+        ValueError: there is no such folder, it is neither of these, it holds no (whole) checkpoint
+            or not that step.
     """
     found = re.fullmatch(r"(.+)@(\d+)", init_from)
     path, step = (
@@ -183,12 +190,14 @@ def read(init_from: str, mesh: jax.sharding.Mesh) -> Source:
             return _read_official(path)
         if not (folder / CONFIG_FILE).is_file():
             raise ValueError(
-                f"{path} is neither the workdir of a run (config.json and checkpoints/) nor an official checkpoint "
-                "directory (config.json and ckpt-*.index); of a workdir give the folder itself, or WORKDIR@STEP"
+                f"{path} is neither the workdir of a run (config.json and checkpoints/) nor an "
+                "official checkpoint directory (config.json and ckpt-*.index); of a workdir give "
+                "the folder itself, or WORKDIR@STEP"
             )
         if not checkpoint.steps(folder / CHECKPOINTS):
             raise ValueError(
-                f"there is no checkpoint in {path}; train or import there first, or give another folder"
+                f"there is no checkpoint in {path}; train or import there first, or give "
+                "another folder"
             )
         return _read_workdir(path, step, mesh)
     except ValueError as error:
@@ -201,7 +210,8 @@ def _plain(name: str) -> str:
 
 
 def meanings(config: ml_collections.ConfigDict) -> dict[tuple, int]:
-    """(kind, …) -> token, for all tokens of a resolved config; equal keys of two configs mean the same."""
+    """(kind, …) -> token, for all tokens of a resolved config; equal keys of two configs mean the
+    same."""
     vocab, ids, times = Vocab(**config.vocab), tuple(config.data.category_ids), Counter()
     found: dict[tuple, int] = {("special", token): token for token in range(CLASS_SHIFT + 1)}
     for label, name in enumerate(config.data.category_names, 1):
@@ -288,7 +298,8 @@ def differing_fields(
 def check_architecture(
     source: Source, config: ml_collections.ConfigDict, wanted: Mapping[str, tuple[int, ...]]
 ) -> None:
-    """Raises ValueError naming the first parameter that only one side has, or whose shapes cannot be brought together.
+    """Raises ValueError naming the first parameter that only one side has, or whose shapes cannot
+    be brought together.
 
     `config` is that of the model, `wanted` the shapes of its variables by name.
     """
@@ -302,9 +313,10 @@ def check_architecture(
             there, here = ("missing" if shape is None else list(shape) for shape in (there, here))
             fields = differing_fields(source.config, config, without=FREE_FIELDS)
             raise ValueError(
-                f"config.init_from: {name} is {there} in {source.where} and {here} in the model; a warm start needs "
-                f"the same architecture, only vocabulary, classes, image size and sequence length may differ. "
-                f"config.model: {fields or 'no field differs'}; set it as there, or give another config.init_from"
+                f"config.init_from: {name} is {there} in {source.where} and {here} in the model; "
+                "a warm start needs the same architecture, only vocabulary, classes, image size "
+                f"and sequence length may differ. config.model: {fields or 'no field differs'}; "
+                "set it as there, or give another config.init_from"
             )
 
 
@@ -396,7 +408,8 @@ def report(
     *,
     every: bool = True,
 ) -> str:
-    """The table of a plan: a line per parameter (or only those that are not plainly copied), then the sums."""
+    """The table of a plan: a line per parameter (or only those that are not plainly copied), then
+    the sums."""
     lines = [("parameter", "there", "here", "what")]
     for name, part in parts.items():
         if every or part.what != "copied" or part.detail:
@@ -428,7 +441,8 @@ def report(
 
 
 def place(fresh: jax.Array, part: Part) -> jax.Array:
-    """A freshly initialised parameter with what the plan takes from the source, laid out as before."""
+    """A freshly initialised parameter with what the plan takes from the source, laid out as
+    before."""
 
     def spread(values: np.ndarray) -> jax.Array:
         return jax.make_array_from_callback(
@@ -452,10 +466,12 @@ def start(
     *,
     text: str | None = None,
 ) -> tuple[train_state.TrainState, str]:
-    """(the fresh state with the weights of config.init_from, where they come from); writes and logs the report.
+    """(the fresh state with the weights of config.init_from, where they come from); writes and logs
+    the report.
 
     Raises:
-        ValueError: config.init_from is no such folder or holds no checkpoint (see `read`), or another architecture.
+        ValueError: config.init_from is no such folder or holds no checkpoint (see `read`), or
+            another architecture.
     """
     source, fresh = read(config.init_from, mesh), train_state.variables(state)
     named = trees.flatten_names(fresh)
@@ -474,5 +490,8 @@ def start(
     counts = Counter(part.what for part in parts.values())
     return (
         state,
-        f"warm start from {source.where} ({', '.join(f'{n} {what}' for what, n in counts.items())})",
+        (
+            f"warm start from {source.where} "
+            f"({', '.join(f'{n} {what}' for what, n in counts.items())})"
+        ),
     )

@@ -1,4 +1,5 @@
-"""What every task shares: the token sequences of a batch, and the way from normalised coordinates to original pixels.
+"""What every task shares: the token sequences of a batch, and the way from normalised coordinates
+to original pixels.
 
 A task is a frozen dataclass of plain fields; no base class, the contract is its methods:
 
@@ -7,9 +8,10 @@ A task is a frozen dataclass of plain fields; no base class, the contract is its
     decode(tokens, scores, example) -> dict  arrays in pixels of the original image
     max_len, allowed, slots                  how to call decoding.generate
 
-The trainer runs the model on `concat(prompt, inputs)[..., :-1]` and scores its outputs from position P - 1 on against
-`targets` with `weights`: the output at the last prompt token predicts the first response token. Prompts never weigh.
-Axes: B images, N objects per image, P prompt tokens, T response tokens.
+The trainer runs the model on `concat(prompt, inputs)[..., :-1]` and scores its outputs from
+position P - 1 on against `targets` with `weights`: the output at the last prompt token predicts the
+first response token. Prompts never weigh. Axes: B images, N objects per image, P prompt tokens, T
+response tokens.
 """
 
 from collections.abc import Mapping
@@ -51,9 +53,10 @@ def images(example: Mapping[str, jnp.ndarray]) -> jnp.ndarray:
     """The images of an example as the model takes them: f32[B,H,W,3] in [0, 1].
 
     Args:
-        example: `image`: f32[B,H,W,3], which is returned as it is, or u8[B,H,W,3] in [0, 255], as the pipeline sends it
-            to spare memory. With the latter `unpadded_size i32[B,2]` and `pad_value f32[B]`: what lies below and to the
-            right of the unpadded size gets exactly that value (0.3 as published is no whole number of 255ths).
+        example: `image`: f32[B,H,W,3], which is returned as it is, or u8[B,H,W,3] in [0, 255], as
+            the pipeline sends it to spare memory. With the latter `unpadded_size i32[B,2]` and
+            `pad_value f32[B]`: what lies below and to the right of the unpadded size gets exactly
+            that value (0.3 as published is no whole number of 255ths).
     """
     image = example["image"]
     if image.dtype != jnp.uint8:
@@ -71,15 +74,15 @@ def images(example: Mapping[str, jnp.ndarray]) -> jnp.ndarray:
 def to_original(points: jnp.ndarray, example: Mapping[str, jnp.ndarray]) -> jnp.ndarray:
     """Points of the padded image -> pixels of the original image, clipped to it.
 
-    For images that were resized and padded only, as for evaluation and prediction, after a cut to the window that
-    `crop_offset` and `orig_size` give; other crops and flips are not undone.
+    For images that were resized and padded only, as for evaluation and prediction, after a cut to
+    the window that `crop_offset` and `orig_size` give; other crops and flips are not undone.
 
     Args:
         points: f32[B,...,2], yx, normalised to [0, 1] of the padded image.
-        example: `image f32[B,H,W,3]` (only its shape is read), `unpadded_size i32[B,2]` the height and width in pixels
-            that the resized image fills from the top left corner, `orig_size i32[B,2]` those of the original, or of
-            the window cut from it; perhaps `crop_offset i32[B,2]`, the window's corner (y, x) in pixels of the
-            original, 0 for whole images.
+        example: `image f32[B,H,W,3]` (only its shape is read), `unpadded_size i32[B,2]` the height
+            and width in pixels that the resized image fills from the top left corner, `orig_size
+            i32[B,2]` those of the original, or of the window cut from it; perhaps `crop_offset
+            i32[B,2]`, the window's corner (y, x) in pixels of the original, 0 for whole images.
 
     Returns:
         f32[B,...,2], yx in pixels of the original image, inside the window.
@@ -96,8 +99,9 @@ def to_original(points: jnp.ndarray, example: Mapping[str, jnp.ndarray]) -> jnp.
 
 
 def from_original(boxes: jnp.ndarray, example: Mapping[str, jnp.ndarray]) -> jnp.ndarray:
-    """The inverse of `boxes_to_original` for whole images: f32[B,N,4], yxyx in pixels of the original image, clipped to
-    it, -> normalised to the padded image; example as in `to_original`, without a window."""
+    """The inverse of `boxes_to_original` for whole images: f32[B,N,4], yxyx in pixels of the
+    original image, clipped to it, -> normalised to the padded image; example as in `to_original`,
+    without a window."""
     padded = jnp.asarray(example["image"].shape[1:3], jnp.float32)
     share = (
         example["unpadded_size"].astype(jnp.float32) / padded[None]
@@ -107,7 +111,8 @@ def from_original(boxes: jnp.ndarray, example: Mapping[str, jnp.ndarray]) -> jnp
 
 
 def boxes_to_original(example: Mapping[str, jnp.ndarray]) -> jnp.ndarray:
-    """`boxes f32[B,N,4]` of an example -> f32[B,N,4], yxyx in pixels of the original image; see `to_original`."""
+    """`boxes f32[B,N,4]` of an example -> f32[B,N,4], yxyx in pixels of the original image; see
+    `to_original`."""
     boxes = example["boxes"]
     return to_original(boxes.reshape(*boxes.shape[:2], 2, 2), example).reshape(boxes.shape)
 
@@ -115,10 +120,12 @@ def boxes_to_original(example: Mapping[str, jnp.ndarray]) -> jnp.ndarray:
 def pad_objects(
     example: Mapping[str, jnp.ndarray], fields: tuple[str, ...], count: int, task: str
 ) -> tuple[jnp.ndarray, ...]:
-    """The fields of an example, each [B,N,...], with zeros appended until there are `count` objects per image.
+    """The fields of an example, each [B,N,...], with zeros appended until there are `count` objects
+    per image.
 
     Raises:
-        ValueError: more objects per image than `count`, which is `max_instances` of the task named `task`.
+        ValueError: more objects per image than `count`, which is `max_instances` of the task named
+            `task`.
     """
     given = example["labels"].shape[1]
     if given > count:
@@ -135,7 +142,8 @@ def pad_objects(
 def object_prompt(
     vocab: Vocab, task_token: int, boxes: jnp.ndarray, labels: jnp.ndarray
 ) -> jnp.ndarray:
-    """`task ymin xmin ymax xmax class` of each object: f32[B,N,4] yxyx normalised, i32[B,N] -> i32[B,N,6].
+    """`task ymin xmin ymax xmax class` of each object: f32[B,N,4] yxyx normalised, i32[B,N] ->
+    i32[B,N,6].
 
     All PADDING where the label is not above 0 (padding, noise boxes).
     """
@@ -146,11 +154,12 @@ def object_prompt(
 
 
 def prompted(example: Mapping[str, jnp.ndarray], scores: jnp.ndarray) -> dict[str, jnp.ndarray]:
-    """The prompted objects of an example as `decode` gives them back, with the scores f32[B,N] of what was found.
+    """The prompted objects of an example as `decode` gives them back, with the scores f32[B,N] of
+    what was found.
 
     Returns:
-        `boxes f32[B,N,4]` yxyx in pixels of the original image; `labels i32[B,N]`, 0 for padding objects; `scores`, 0
-        for these.
+        `boxes f32[B,N,4]` yxyx in pixels of the original image; `labels i32[B,N]`, 0 for padding
+        objects; `scores`, 0 for these.
     """
     labels = jnp.maximum(example["labels"].astype(jnp.int32), 0)
     return {
@@ -173,18 +182,21 @@ def point_tokens(vocab: Vocab, points: jnp.ndarray) -> jnp.ndarray:
 
 
 def read_points(vocab: Vocab, tokens: jnp.ndarray) -> jnp.ndarray:
-    """Sampled tokens -> points; the inverse of `point_tokens` on what that writes, and defined for any tokens.
+    """Sampled tokens -> points; the inverse of `point_tokens` on what that writes, and defined for
+    any tokens.
 
-    Tokens are read in pairs (y, x); a last token without a partner is dropped. The first pair that holds PADDING ends
-    the list: it and all that follows are POINT_PADDING. A pair that holds SEPARATOR is a separator. Of the others a
-    pair that is not two coordinates is POINT_INVISIBLE: a point of which nothing is known.
+    Tokens are read in pairs (y, x); a last token without a partner is dropped. The first pair that
+    holds PADDING ends the list: it and all that follows are POINT_PADDING. A pair that holds
+    SEPARATOR is a separator. Of the others a pair that is not two coordinates is POINT_INVISIBLE: a
+    point of which nothing is known.
 
     Args:
         vocab: token ranges.
         tokens: i32[...,T].
 
     Returns:
-        f32[...,T // 2 * 2] y, x, y, x, ... normalised to the padded image; in a pair both or neither are reserved.
+        f32[...,T // 2 * 2] y, x, y, x, ... normalised to the padded image; in a pair both or
+        neither are reserved.
     """
     count = tokens.shape[-1] // 2
     pairs = tokens[..., : 2 * count].reshape(*tokens.shape[:-1], count, 2)
@@ -202,7 +214,8 @@ def read_points(vocab: Vocab, tokens: jnp.ndarray) -> jnp.ndarray:
 
 
 def check_samples(tokens: jnp.ndarray, scores: jnp.ndarray, labels: jnp.ndarray) -> None:
-    """Raises ValueError unless tokens and their likelihoods are [B,N,K,T] for labels [B,N], with K and T at least 1."""
+    """Raises ValueError unless tokens and their likelihoods are [B,N,K,T] for labels [B,N], with K
+    and T at least 1."""
     if (
         tokens.ndim != 4
         or tokens.shape[:2] != labels.shape
@@ -210,6 +223,7 @@ def check_samples(tokens: jnp.ndarray, scores: jnp.ndarray, labels: jnp.ndarray)
         or scores.shape != tokens.shape
     ):
         raise ValueError(
-            f"tokens{list(tokens.shape)} and scores{list(scores.shape)} for labels{list(labels.shape)}: "
-            "give the tokens and likelihoods [B,N,K,T] that were decoded from prompt(example)"
+            f"tokens{list(tokens.shape)} and scores{list(scores.shape)} for "
+            f"labels{list(labels.shape)}: give the tokens and likelihoods [B,N,K,T] that were "
+            "decoded from prompt(example)"
         )

@@ -1,4 +1,5 @@
-"""Captions as sequences: the text pieces of one caption, then the end piece; all captions of an image at once.
+"""Captions as sequences: the text pieces of one caption, then the end piece; all captions of an
+image at once.
 
 Pix2Seq v2 (arXiv:2206.07669), sections 3.1 and 3.2.
 """
@@ -20,14 +21,16 @@ class Captioning:
 
     Attributes:
         vocab: token ranges, with text among them.
-        captions_per_image: rows per image, C; images with fewer captions have rows that weigh nothing.
+        captions_per_image: rows per image, C; images with fewer captions have rows that weigh
+            nothing.
         max_tokens: pieces per caption, the end piece included.
-        input_drop: chance of each piece to be read as FAKE, so that the image is looked at, not only the words before;
-            the papers' release uses 0.5.
+        input_drop: chance of each piece to be read as FAKE, so that the image is looked at, not
+            only the words before; the papers' release uses 0.5.
         eos_weight: weight of the end piece; the release uses 0.1.
-        padding_weight: weight of each padding token behind the end piece, 0 to leave them out. The release has 1.0, so
-            that a caption of 12 pieces in 128 tokens has a sum of weights of 127 and its pieces a tenth of the
-            gradient; the published weights of the tasks belong to these sums.
+        padding_weight: weight of each padding token behind the end piece, 0 to leave them out. The
+            release has 1.0, so that a caption of 12 pieces in 128 tokens has a sum of weights of
+            127 and its pieces a tenth of the gradient; the published weights of the tasks belong to
+            these sums.
     """
 
     vocab: Vocab
@@ -43,8 +46,9 @@ class Captioning:
     def __post_init__(self) -> None:
         if self.vocab.text_size <= END_PIECE + 1:
             raise ValueError(
-                f"captioning with vocab.text_size={self.vocab.text_size}: the vocabulary has no text; set "
-                "vocab.text_size to the number of pieces of the text model (and vocab.size so that they fit)"
+                f"captioning with vocab.text_size={self.vocab.text_size}: the vocabulary has no "
+                "text; set vocab.text_size to the number of pieces of the text model (and "
+                "vocab.size so that they fit)"
             )
         for field in ("captions_per_image", "max_tokens"):
             if getattr(self, field) < 1:
@@ -80,11 +84,13 @@ class Captioning:
         return (((self.eos_token, self.vocab.text_range[1]),),)
 
     def encode(self, example: Mapping[str, jnp.ndarray], rng: jax.Array) -> Sequences:
-        """Token sequences of a batch, prompts [B,C,1] and responses [B,C,T], C captions_per_image, T max_tokens.
+        """Token sequences of a batch, prompts [B,C,1] and responses [B,C,T], C captions_per_image,
+        T max_tokens.
 
         Args:
-            example: `captions i32[B,C',T']` piece ids below vocab.text_size, 0 padding, each caption ended by piece 1
-                unless it was cut; C' and T' at most C and T. A row of zeros is no caption and weighs nothing.
+            example: `captions i32[B,C',T']` piece ids below vocab.text_size, 0 padding, each
+                caption ended by piece 1 unless it was cut; C' and T' at most C and T. A row of
+                zeros is no caption and weighs nothing.
             rng: a jax.random key; draws for a row do not depend on how many other rows there are.
 
         Raises:
@@ -94,8 +100,9 @@ class Captioning:
         batch, count, length = pieces.shape
         if count > self.captions_per_image:
             raise ValueError(
-                f"{count} captions per image but captioning.captions_per_image={self.captions_per_image}; "
-                "raise it, or open the data with fewer captions per image"
+                f"{count} captions per image but "
+                f"captioning.captions_per_image={self.captions_per_image}; raise it, or open the "
+                "data with fewer captions per image"
             )
         if length > self.max_tokens:
             raise ValueError(
@@ -134,8 +141,10 @@ class Captioning:
             example: not read.
 
         Returns:
-            `pieces i32[B,T]`: up to and with the first end piece, then 0. Tokens that are no piece (specials, classes,
-            coordinates, piece 0) are left out and those behind them move up, so that the first 0 ends the caption.
+            `pieces i32[B,T]`: up to and with the first end piece, then 0. Tokens that are no piece
+                (specials, classes,
+            coordinates, piece 0) are left out and those behind them move up, so that the first 0
+            ends the caption.
         """
         pieces = tokens[:, 0] - self.vocab.text_shift
         is_piece = (pieces >= END_PIECE) & (pieces < self.vocab.text_size)

@@ -1,4 +1,5 @@
-"""Object detection as a sequence: `ymin xmin ymax xmax class` per object, real objects first, then noise boxes.
+"""Object detection as a sequence: `ymin xmin ymax xmax class` per object, real objects first, then
+noise boxes.
 
 Pix2Seq (arXiv:2109.10852), sections 2.1, 2.3 (sequence augmentation, altered inference) and 3.
 """
@@ -30,10 +31,11 @@ class Detection:
     Attributes:
         vocab: token ranges.
         max_instances: boxes per sequence, real and noise ones together; the paper uses 100.
-        class_corruption: what the decoder reads in place of a class, drawn anew for every box that is not padding:
-            'none' the class; 'rand_cls' a uniformly random class; 'real_n_fake_cls' the class or FAKE, even chances;
-            'rand_n_fake_cls' a random class or FAKE, even chances; 'real_n_rand_n_fake_cls' the class with chance
-            1/2, a random class 1/4, FAKE 1/4. The class of a noise box is FAKE.
+        class_corruption: what the decoder reads in place of a class, drawn anew for every box that
+            is not padding: 'none' the class; 'rand_cls' a uniformly random class; 'real_n_fake_cls'
+            the class or FAKE, even chances; 'rand_n_fake_cls' a random class or FAKE, even chances;
+            'real_n_rand_n_fake_cls' the class with chance 1/2, a random class 1/4, FAKE 1/4. The
+            class of a noise box is FAKE.
         noise_weight: weight of the class token of a noise box (its coordinates weigh 0).
         eos_weight: weight of every padding target.
     """
@@ -51,11 +53,13 @@ class Detection:
     def __post_init__(self) -> None:
         if self.max_instances < 1:
             raise ValueError(
-                f"detection.max_instances={self.max_instances}: at least one box per image is needed"
+                f"detection.max_instances={self.max_instances}: at least one box per image is "
+                "needed"
             )
         if self.class_corruption not in CLASS_CORRUPTIONS:
             raise ValueError(
-                f"detection.class_corruption={self.class_corruption!r}: choose one of {', '.join(CLASS_CORRUPTIONS)}"
+                f"detection.class_corruption={self.class_corruption!r}: choose one of "
+                f"{', '.join(CLASS_CORRUPTIONS)}"
             )
         for field in ("noise_weight", "eos_weight"):
             if getattr(self, field) < 0:
@@ -70,24 +74,28 @@ class Detection:
 
     @property
     def slots(self) -> tuple[int, int, int, int]:
-        """(start, stop, first, every): keep P(tokens start..stop-1) at response positions first, first + every, ..."""
+        """(start, stop, first, every): keep P(tokens start..stop-1) at response positions first,
+        first + every, ..."""
         return (*self.vocab.class_range, TOKENS_PER_BOX - 1, TOKENS_PER_BOX)
 
     @property
     def allowed(self) -> tuple[tuple[tuple[int, int], ...], ...]:
         """Response position t may hold tokens of the half-open ranges `allowed[t % 5]`.
 
-        No end of sequence among them: decoding fills every slot and leaves it to the scores to rank the boxes.
+        No end of sequence among them: decoding fills every slot and leaves it to the scores to rank
+        the boxes.
         """
         coordinate = (self.vocab.coord_range,)
         return (coordinate,) * 4 + ((self.vocab.class_range, (FAKE, FAKE + 1)),)
 
     def encode(self, example: Mapping[str, jnp.ndarray], rng: jax.Array) -> Sequences:
-        """Token sequences of a batch, of T = 5 * max_instances tokens; images without objects are all padding.
+        """Token sequences of a batch, of T = 5 * max_instances tokens; images without objects are
+        all padding.
 
         Args:
-            example: `boxes f32[B,N,4]` yxyx normalised to the padded image and `labels i32[B,N]`: 1..C, 0 padding,
-                NOISE_LABEL noise box. In the order in which they are to be written.
+            example: `boxes f32[B,N,4]` yxyx normalised to the padded image and `labels i32[B,N]`:
+                1..C, 0 padding, NOISE_LABEL noise box. In the order in which they are to be
+                written.
             rng: a jax.random key; draws for a row do not depend on how many other rows there are.
 
         Raises:
@@ -132,15 +140,17 @@ class Detection:
 
         Args:
             tokens: i32[B,T] sampled response.
-            scores: either f32[B,N,C], the probabilities of labels 1..C at the class tokens (`slots`): the label is the
-                likeliest, whatever was sampled, and its probability the score ("altered inference" of the paper).
-                Or f32[B,T], the likelihood of each sampled token: the label is the sampled one and its likelihood
-                the score; a sample that is no class gives label 0 and score 0.
+            scores: either f32[B,N,C], the probabilities of labels 1..C at the class tokens
+                (`slots`): the label is the likeliest, whatever was sampled, and its probability the
+                score ("altered inference" of the paper). Or f32[B,T], the likelihood of each
+                sampled token: the label is the sampled one and its likelihood the score; a sample
+                that is no class gives label 0 and score 0.
             example: `image` (shape), `orig_size`, `unpadded_size`, see `base.to_original`.
 
         Returns:
-            `boxes f32[B,N,4]` yxyx in pixels of the original image, clipped to it, `labels i32[B,N]`,
-            `scores f32[B,N]`. A box whose ends are swapped becomes empty; it overlaps nothing either way.
+            `boxes f32[B,N,4]` yxyx in pixels of the original image, clipped to it, `labels
+            i32[B,N]`, `scores f32[B,N]`. A box whose ends are swapped becomes empty; it overlaps
+            nothing either way.
 
         Raises:
             ValueError: `scores` of neither shape.
@@ -153,7 +163,8 @@ class Detection:
     def read(
         self, tokens: jnp.ndarray, scores: jnp.ndarray
     ) -> tuple[jnp.ndarray, jnp.ndarray, jnp.ndarray]:
-        """Like `decode`, with boxes f32[B,N,4] as they were written: normalised to the padded image, ends unchecked."""
+        """Like `decode`, with boxes f32[B,N,4] as they were written: normalised to the padded
+        image, ends unchecked."""
         batch, count = tokens.shape[0], tokens.shape[1] // TOKENS_PER_BOX
         slots = tokens[:, : count * TOKENS_PER_BOX].reshape(batch, count, TOKENS_PER_BOX)
         boxes = self.vocab.coords(slots[..., :4])
@@ -165,8 +176,9 @@ class Detection:
             )
         if scores.shape != tokens.shape:
             raise ValueError(
-                f"scores{list(scores.shape)} for tokens{list(tokens.shape)}: give class probabilities "
-                f"[{batch}, {count}, {self.vocab.num_classes}] or token likelihoods {list(tokens.shape)}"
+                f"scores{list(scores.shape)} for tokens{list(tokens.shape)}: give class "
+                f"probabilities [{batch}, {count}, {self.vocab.num_classes}] or token likelihoods "
+                f"{list(tokens.shape)}"
             )
         labels = self.vocab.labels(slots[..., 4])
         likelihoods = scores[:, : count * TOKENS_PER_BOX].reshape(slots.shape)[..., 4]
@@ -175,7 +187,8 @@ class Detection:
     def _corrupt(self, classes: jnp.ndarray, rng: jax.Array) -> jnp.ndarray:
         """Class tokens i32[B,N] -> class tokens to read; see `class_corruption`."""
         rng_class, rng_fake, rng_real = jax.random.split(rng, 3)
-        # The release draws from every token between 100 and coord_shift, most of which are no class.
+        # The release draws from every token between 100 and coord_shift, most of which are no
+        # class.
         random = jax.random.randint(rng_class, classes.shape, *self.vocab.class_range)
         fake = jnp.full_like(classes, FAKE)
         random_or_fake = jnp.where(jax.random.bernoulli(rng_fake, 0.5, classes.shape), random, fake)

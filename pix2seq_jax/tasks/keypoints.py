@@ -1,7 +1,8 @@
-"""Keypoint detection as a sequence: given an object's box and class, `y x` of each of its joints in a fixed order.
+"""Keypoint detection as a sequence: given an object's box and class, `y x` of each of its joints in
+a fixed order.
 
-Joints that are not labelled are the invisible token, twice. Pix2Seq v2 (arXiv:2206.07669), sections 3.1 and 3.3; the
-input masking and the score are the release's.
+Joints that are not labelled are the invisible token, twice. Pix2Seq v2 (arXiv:2206.07669), sections
+3.1 and 3.3; the input masking and the score are the release's.
 """
 
 from collections.abc import Mapping
@@ -26,7 +27,8 @@ from pix2seq_jax.vocab import INVISIBLE, PADDING, PROMPT_KEYPOINTS, Vocab
 
 @dataclass(frozen=True)
 class Keypoints:
-    """The joints of each object of an image, of its box and class. Raises ValueError where a field is out of range.
+    """The joints of each object of an image, of its box and class. Raises ValueError where a field
+    is out of range.
 
     The published recipe shows the model a crop of twice the box and one object.
 
@@ -35,9 +37,11 @@ class Keypoints:
         max_instances: objects per image in training; decoding takes as many as the example has.
         num_keypoints: joints per object, J; COCO's people have 17.
         invisible_weight: weight of the tokens of a joint that is not labelled.
-        mask_inputs: replace inputs, each token for itself, by the invisible token with a chance that is drawn uniformly
-            for each batch, so that the model learns to place a joint without the ones before it.
-        points_score_weight: share of the tokens' mean likelihood in the score; the rest is the score of the box.
+        mask_inputs: replace inputs, each token for itself, by the invisible token with a chance
+            that is drawn uniformly for each batch, so that the model learns to place a joint
+            without the ones before it.
+        points_score_weight: share of the tokens' mean likelihood in the score; the rest is the
+            score of the box.
     """
 
     vocab: Vocab
@@ -59,12 +63,13 @@ class Keypoints:
                 )
         if self.invisible_weight < 0:
             raise ValueError(
-                f"keypoints.invisible_weight={self.invisible_weight}: a token weight must be 0 or more"
+                f"keypoints.invisible_weight={self.invisible_weight}: a token weight must be "
+                "0 or more"
             )
         if not 0 <= self.points_score_weight <= 1:
             raise ValueError(
-                f"keypoints.points_score_weight={self.points_score_weight}: give a share, from 0 (the score of the "
-                "box) to 1 (the likelihood of the tokens)"
+                f"keypoints.points_score_weight={self.points_score_weight}: give a share, from 0 "
+                "(the score of the box) to 1 (the likelihood of the tokens)"
             )
 
     @property
@@ -79,16 +84,20 @@ class Keypoints:
 
     @property
     def allowed(self) -> tuple[tuple[tuple[int, int], ...], ...]:
-        """Every response token is a coordinate: a guess costs nothing in the metric, an invisible joint does."""
+        """Every response token is a coordinate: a guess costs nothing in the metric, an invisible
+        joint does."""
         return ((self.vocab.coord_range,),)
 
     def encode(self, example: Mapping[str, jnp.ndarray], rng: jax.Array) -> Sequences:
-        """Token sequences of the objects of a batch: [B,N,...] with N = max_instances and T = 2 * num_keypoints.
+        """Token sequences of the objects of a batch: [B,N,...] with N = max_instances and T = 2 *
+        num_keypoints.
 
         Args:
-            example: `boxes f32[B,N,4]` yxyx normalised to the padded image, `labels i32[B,N]` (1..C; others are
-                padding) and `keypoints f32[B,N,2J]`: y, x, ... normalised, POINT_INVISIBLE where not labelled.
-            rng: a jax.random.key, for `mask_inputs`; draws for a row do not depend on how many other rows there are.
+            example: `boxes f32[B,N,4]` yxyx normalised to the padded image, `labels i32[B,N]`
+                (1..C; others are padding) and `keypoints f32[B,N,2J]`: y, x, ... normalised,
+                POINT_INVISIBLE where not labelled.
+            rng: a jax.random.key, for `mask_inputs`; draws for a row do not depend on how many
+                other rows there are.
 
         Returns:
             Padding objects weigh nothing, and there is no end of sequence to learn.
@@ -101,8 +110,9 @@ class Keypoints:
         )
         if points.shape[-1] != 2 * self.num_keypoints:
             raise ValueError(
-                f"{points.shape[-1] / 2:g} keypoints per object but keypoints.num_keypoints={self.num_keypoints}; "
-                "set it to the number of joints of the data"
+                f"{points.shape[-1] / 2:g} keypoints per object but "
+                f"keypoints.num_keypoints={self.num_keypoints}; set it to the number of joints of "
+                "the data"
             )
         targets = jnp.where(labels[..., None] > 0, point_tokens(self.vocab, points), PADDING)
         weights = jnp.where(targets == INVISIBLE, self.invisible_weight, 1.0) * (targets != PADDING)
@@ -114,7 +124,8 @@ class Keypoints:
         )
 
     def prompt(self, example: Mapping[str, jnp.ndarray]) -> jnp.ndarray:
-        """i32[B,N,6], task token, box and class of each of the example's objects; PADDING for padding objects."""
+        """i32[B,N,6], task token, box and class of each of the example's objects; PADDING for
+        padding objects."""
         return object_prompt(self.vocab, PROMPT_KEYPOINTS, example["boxes"], example["labels"])
 
     def decode(
@@ -123,15 +134,17 @@ class Keypoints:
         """Joints of sampled tokens, the mean over the samples.
 
         Args:
-            tokens: i32[B,N,K,T] sampled responses of T = 2J tokens. A joint of which y or x is no coordinate does not
-                count; where it counts in none of the samples it lies in the centre of the box.
+            tokens: i32[B,N,K,T] sampled responses of T = 2J tokens. A joint of which y or x is no
+                coordinate does not count; where it counts in none of the samples it lies in the
+                centre of the box.
             scores: f32[B,N,K,T], the likelihood of each sampled token under the model.
-            example: `boxes` normalised to the padded image, `labels` and `scores f32[B,N]`, those of the prompts;
-                `image` (shape), `orig_size`, `unpadded_size`, perhaps `crop_offset`, see `base.to_original`.
+            example: `boxes` normalised to the padded image, `labels` and `scores f32[B,N]`, those
+                of the prompts; `image` (shape), `orig_size`, `unpadded_size`, perhaps
+                `crop_offset`, see `base.to_original`.
 
         Returns:
-            `keypoints f32[B,N,J,2]` yx and `boxes f32[B,N,4]` yxyx, in pixels of the original image; `labels i32[B,N]`;
-            `scores f32[B,N]`, see `score`, 0 for padding objects.
+            `keypoints f32[B,N,J,2]` yx and `boxes f32[B,N,4]` yxyx, in pixels of the original
+            image; `labels i32[B,N]`; `scores f32[B,N]`, see `score`, 0 for padding objects.
 
         Raises:
             ValueError: tokens or scores of another shape.
@@ -139,8 +152,9 @@ class Keypoints:
         check_samples(tokens, scores, example["labels"])
         if tokens.shape[-1] != 2 * self.num_keypoints:
             raise ValueError(
-                f"{tokens.shape[-1]} tokens per object; keypoints.num_keypoints={self.num_keypoints} are "
-                f"{2 * self.num_keypoints}: decode with max_len={self.max_len}"
+                f"{tokens.shape[-1]} tokens per object; "
+                f"keypoints.num_keypoints={self.num_keypoints} are {2 * self.num_keypoints}: "
+                f"decode with max_len={self.max_len}"
             )
         pairs = tokens.reshape(*tokens.shape[:3], self.num_keypoints, 2)
         start, stop = self.vocab.coord_range
@@ -158,7 +172,8 @@ class Keypoints:
     def score(
         self, tokens: jnp.ndarray, scores: jnp.ndarray, box_scores: jnp.ndarray
     ) -> jnp.ndarray:
-        """w * mean likelihood of the tokens that are not padding + (1 - w) * score of the box; w: points_score_weight.
+        """w * mean likelihood of the tokens that are not padding + (1 - w) * score of the box; w:
+        points_score_weight.
 
         Args:
             tokens: i32[B,N,K,T].

@@ -1,4 +1,5 @@
-"""Several tasks in one batch of sequences: "data mixing" (Pix2Seq v2, arXiv:2206.07669, section 3.2, Algorithm 1)."""
+"""Several tasks in one batch of sequences: "data mixing" (Pix2Seq v2, arXiv:2206.07669, section
+3.2, Algorithm 1)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,8 +18,9 @@ PER_OBJECT = ("boxes", "labels", "polygons", "keypoints")  # [B,N,...]
 class Mixed:
     """One sequence per row, of the task that the row's `task` names. For training only.
 
-    Of tasks with several sequences per image (one per object or caption) a row takes a random one that has something
-    to learn besides padding. The part of the prompt after the task token goes with the response, at weight 0.
+    Of tasks with several sequences per image (one per object or caption) a row takes a random one
+    that has something to learn besides padding. The part of the prompt after the task token goes
+    with the response, at weight 0.
 
     Attributes:
         tasks: number t of them is `task` t of the example.
@@ -43,7 +45,8 @@ class Mixed:
         """Sequences of T = max_len - 1 tokens after the one of the task.
 
         Args:
-            example: `task i32[B]`, and what each of the tasks reads; fields of other tasks may hold zeros.
+            example: `task i32[B]`, and what each of the tasks reads; fields of other tasks may hold
+                zeros.
             rng: a jax.random.key.
         """
         every = [

@@ -1,7 +1,8 @@
-"""Instance segmentation as a sequence: given an object's box and class, the points (y, x) around it.
+"""Instance segmentation as a sequence: given an object's box and class, the points (y, x) around
+it.
 
-Polygons of one object are joined by a separator pair; the end of the points is padding. Pix2Seq v2 (arXiv:2206.07669),
-sections 3.1 and 3.3.
+Polygons of one object are joined by a separator pair; the end of the points is padding. Pix2Seq v2
+(arXiv:2206.07669), sections 3.1 and 3.3.
 """
 
 from collections.abc import Mapping
@@ -34,7 +35,8 @@ from pix2seq_jax.vocab import (
 
 
 def rotate_rings(points: jnp.ndarray, rng: jax.Array) -> jnp.ndarray:
-    """Lets every ring of every object begin at a random one of its points; separators and padding stay in place.
+    """Lets every ring of every object begin at a random one of its points; separators and padding
+    stay in place.
 
     Args:
         points: f32[B,N,2M], y, x, ..., with the reserved floats POINT_SEPARATOR and POINT_PADDING.
@@ -47,7 +49,8 @@ def rotate_rings(points: jnp.ndarray, rng: jax.Array) -> jnp.ndarray:
     shape, size = pairs.shape[:3], pairs.shape[2]
     fixed = (pairs[..., 0] == POINT_SEPARATOR) | (pairs[..., 0] == POINT_PADDING)
     place = lax.broadcasted_iota(jnp.int32, shape, 2)
-    # A ring reaches from its start, the place after the last fixed pair, to its stop, the place of the next one.
+    # A ring reaches from its start, the place after the last fixed pair, to its stop, the place of
+    # the next one.
     start = lax.cummax(jnp.where(fixed, place + 1, 0), axis=2)
     stop = lax.cummin(jnp.where(fixed, place, size), axis=2, reverse=True)
     length = jnp.maximum(stop - start, 1)
@@ -62,7 +65,8 @@ def rotate_rings(points: jnp.ndarray, rng: jax.Array) -> jnp.ndarray:
 
 @dataclass(frozen=True)
 class Segmentation:
-    """The outline of each object of an image, of its box and class. Raises ValueError where a field is out of range.
+    """The outline of each object of an image, of its box and class. Raises ValueError where a field
+    is out of range.
 
     Attributes:
         vocab: token ranges.
@@ -70,10 +74,11 @@ class Segmentation:
         max_points: points per object, separators counted; the paper uses 128.
         random_start: let each polygon begin at a random one of its points, as in the paper.
         eos_weight: weight of the padding targets of an object that has points.
-        padding_weight: weight of the tokens of padding objects, 0 to leave them out. The release has 1.0: its weights
-            of padding targets are set after those of padding objects were zeroed, so that half-empty slots double the
-            sum of weights. It counts the prompt as well, all 261 tokens that follow the first one. Here prompts never
-            weigh; the response has their share, so that the sum over a padding object is the same.
+        padding_weight: weight of the tokens of padding objects, 0 to leave them out. The release
+            has 1.0: its weights of padding targets are set after those of padding objects were
+            zeroed, so that half-empty slots double the sum of weights. It counts the prompt as
+            well, all 261 tokens that follow the first one. Here prompts never weigh; the response
+            has their share, so that the sum over a padding object is the same.
     """
 
     vocab: Vocab
@@ -114,23 +119,28 @@ class Segmentation:
 
     @property
     def allowed(self) -> tuple[tuple[tuple[int, int], ...], ...]:
-        """Every response token is a coordinate, half of a separator or padding, y tokens (even) like x tokens (odd).
+        """Every response token is a coordinate, half of a separator or padding, y tokens (even)
+        like x tokens (odd).
 
-        That both halves of a pair are of one kind is left to the model; see `base.read_points` for pairs that differ.
+        That both halves of a pair are of one kind is left to the model; see `base.read_points` for
+        pairs that differ.
         """
         return ((self.vocab.coord_range, (SEPARATOR, SEPARATOR + 1), (PADDING, PADDING + 1)),)
 
     def encode(self, example: Mapping[str, jnp.ndarray], rng: jax.Array) -> Sequences:
-        """Token sequences of the objects of a batch: [B,N,...] with N = max_instances and T = 2 * max_points.
+        """Token sequences of the objects of a batch: [B,N,...] with N = max_instances and T = 2 *
+        max_points.
 
         Args:
-            example: `boxes f32[B,N,4]` yxyx normalised to the padded image, `labels i32[B,N]` (1..C; others are
-                padding) and `polygons f32[B,N,2M]`: y, x, ... normalised, with the reserved floats of vocab.
-            rng: a jax.random.key, for `random_start`; draws for a row do not depend on how many other rows there are.
+            example: `boxes f32[B,N,4]` yxyx normalised to the padded image, `labels i32[B,N]`
+                (1..C; others are padding) and `polygons f32[B,N,2M]`: y, x, ... normalised, with
+                the reserved floats of vocab.
+            rng: a jax.random.key, for `random_start`; draws for a row do not depend on how many
+                other rows there are.
 
         Returns:
-            Padding objects weigh `padding_weight`. Objects without a single point weigh nothing: of their masks
-            nothing is known.
+            Padding objects weigh `padding_weight`. Objects without a single point weigh nothing: of
+            their masks nothing is known.
 
         Raises:
             ValueError: more objects per image than max_instances, or more points than max_points.
@@ -141,8 +151,9 @@ class Segmentation:
         missing = 2 * self.max_points - points.shape[-1]
         if missing < 0 or missing % 2:
             raise ValueError(
-                f"polygons of {points.shape[-1]} numbers per object but segmentation.max_points={self.max_points} "
-                f"allows {2 * self.max_points}, y and x of each point; raise it, or open the data with fewer points"
+                f"polygons of {points.shape[-1]} numbers per object but "
+                f"segmentation.max_points={self.max_points} allows {2 * self.max_points}, y and x "
+                "of each point; raise it, or open the data with fewer points"
             )
         points = jnp.pad(points, ((0, 0), (0, 0), (0, missing)), constant_values=POINT_PADDING)
         if self.random_start:
@@ -164,24 +175,29 @@ class Segmentation:
         )
 
     def prompt(self, example: Mapping[str, jnp.ndarray]) -> jnp.ndarray:
-        """i32[B,N,6], task token, box and class of each of the example's objects; PADDING for padding objects."""
+        """i32[B,N,6], task token, box and class of each of the example's objects; PADDING for
+        padding objects."""
         return object_prompt(self.vocab, PROMPT_SEGMENTATION, example["boxes"], example["labels"])
 
     def decode(
         self, tokens: jnp.ndarray, scores: jnp.ndarray, example: Mapping[str, jnp.ndarray]
     ) -> dict[str, jnp.ndarray]:
-        """Outlines of sampled tokens; `base.read_points` says how tokens are read that are no proper outline.
+        """Outlines of sampled tokens; `base.read_points` says how tokens are read that are no
+        proper outline.
 
         Args:
             tokens: i32[B,N,K,T] sampled responses, T even.
-            scores: f32[B,N,K,T]; only the shape is read: an outline has the score of its box, as in the paper.
-            example: `boxes` normalised to the padded image, `labels` and `scores f32[B,N]`, those of the prompts;
-                `image` (shape), `orig_size`, `unpadded_size`, perhaps `crop_offset`, see `base.to_original`.
+            scores: f32[B,N,K,T]; only the shape is read: an outline has the score of its box, as in
+                the paper.
+            example: `boxes` normalised to the padded image, `labels` and `scores f32[B,N]`, those
+                of the prompts; `image` (shape), `orig_size`, `unpadded_size`, perhaps
+                `crop_offset`, see `base.to_original`.
 
         Returns:
-            `points f32[B,N,K,T]` y, x, ... in pixels of the original image with the reserved floats POINT_PADDING (the
-            end), POINT_SEPARATOR (between polygons) and POINT_INVISIBLE (to be left out); `boxes f32[B,N,4]` yxyx in
-            pixels of the original image; `labels i32[B,N]`; `scores f32[B,N]`. Padding objects: POINT_PADDING, score 0.
+            `points f32[B,N,K,T]` y, x, ... in pixels of the original image with the reserved floats
+            POINT_PADDING (the end), POINT_SEPARATOR (between polygons) and POINT_INVISIBLE (to be
+            left out); `boxes f32[B,N,4]` yxyx in pixels of the original image; `labels i32[B,N]`;
+            `scores f32[B,N]`. Padding objects: POINT_PADDING, score 0.
 
         Raises:
             ValueError: tokens or scores of another shape.

@@ -1,8 +1,10 @@
-"""Checkpoints: saved in the background, hashed, and never trusted before the hashes agree. The only user of orbax.
+"""Checkpoints: saved in the background, hashed, and never trusted before the hashes agree. The only
+user of orbax.
 
-A checkpoint is a folder DIRECTORY/STEP with the items `state` (arrays) and `meta` (JSON), and SHA256SUMS, the hashes of
-its files (`sha256sum -c` reads it). Orbax writes it under another name and renames it when it is complete, so a folder
-that bears a plain step number was whole once; one that no longer agrees with its hashes is damaged.
+A checkpoint is a folder DIRECTORY/STEP with the items `state` (arrays) and `meta` (JSON), and
+SHA256SUMS, the hashes of its files (`sha256sum -c` reads it). Orbax writes it under another name
+and renames it when it is complete, so a folder that bears a plain step number was whole once; one
+that no longer agrees with its hashes is damaged.
 """
 
 import dataclasses
@@ -43,7 +45,8 @@ def _files(folder: epath.Path) -> list[epath.Path]:
 
 
 def _hashes(folder: epath.Path) -> dict[str, str]:
-    """SHA-256 by name relative to the folder, of all files below it but UNHASHED; none where there is no folder."""
+    """SHA-256 by name relative to the folder, of all files below it but UNHASHED; none where there
+    is no folder."""
 
     def digest(path: epath.Path) -> str:
         with path.open("rb") as file:
@@ -63,7 +66,8 @@ def _write_sums(folder: epath.Path) -> None:
 
 
 def _damage(folder: epath.Path, *, item: str = "") -> str:
-    """What is wrong with a checkpoint folder (or one item of it): the first odd file and its hash; empty if nothing."""
+    """What is wrong with a checkpoint folder (or one item of it): the first odd file and its hash;
+    empty if nothing."""
     if not (folder / SUMS).exists():
         return f"{folder}: {SUMS} is missing"
     lines = (
@@ -102,10 +106,12 @@ def _set_aside(folder: epath.Path) -> epath.Path:
 def newest_whole_step(directory: epath.PathLike, *, set_aside: bool = False) -> int | None:
     """The newest step whose files agree with their hashes, or None where no step was ever saved.
 
-    Damaged steps are named in the log; empty folders are passed over. Process 0 looks, all processes get its answer.
+    Damaged steps are named in the log; empty folders are passed over. Process 0 looks, all
+    processes get its answer.
 
     Args:
-        set_aside: rename the damaged steps to `STEP.damaged1` and so on; of older steps only metrics are looked at.
+        set_aside: rename the damaged steps to `STEP.damaged1` and so on; of older steps only
+            metrics are looked at.
 
     Raises:
         ValueError: there are checkpoints, but every one is damaged.
@@ -123,7 +129,8 @@ def newest_whole_step(directory: epath.PathLike, *, set_aside: bool = False) -> 
             whole = -2
         elif set_aside:
             for step in steps(directory):
-                # Orbax reads the metrics of all steps when it starts to save, and fails where it cannot.
+                # Orbax reads the metrics of all steps when it starts to save, and fails where it
+                # cannot.
                 if step > whole or _damage(directory / str(step), item="metrics/"):
                     log.warning(
                         "checkpoint of step %d is damaged: moved to %s",
@@ -134,14 +141,16 @@ def newest_whole_step(directory: epath.PathLike, *, set_aside: bool = False) -> 
         whole = int(multihost_utils.broadcast_one_to_all(np.int32(whole)))
     if whole == -2:
         raise ValueError(
-            f"every checkpoint in {directory} is damaged ({'; '.join(damaged) or 'see process 0'}); "
-            "restore one from a copy, or delete the folder to start from scratch"
+            f"every checkpoint in {directory} is damaged "
+            f"({'; '.join(damaged) or 'see process 0'}); restore one from a copy, or delete the "
+            "folder to start from scratch"
         )
     return None if whole < 0 else whole
 
 
 def _check_matches(saved: Any, wanted: Any, folder: epath.Path, *, partial: bool) -> None:
-    """Raises ValueError naming the first array that the checkpoint and the model do not share, with both shapes."""
+    """Raises ValueError naming the first array that the checkpoint and the model do not share, with
+    both shapes."""
 
     def described(tree: Any) -> dict[str, str]:
         return {
@@ -155,8 +164,9 @@ def _check_matches(saved: Any, wanted: Any, folder: epath.Path, *, partial: bool
         there, here = saved.get(name, "missing"), wanted.get(name, "missing")
         if there != here:
             raise ValueError(
-                f"{folder} is of another model or optimizer: {name} is {there} in the checkpoint and {here} in the "
-                "model; use the config that it was trained with (classes and vocabulary too), or another workdir"
+                f"{folder} is of another model or optimizer: {name} is {there} in the checkpoint "
+                f"and {here} in the model; use the config that it was trained with (classes and "
+                "vocabulary too), or another workdir"
             )
 
 
@@ -180,16 +190,18 @@ def _restore(folder: epath.Path, wanted: Any, *, partial: bool) -> tuple[Any, di
 def load_variables(
     directory: epath.PathLike, abstract: Mapping[str, Any], *, step: int | None = None
 ) -> tuple[int, dict[str, Any], dict]:
-    """(step, variables, meta) of a checkpoint without its optimizer, for evaluation; changes nothing on disk.
+    """(step, variables, meta) of a checkpoint without its optimizer, for evaluation; changes
+    nothing on disk.
 
     Args:
         directory: that a Checkpointer wrote.
-        abstract: {"params": …, "batch_stats": …} of ShapeDtypeStructs with shardings, `train_step.abstract_variables`;
-            those without a sharding become NumPy arrays.
+        abstract: {"params": …, "batch_stats": …} of ShapeDtypeStructs with shardings,
+            `train_step.abstract_variables`; those without a sharding become NumPy arrays.
         step: default the newest whole one.
 
     Raises:
-        ValueError: no whole checkpoint, the one asked for is damaged or missing, or it is of another model.
+        ValueError: no whole checkpoint, the one asked for is damaged or missing, or it is of
+            another model.
     """
     directory = epath.Path(directory).resolve()
     if step is None:
@@ -232,9 +244,10 @@ class _Best:
 class Checkpointer:
     """Saves and restores the train state of one run in a directory of its own.
 
-    Keeps the `keep_latest` newest steps, and of those with metrics the `keep_best` best by `best_metric` (higher is
-    better). Metrics are given when a step is saved or later, by `set_metrics`: a run saves before it evaluates. Use as:
-    restore_latest, then save as often as needed, then close.
+    Keeps the `keep_latest` newest steps, and of those with metrics the `keep_best` best by
+    `best_metric` (higher is better). Metrics are given when a step is saved or later, by
+    `set_metrics`: a run saves before it evaluates. Use as: restore_latest, then save as often as
+    needed, then close.
     """
 
     def __init__(
@@ -247,7 +260,8 @@ class Checkpointer:
     ) -> None:
         if keep_latest < 1:
             raise ValueError(
-                f"keep_latest={keep_latest}: keep at least 1 checkpoint, or there is nothing to resume from"
+                f"keep_latest={keep_latest}: keep at least 1 checkpoint, or there is nothing "
+                "to resume from"
             )
         self._directory = epath.Path(directory).resolve()
         self._keep_latest, self._best_metric, self._keep_best = keep_latest, best_metric, keep_best
@@ -267,11 +281,14 @@ class Checkpointer:
             return {}
 
     def set_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Gives metrics (flat numbers) to a saved step; they count from the next save on. All processes call it.
+        """Gives metrics (flat numbers) to a saved step; they count from the next save on. All
+        processes call it.
 
-        Orbax takes metrics only in a save, so these are in DIRECTORY/metrics.json, of the steps that are there.
+        Orbax takes metrics only in a save, so these are in DIRECTORY/metrics.json, of the steps
+        that are there.
         """
-        # 32 bits: that is what the other processes hear from the one that scores, and all must choose alike.
+        # 32 bits: that is what the other processes hear from the one that scores, and all must
+        # choose alike.
         values = {name: float(np.float32(value)) for name, value in metrics.items()}
         self._metrics[step] = {
             name: value if math.isfinite(value) else None for name, value in values.items()
@@ -294,7 +311,8 @@ class Checkpointer:
         return step in self._metrics or (self._directory / str(step) / "metrics").exists()
 
     def _score(self, step: int, metrics: Mapping[str, float] | None) -> float | None:
-        """What the best steps are chosen by, of `set_metrics` or of the checkpoint (those given); None without."""
+        """What the best steps are chosen by, of `set_metrics` or of the checkpoint (those given);
+        None without."""
         known = self._metrics.get(step, metrics)
         if known is None:
             return None
@@ -302,7 +320,8 @@ class Checkpointer:
         return -math.inf if value is None or math.isnan(value) else value
 
     def _on_written(self) -> None:
-        """Hashes what was written. Orbax calls it in its commit thread, on process 0, just before the rename."""
+        """Hashes what was written. Orbax calls it in its commit thread, on process 0, just before
+        the rename."""
         name = str(self._saving)
         # No glob: the path of a workdir may hold the characters that it takes for patterns.
         begins = f"{name}.orbax-checkpoint-tmp"
@@ -313,7 +332,8 @@ class Checkpointer:
 
     @cached_property
     def _manager(self) -> ocp.CheckpointManager:
-        """Made at the first save: when it starts it reads every checkpoint there is, damaged ones too."""
+        """Made at the first save: when it starts it reads every checkpoint there is, damaged ones
+        too."""
         policies, best_fn = [LatestN(n=self._keep_latest)], None
         if self._best_metric:
             policies.append(_Best(self._keep_best, self._score))
@@ -329,9 +349,11 @@ class Checkpointer:
     def save(
         self, step: int, state: Any, meta: dict, *, metrics: Mapping[str, float] | None = None
     ) -> None:
-        """Saves in the background; returns when the state is copied, so its buffers may be donated right after.
+        """Saves in the background; returns when the state is copied, so its buffers may be donated
+        right after.
 
-        Waits for the save before, and raises what went wrong in it. A step that is there already is left alone.
+        Waits for the save before, and raises what went wrong in it. A step that is there already is
+        left alone.
 
         Args:
             step: number of updates done.
@@ -347,13 +369,15 @@ class Checkpointer:
         self._manager.save(step, args=items, metrics=dict(metrics) if metrics else None, force=True)
 
     def restore_latest(self, abstract_state: Any) -> tuple[Any, dict] | None:
-        """(state, meta) of the newest whole checkpoint, or None where there is none or it is of step 0.
+        """(state, meta) of the newest whole checkpoint, or None where there is none or it is of
+        step 0.
 
-        Step 0 is an imported model, variables without an optimizer: `load_variables` reads it. Damaged checkpoints that
-        are newer are named in the log and set aside.
+        Step 0 is an imported model, variables without an optimizer: `load_variables` reads it.
+        Damaged checkpoints that are newer are named in the log and set aside.
 
         Args:
-            abstract_state: ShapeDtypeStructs with shardings, `train_step.abstract_state`; any mesh will do.
+            abstract_state: ShapeDtypeStructs with shardings, `train_step.abstract_state`; any mesh
+                will do.
 
         Raises:
             ValueError: every checkpoint is damaged, or the newest whole one is of another model.

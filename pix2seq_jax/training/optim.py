@@ -12,10 +12,12 @@ SCALINGS = ("none", "linear", "sqrt")
 SCHEDULES = ("linear", "cosine", "cosine@RATE", "exp@RATE", "none")
 OPTIMIZERS = ("adamw", "lamb", "momentum")
 
-# Which parameters decay. The papers' runs decayed kernels only, the later release everything. The release's LAMB leaves
-# out biases and the scales of norms ("weights"), a later one embeddings and positions too ("kernels").
+# Which parameters decay. The papers' runs decayed kernels only, the later release everything. The
+# release's LAMB leaves out biases and the scales of norms ("weights"), a later one embeddings and
+# positions too ("kernels").
 DECAY = {"kernels": r"kernel$", "weights": r"^(?!.*(bias|scale)$)", "all": ""}
-STACKED = r"(^|/)(layers|cross)/"  # parameters that hold those of all layers of a stack, along their first axis
+# parameters that hold those of all layers of a stack, along their first axis
+STACKED = r"(^|/)(layers|cross)/"
 
 
 def _scaled(base: float, batch_size: int, scaling: str) -> float:
@@ -45,10 +47,12 @@ def schedule(
     tail: int = 0,
     end_factor: float = 0.0,
 ) -> optax.Schedule:
-    """Learning rate as a function of the step i32[] -> f32[]: linear warm-up from 0 to the peak, then decay.
+    """Learning rate as a function of the step i32[] -> f32[]: linear warm-up from 0 to the peak,
+    then decay.
 
-    The decay takes `total - warmup - tail` steps. `linear` and `cosine` then stay at `end_factor * peak`; `cosine@r`
-    follows r of the cosine's way down and `exp@r` falls to r times the peak in that time, and both go on after it.
+    The decay takes `total - warmup - tail` steps. `linear` and `cosine` then stay at `end_factor *
+    peak`; `cosine@r` follows r of the cosine's way down and `exp@r` falls to r times the peak in
+    that time, and both go on after it.
 
     Args:
         name: one of SCHEDULES.
@@ -71,7 +75,8 @@ def schedule(
     steps = total - warmup - tail
     if steps <= 0:
         raise ValueError(
-            f"optim: warm-up {warmup} + tail {tail} leave no step of {total} to decay in; train longer or shorten them"
+            f"optim: warm-up {warmup} + tail {tail} leave no step of {total} to decay in; "
+            "train longer or shorten them"
         )
 
     def factor(progress):
@@ -100,8 +105,9 @@ def _decay_mask(decay: str):
 def _scale_by_adam(beta1: float, beta2: float, eps: float) -> optax.GradientTransformation:
     """Adam whose epsilon stands beside the uncorrected second moment, as in the published code.
 
-    That is "epsilon hat" at the end of section 2 of Kingma & Ba (2015). optax has the other form, which moves the
-    parameters of tiny gradients (embeddings of unlikely words) further in the first steps.
+    That is "epsilon hat" at the end of section 2 of Kingma & Ba (2015). optax has the other form,
+    which moves the parameters of tiny gradients (embeddings of unlikely words) further in the first
+    steps.
     """
 
     def init(params):
@@ -126,7 +132,8 @@ def _scale_by_adam(beta1: float, beta2: float, eps: float) -> optax.GradientTran
 
 
 def _scale_by_trust_ratio() -> optax.GradientTransformation:
-    """LAMB's ratio of norms, of parameter to update; as optax has it, but for every layer of a stack by itself."""
+    """LAMB's ratio of norms, of parameter to update; as optax has it, but for every layer of a
+    stack by itself."""
 
     def scale(stacked, update, param):
         axes = tuple(range(1, param.ndim)) if stacked else None
@@ -156,9 +163,10 @@ def make(
     """Optimizer of the published runs behind an optional clip by the global norm of all gradients.
 
     Args:
-        name: "adamw" (Loshchilov & Hutter 2019), "lamb" (You et al. 2020; parameters that do not decay are not scaled
-            by the trust ratio) or "momentum" (Nesterov, no decay; the learning rate of a step stays with its gradient).
-            The release's "adam" is "adamw" with a weight_decay of 0.
+        name: "adamw" (Loshchilov & Hutter 2019), "lamb" (You et al. 2020; parameters that do not
+            decay are not scaled by the trust ratio) or "momentum" (Nesterov, no decay; the learning
+            rate of a step stays with its gradient). The release's "adam" is "adamw" with a
+            weight_decay of 0.
         learning_rate: number, or a `schedule`.
         decay: which parameters decay, one of DECAY.
         clip: largest global norm; 0 or less turns clipping off.
@@ -184,6 +192,7 @@ def make(
         chain = [rate, optax.trace(momentum, nesterov=True)]
     else:
         raise ValueError(f"optim.name={name!r}: use one of {OPTIMIZERS}")
-    # Always one link of the chain, so that a run may change its mind about clipping and still resume.
+    # Always one link of the chain, so that a run may change its mind about clipping and still
+    # resume.
     clipping = optax.clip_by_global_norm(clip) if clip > 0 else optax.identity()
     return optax.chain(clipping, *chain)

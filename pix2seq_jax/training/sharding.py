@@ -1,7 +1,9 @@
-"""The only owner of mesh axes: how a run's devices are arranged and which array dimension goes to which axis.
+"""The only owner of mesh axes: how a run's devices are arranged and which array dimension goes to
+which axis.
 
-Every mesh has some of the axes `data` (each device its images), `fsdp` (the same, with parameters cut as well) and
-`model` (wide dimensions cut). Training by data parallelism needs nothing but the default mesh.
+Every mesh has some of the axes `data` (each device its images), `fsdp` (the same, with parameters
+cut as well) and `model` (wide dimensions cut). Training by data parallelism needs nothing but the
+default mesh.
 """
 
 import math
@@ -14,9 +16,9 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXES = ("data", "fsdp", "model")
 
-# Logical dimension -> mesh axes it is cut over. A dimension is left whole where the mesh lacks the axis, where an
-# earlier dimension of the same array has taken it, or where its size is no multiple of the axis; names that are not
-# listed ("layers", "head_dim", ...) are never cut.
+# Logical dimension -> mesh axes it is cut over. A dimension is left whole where the mesh lacks the
+# axis, where an earlier dimension of the same array has taken it, or where its size is no multiple
+# of the axis; names that are not listed ("layers", "head_dim", ...) are never cut.
 RULES = {
     "batch": ("data", "fsdp"),
     "vocab": ("model",),
@@ -32,7 +34,8 @@ def make_mesh(
     """Mesh over all devices (or the given ones), to be entered with `jax.set_mesh`.
 
     Args:
-        axes: size by axis name, of AXES; one size may be -1 for "the rest". Default: all devices on `data`.
+        axes: size by axis name, of AXES; one size may be -1 for "the rest". Default: all devices on
+            `data`.
 
     Raises:
         ValueError: unknown axis, or sizes whose product is not the number of devices.
@@ -47,7 +50,8 @@ def make_mesh(
         raise ValueError(f"mesh axes {axes}: unknown axis {unknown.pop()!r}; use {AXES}")
     if math.prod(axes.values()) != len(devices) or min(axes.values()) < 1:
         raise ValueError(
-            f"mesh axes {axes} do not multiply to the {len(devices)} devices there are; give sizes that do, or -1 once"
+            f"mesh axes {axes} do not multiply to the {len(devices)} devices there are; give "
+            "sizes that do, or -1 once"
         )
     # The default axis type is Explicit, which convolutions and gathers refuse without annotations.
     return jax.make_mesh(
@@ -61,7 +65,8 @@ def make_mesh(
 def _spec(
     mesh: Mesh, names: Sequence[str | None], shape: Sequence[int], rules: Mapping
 ) -> PartitionSpec:
-    """Mesh axes of an array whose dimensions bear the logical `names` (fewer names than dimensions: the rest whole)."""
+    """Mesh axes of an array whose dimensions bear the logical `names` (fewer names than dimensions:
+    the rest whole)."""
     taken: set[str] = set()
     spec = []
     for name, size in zip(names, shape, strict=False):
@@ -79,8 +84,8 @@ def shardings(mesh: Mesh, boxed: Any, *, rules: Mapping[str, Sequence[str]] = RU
     """Tree of NamedSharding for the unboxed tree.
 
     Args:
-        boxed: (abstract) variables as `model.init` returns them, leaves in `nn.Partitioned` boxes or bare; bare ones
-            are replicated.
+        boxed: (abstract) variables as `model.init` returns them, leaves in `nn.Partitioned` boxes
+            or bare; bare ones are replicated.
         rules: logical dimension name -> mesh axes.
     """
 
@@ -104,7 +109,8 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def check_batch(mesh: Mesh, batch_size: int, *, accum: int = 1, name: str = "") -> None:
-    """Refuses a global batch that the data axes, times the `accum` parts it is worked off in, do not divide.
+    """Refuses a global batch that the data axes, times the `accum` parts it is worked off in, do
+    not divide.
 
     Args:
         mesh: of the run.
@@ -122,12 +128,13 @@ def check_batch(mesh: Mesh, batch_size: int, *, accum: int = 1, name: str = "") 
         parts = f" x {accum} gradient accumulation steps" if accum > 1 else ""
         title = f"{name}: " if name else ""
         raise ValueError(
-            f"{title}batch size {batch_size} is not a multiple of {part} ({devices} data-parallel devices{parts}); "
-            f"use {below} or {below + part}, or fewer devices"
+            f"{title}batch size {batch_size} is not a multiple of {part} ({devices} data-parallel "
+            f"devices{parts}); use {below} or {below + part}, or fewer devices"
         )
 
 
 def round_batch(mesh: Mesh, batch_size: int) -> int:
-    """The smallest batch of at least `batch_size` rows that the data axes divide; the rest is padding."""
+    """The smallest batch of at least `batch_size` rows that the data axes divide; the rest is
+    padding."""
     devices = math.prod(mesh.shape[axis] for axis in RULES["batch"] if axis in mesh.axis_names)
     return -(-max(batch_size, 1) // devices) * devices

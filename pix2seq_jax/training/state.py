@@ -34,7 +34,8 @@ def _init_variables(model: nn.Module, rng: jax.Array) -> Any:
 
 
 def abstract_variables(model: nn.Module, *, mesh: Mesh) -> dict[str, Any]:
-    """What `model.apply` takes ("params", perhaps "batch_stats") as ShapeDtypeStructs with shardings."""
+    """What `model.apply` takes ("params", perhaps "batch_stats") as ShapeDtypeStructs with
+    shardings."""
     boxed = jax.eval_shape(lambda: _init_variables(model, jax.random.key(0)))
     return jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),

@@ -1,7 +1,8 @@
 """One training step as a pure function: token losses, gradients per task, one update.
 
-The loss of a task is sum(w * token loss) / (sum(w) + 1e-9) over its whole global batch, however the batch is cut over
-devices and gradient-accumulation parts. Axes: B images, N objects per image, P prompt and T response tokens, V words.
+The loss of a task is sum(w * token loss) / (sum(w) + 1e-9) over its whole global batch, however the
+batch is cut over devices and gradient-accumulation parts. Axes: B images, N objects per image, P
+prompt and T response tokens, V words.
 """
 
 import itertools
@@ -30,8 +31,8 @@ def token_loss(logits: jax.Array, targets: jax.Array, kind: str = "xent") -> jax
     Args:
         logits: f32[...,T,V].
         targets: i32[...,T].
-        kind: one of LOSSES. "xent@s" smooths labels by s (Szegedy et al. 2016), "focal@g" is the focal loss (Lin et al.
-            2017), "logistic" a sum of V binary losses.
+        kind: one of LOSSES. "xent@s" smooths labels by s (Szegedy et al. 2016), "focal@g" is the
+            focal loss (Lin et al. 2017), "logistic" a sum of V binary losses.
 
     Returns:
         f32[...,T], unweighted.
@@ -52,7 +53,8 @@ def token_loss(logits: jax.Array, targets: jax.Array, kind: str = "xent") -> jax
     if name == "focal":
         # The 1e-8 inside the logarithm is the release's; it bounds the loss of one token by 18.4.
         p = jnp.exp(target_logit - jax.nn.logsumexp(logits, axis=-1))
-        # At p = 1 the slope of (1 - p)^g is infinite for g < 1; there the loss and its gradient are 0.
+        # At p = 1 the slope of (1 - p)^g is infinite for g < 1; there the loss and its gradient are
+        # 0.
         rest = 1.0 - p
         power = jnp.where(rest > 0.0, jnp.where(rest > 0.0, rest, 1.0) ** value, 0.0**value)
         return -power * jnp.log(p + 1e-8)
@@ -79,12 +81,13 @@ def _weighted_loss(
 ) -> tuple[jax.Array, tuple[Any, jax.Array]]:
     """(sum of w * token loss, (new BatchNorm statistics, f32[B,4])).
 
-    The columns are sums over a row: w * token loss, w, weighted targets that are the likeliest token, and all weighted
-    targets.
+    The columns are sums over a row: w * token loss, w, weighted targets that are the likeliest
+    token, and all weighted targets.
     """
     prompt, inputs, targets, weights = sequences
     tokens = jnp.concatenate([prompt, inputs], axis=-1)[..., :-1]  # [B,(N,)P+T-1]
-    # The output at the last prompt token predicts the first target. Padding the targets spares a copy of the logits.
+    # The output at the last prompt token predicts the first target. Padding the targets spares a
+    # copy of the logits.
     pad = [(0, 0)] * (targets.ndim - 1) + [(prompt.shape[-1] - 1, 0)]
     targets, weights = jnp.pad(targets, pad), jnp.pad(weights, pad)
     logits, updated = model.apply(
@@ -128,8 +131,8 @@ def _task_gradients(
     """Adds the gradients of one task, worked off in `accum` parts.
 
     Returns:
-        Gradients, BatchNorm statistics, and f32[G,4], see `_weighted_loss`, summed over the rows of each of the tasks
-        that are in the batch (G is 1, but for `tasks.mixed`).
+        Gradients, BatchNorm statistics, and f32[G,4], see `_weighted_loss`, summed over the rows of
+        each of the tasks that are in the batch (G is 1, but for `tasks.mixed`).
     """
     rng_encode, rng_dropout = jax.random.split(rng)
     sequences = task.encode(batch, rng_encode)
@@ -175,21 +178,24 @@ def make_gradients(
     accum: int = 1,
     weights: Mapping[str, float] | None = None,
 ) -> Callable[..., tuple[Any, Any, Metrics]]:
-    """Function (state, batches, rng) -> (gradients, batch_stats, metrics) of the weighted sum of the tasks' losses.
+    """Function (state, batches, rng) -> (gradients, batch_stats, metrics) of the weighted sum of
+    the tasks' losses.
 
-    The tasks are worked off one after the other, each in `accum` parts, and their gradients are summed up, so no more
-    than one part's activations are alive.
+    The tasks are worked off one after the other, each in `accum` parts, and their gradients are
+    summed up, so no more than one part's activations are alive.
 
     Args:
         tasks: by name; `encode` runs on the device, on the whole batch.
         loss: one of LOSSES.
-        accum: parts that a batch is cut into; must divide it (`sharding.check_batch`). BatchNorm sees one part at a
-            time, and dropout draws differ from those of a whole batch; all else is the same.
+        accum: parts that a batch is cut into; must divide it (`sharding.check_batch`). BatchNorm
+            sees one part at a time, and dropout draws differ from those of a whole batch; all else
+            is the same.
         weights: of the tasks' losses; default 1 each.
 
-    `batches` are Example dicts by task name. Rows whose `valid` is False weigh nothing. Metrics, f32[]: `loss`,
-    `token_accuracy` (likeliest token is the target, over targets that weigh), `tokens` (number of those), and with
-    several tasks, in one batch or in several, `NAME/loss` and so on, unweighted, NaN where nothing of a task weighs.
+    `batches` are Example dicts by task name. Rows whose `valid` is False weigh nothing. Metrics,
+    f32[]: `loss`, `token_accuracy` (likeliest token is the target, over targets that weigh),
+    `tokens` (number of those), and with several tasks, in one batch or in several, `NAME/loss` and
+    so on, unweighted, NaN where nothing of a task weighs.
     """
     weights = dict.fromkeys(tasks, 1.0) | dict(weights or {})
     names = [part for name, task in tasks.items() for part in _names(name, task)]
@@ -218,7 +224,8 @@ def make_gradients(
             state.batch_stats,
             jnp.zeros((len(names), 4)),
         )
-        # A loop over branches, because straight code lets XLA hold the activations of all tasks at once.
+        # A loop over branches, because straight code lets XLA hold the activations of all tasks at
+        # once.
         grads, batch_stats, sums = jax.lax.fori_loop(
             0, len(tasks), lambda index, carry: jax.lax.switch(index, branches, carry), carry
         )
@@ -246,15 +253,17 @@ def make_step(
     accum: int = 1,
     weights: Mapping[str, float] | None = None,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
-    """The step (state, batches, rng) -> (state, metrics); pure. Arguments as for `make_gradients`, and
+    """The step (state, batches, rng) -> (state, metrics); pure. Arguments as for `make_gradients`,
+    and
 
     Args:
         tx: optimizer.
         learning_rate: the schedule that tx follows, for the metrics.
 
-    The step folds `state.step` into `rng`, so pass the run's one key each time. Metrics are those of the gradients and
-    `grad_norm` (before clipping), `lr` and `finite`: where the loss or the gradient norm is NaN or infinite, `finite`
-    is 0 and the state comes back unchanged, so that it can still be saved.
+    The step folds `state.step` into `rng`, so pass the run's one key each time. Metrics are those
+    of the gradients and `grad_norm` (before clipping), `lr` and `finite`: where the loss or the
+    gradient norm is NaN or infinite, `finite` is 0 and the state comes back unchanged, so that it
+    can still be saved.
     """
     gradients = make_gradients(model, tasks, loss=loss, accum=accum, weights=weights)
 
@@ -277,9 +286,11 @@ def make_step(
 
 
 def jit_step(step: Callable, state: TrainState, *, mesh: Mesh) -> Callable:
-    """The step compiled for a mesh: `state` (arrays or abstract) gives the layout, its buffers are donated.
+    """The step compiled for a mesh: `state` (arrays or abstract) gives the layout, its buffers are
+    donated.
 
-    Call it under `jax.set_mesh(mesh)`; batches are cut over the data axes, metrics are on every device.
+    Call it under `jax.set_mesh(mesh)`; batches are cut over the data axes, metrics are on every
+    device.
     """
     layout, whole = jax.tree.map(lambda x: x.sharding, state), sharding.replicated(mesh)
     return jax.jit(

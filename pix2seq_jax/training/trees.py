@@ -1,4 +1,5 @@
-"""Names and masks of pytrees: "encoder/block/kernel" stands for tree["encoder"]["block"]["kernel"]."""
+"""Names and masks of pytrees: "encoder/block/kernel" stands for
+tree["encoder"]["block"]["kernel"]."""
 
 import math
 import re

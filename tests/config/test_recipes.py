@@ -1,4 +1,5 @@
-"""Every published recipe: its full-size model by eval_shape, and two steps of training when shrunk."""
+"""Every published recipe: its full-size model by eval_shape, and two steps of training when
+shrunk."""
 
 import jax
 import pytest

@@ -46,7 +46,8 @@ def test_every_image_comes_first_equally_often(images):
 
 @pytest.mark.parametrize(("images", "count"), [(20, 10_000), (1000, 1000), (118_287, 1000)])
 def test_thousands_of_epochs_differ(images, count):
-    """Their first 20 images do already. The keys of the index shuffle have 24 bits for small sets, and would repeat."""
+    """Their first 20 images do already. The keys of the index shuffle have 24 bits for small sets,
+    and would repeat."""
     first = np.arange(20)
     seen = {
         order.shuffled(first, images, order.key(0, epoch, 0)).tobytes() for epoch in range(count)

@@ -1,4 +1,5 @@
-"""Batches: a pure function of (seed, step); every image once in evaluation; errors that can be read."""
+"""Batches: a pure function of (seed, step); every image once in evaluation; errors that can be
+read."""
 
 import gc
 import io
@@ -21,8 +22,8 @@ from pix2seq_jax.data.coco.json import Report
 from tests.helpers import small
 
 ALL_OPS = (
-    "decode|scale_jitter(24,0.5,1.5)|fixed_crop(24)|flip_lr|color_jitter(0.5)|filter_objects|order(random)"
-    "|truncate(5)|noise_boxes(6)|pad_image((24,24))|pad_objects(7)"
+    "decode|scale_jitter(24,0.5,1.5)|fixed_crop(24)|flip_lr|color_jitter(0.5)|filter_objects|"
+    "order(random)|truncate(5)|noise_boxes(6)|pad_image((24,24))|pad_objects(7)"
 )
 EVAL_OPS = "decode|resize((16,24),antialias=True)|pad_image((16,24))|pad_objects(3)"
 TYPES = {
@@ -42,7 +43,8 @@ TYPES = {
 
 
 class Source:
-    """Images of several shapes; image i has i % 3 objects. `broken` names the ones that do not decode."""
+    """Images of several shapes; image i has i % 3 objects. `broken` names the ones that do not
+    decode."""
 
     fields = coco_folder.FIELDS
 
@@ -205,7 +207,8 @@ def test_size_zero_is_that_of_the_file():
 
 
 def test_size_of_the_annotations_wins():
-    """Annotations may be made on a smaller copy; what contradicts is refused before (data.folder)."""
+    """Annotations may be made on a smaller copy; what contradicts is refused before
+    (data.folder)."""
 
     class Smaller(Source):
         def __getitem__(self, index):
@@ -268,7 +271,8 @@ def test_an_image_that_does_not_decode_counts_as_a_black_one_in_evaluation():
 
 @pytest.mark.parametrize("make", [pipeline.train_dataset, pipeline.eval_dataset])
 def test_batches_that_are_closed_let_go_of_their_source(make):
-    """TensorFlow keeps every Python function of its graphs; with it, it kept each source that was ever read."""
+    """TensorFlow keeps every Python function of its graphs; with it, it kept each source that was
+    ever read."""
     source = Source(3)
     alive = weakref.ref(source)
     batches = iter(
@@ -306,7 +310,8 @@ def test_a_published_batch_is_a_quarter_of_its_floats():
     }
     step = len(config.tasks) * sum(size.values())
     print(
-        f"a step {step / 1e9:.2f} GB, 3 on the host {3 * step / 1e9:.2f}, 4 on the devices {4 * step / 1e9:.2f}"
+        f"a step {step / 1e9:.2f} GB, 3 on the host {3 * step / 1e9:.2f}, 4 on the devices "
+        f"{4 * step / 1e9:.2f}"
     )
     assert size["image"] == 128 * 640 * 640 * 3
     assert step < 4 * 1.01 * size["image"]
@@ -348,13 +353,15 @@ def test_accelerators_are_left_to_jax():
 
 
 def test_python_ends_while_batches_are_being_made():
-    """TensorFlow's threads run Python code; they used to deadlock with an interpreter that shuts down."""
+    """TensorFlow's threads run Python code; they used to deadlock with an interpreter that shuts
+    down."""
     script = f"""
         import sys
         sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(pipeline.__file__).parents[2])!r}]
         import test_pipeline
         from pix2seq_jax.data import pipeline
-        batches = iter(pipeline.train_dataset(test_pipeline.Source(50), {ALL_OPS!r}, batch_size=8, seed=0, workers=2))
+        source, options = test_pipeline.Source(50), dict(batch_size=8, seed=0, workers=2)
+        batches = iter(pipeline.train_dataset(source, {ALL_OPS!r}, **options))
         next(batches)
     """
     subprocess.run(

@@ -1,4 +1,5 @@
-"""Outlines: what becomes of COCO segmentations on their way to token sequences and back to masks."""
+"""Outlines: what becomes of COCO segmentations on their way to token sequences and back to
+masks."""
 
 import itertools
 import json
@@ -162,9 +163,9 @@ def test_malformed_segmentations_are_named(tmp_path, value, message):
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
         opened(tmp_path, [SQUARE, value])
     assert (
-        "instances.json: 1 annotations with a broken segmentation, first: the segmentation of annotation 51"
-        in str(caught.value)
-    )
+        "instances.json: 1 annotations with a broken segmentation, first: the segmentation "
+        "of annotation 51"
+    ) in str(caught.value)
     assert len(opened(tmp_path, [SQUARE, value], max_points=0)[0]["labels"]) == 2  # nobody looks
 
 

@@ -1,4 +1,5 @@
-"""Rows of one object, images with predicted objects, and the way of their windows back to the original image."""
+"""Rows of one object, images with predicted objects, and the way of their windows back to the
+original image."""
 
 import json
 
@@ -125,7 +126,8 @@ def test_objects_that_do_not_fit_are_named(source):
 
 
 def test_objects_come_back_from_their_windows(source):
-    """Through crop_to_box, resize and pad_image, and back by tasks.base.to_original: the same pixels."""
+    """Through crop_to_box, resize and pad_image, and back by tasks.base.to_original: the same
+    pixels."""
     objects = PerObject(source)
     batch = next(iter(pipeline.eval_dataset(objects, EVAL_OPS, batch_size=3)))
     assert "keypoint_swap" not in batch
@@ -171,8 +173,8 @@ def test_an_image_without_objects_stays_whole(source):
 
 def test_windows_are_for_training_too(source):
     ops = (
-        "decode|crop_to_box(2.0)|scale_jitter(24,0.5,1.5)|fixed_crop(24)|flip_lr|filter_objects(min_keypoints=1)"
-        "|pad_image(24)|pad_objects(1)"
+        "decode|crop_to_box(2.0)|scale_jitter(24,0.5,1.5)|fixed_crop(24)|flip_lr|"
+        "filter_objects(min_keypoints=1)|pad_image(24)|pad_objects(1)"
     )
     batches = iter(pipeline.train_dataset(PerObject(source), ops, batch_size=6, seed=0))
     batch = next(batches)

@@ -1,4 +1,5 @@
-"""Several streams in one batch: exact shares, resuming, processes, and only the work of the stream that is drawn."""
+"""Several streams in one batch: exact shares, resuming, processes, and only the work of the stream
+that is drawn."""
 
 import io
 import itertools
@@ -17,7 +18,8 @@ OPS = "decode|flip_lr|order(random)|pad_image(16)|pad_objects({})"
 
 
 class Source:
-    """Small images; image_id tells source and number. `extra` adds a field of objects, `silent` leaves objects out."""
+    """Small images; image_id tells source and number. `extra` adds a field of objects, `silent`
+    leaves objects out."""
 
     def __init__(
         self, first: int, count: int, extra: dict | None = None, silent: bool = False

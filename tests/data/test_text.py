@@ -1,4 +1,5 @@
-"""Text models: learned alike each time, read back, and refused when they are not what the tokens need."""
+"""Text models: learned alike each time, read back, and refused when they are not what the tokens
+need."""
 
 import io
 import pickle

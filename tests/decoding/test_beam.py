@@ -32,7 +32,8 @@ search = jax.jit(
 
 
 def make(model, batch=5):
-    """Variables, sharp enough for the order of sequences to differ between images, memory and prompts of two tokens."""
+    """Variables, sharp enough for the order of sequences to differ between images, memory and
+    prompts of two tokens."""
     images = jax.random.uniform(jax.random.key(1), (batch, 8, 8, 3))
     variables = nn.meta.unbox(
         jax.jit(model.init)(jax.random.key(0), images, jnp.ones((batch, 2), jnp.int32))
@@ -51,7 +52,8 @@ def tiny():
 
 @pytest.fixture(scope="module")
 def table(tiny):
-    """For each image {response: probabilities of its tokens}, for every response up to its end, by teacher forcing."""
+    """For each image {response: probabilities of its tokens}, for every response up to its end, by
+    teacher forcing."""
     model, variables, memory, prompt = tiny
     words = np.array(list(itertools.product(WORDS, repeat=LENGTH)), np.int32)  # [256, 4]
     batch = len(prompt)
@@ -84,7 +86,8 @@ def ranked(responses, alpha):
 
 
 def plain_search(responses, beams, alpha):
-    """Beam search over a table, without stopping early: the best `beams` responses with their scores."""
+    """Beam search over a table, without stopping early: the best `beams` responses with their
+    scores."""
     live, ended = [()], []
     prefixes = {r[:n]: np.log(p[:n]).sum() for r, p in responses.items() for n in range(LENGTH + 1)}
     for length in range(1, LENGTH + 1):

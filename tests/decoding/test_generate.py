@@ -32,7 +32,8 @@ run = jax.jit(generate, static_argnames=STATIC)
 
 @pytest.fixture(scope="module")
 def tiny():
-    """A small model with random weights, large enough that tokens differ, and the memory of three images."""
+    """A small model with random weights, large enough that tokens differ, and the memory of three
+    images."""
     model = Pix2Seq(
         image_size=(8, 16),
         vocab_size=VOCAB,

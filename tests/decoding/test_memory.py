@@ -1,4 +1,5 @@
-"""Decoding many sequences of an image needs no more memory than one of them, but for the caches of their tokens."""
+"""Decoding many sequences of an image needs no more memory than one of them, but for the caches of
+their tokens."""
 
 import functools
 
@@ -36,7 +37,8 @@ def cache_bytes(sequences: int) -> int:
 
 @functools.cache
 def decoding_bytes(images: int, objects: int, samples: int) -> int:
-    """Temporary memory of compiled decoding, caches included; the memory of the images is an argument."""
+    """Temporary memory of compiled decoding, caches included; the memory of the images is an
+    argument."""
     tokens = jnp.zeros((1, 1), jnp.int32)
     variables = nn.meta.unbox(
         jax.eval_shape(MODEL.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)), tokens)

@@ -1,4 +1,5 @@
-"""Kept tokens against the recorded arrays, both nucleus rules, the draw itself, and the text form."""
+"""Kept tokens against the recorded arrays, both nucleus rules, the draw itself, and the text
+form."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,5 @@
-"""Evaluations while training: after a save, at most one failure in a row, left at SIGTERM and made up for."""
+"""Evaluations while training: after a save, at most one failure in a row, left at SIGTERM and made
+up for."""
 
 import json
 import logging
@@ -52,7 +53,8 @@ def make(folder, **overrides):
 
 
 def test_sigterm_in_an_evaluation(folder, tmp_path, lines):
-    """The step is saved, nothing is scored, and the run makes up for the evaluation when it goes on."""
+    """The step is saved, nothing is scored, and the run makes up for the evaluation when it goes
+    on."""
     handler = AtLine("evaluate step 2", lambda: os.kill(os.getpid(), signal.SIGTERM))
     logs.log.addHandler(handler)
     with pytest.raises(stopping.Interrupted) as caught:
@@ -86,7 +88,8 @@ def test_sigterm_ends_mode_eval(folder, tmp_path, lines):
 
 @pytest.fixture
 def images(folder, tmp_path):
-    """A folder of validation images of which the first one is cut off, and the overrides that make this an error."""
+    """A folder of validation images of which the first one is cut off, and the overrides that make
+    this an error."""
     copy = shutil.copytree(folder / "val", tmp_path / "val")
     first = min(copy.iterdir())
     first.write_bytes(first.read_bytes()[:700])
@@ -155,7 +158,8 @@ def test_what_an_evaluation_could_not_use_is_refused_first(folder, tmp_path, fie
 
 
 def test_masks_that_coco_counts(folder):
-    """While training 20 boxes of an image get a mask, in a final evaluation 100; early runs did not record it."""
+    """While training 20 boxes of an image get a mask, in a final evaluation 100; early runs did not
+    record it."""
     section = small.load("multitask.py").tasks.segmentation
     assert (section.objects, section.objects_final) == (20, 100)
     assert "objects_final" in saved_run.FREE

@@ -1,4 +1,5 @@
-"""The boxes that prompt outlines and joints, where they come from, and the random keys of images."""
+"""The boxes that prompt outlines and joints, where they come from, and the random keys of
+images."""
 
 import json
 

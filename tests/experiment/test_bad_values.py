@@ -1,4 +1,5 @@
-"""Every value that a config or the command line cannot mean: one line that says where and what to do, and exit code 2.
+"""Every value that a config or the command line cannot mean: one line that says where and what to
+do, and exit code 2.
 
 The command runs in this process, flags included. Nothing may be written for what is refused.
 """

@@ -1,4 +1,5 @@
-"""What is refused about the workdir of a run: a config.json that is none, other sizes; where traces of errors go."""
+"""What is refused about the workdir of a run: a config.json that is none, other sizes; where traces
+of errors go."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,5 @@
-"""What a run opens: classes and keypoints of every file agree, what is never seen is counted, columns are kept."""
+"""What a run opens: classes and keypoints of every file agree, what is never seen is counted,
+columns are kept."""
 
 import json
 from pathlib import Path

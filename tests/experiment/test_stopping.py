@@ -8,7 +8,8 @@ import pytest
 
 from pix2seq_jax.experiment import stopping
 
-# One jitted call that takes much longer than the grace period, as a compilation does: no Python runs in between.
+# One jitted call that takes much longer than the grace period, as a compilation does: no Python
+# runs in between.
 PROGRAM = """
 import os, signal, threading, time
 import jax

@@ -50,7 +50,8 @@ def initial(model: Pix2Seq) -> train_state.TrainState:
 
 
 def _outlines(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
-    """f64[*shape,2*POINTS]: three points, then perhaps a separator and three more, padding for the rest."""
+    """f64[*shape,2*POINTS]: three points, then perhaps a separator and three more, padding for the
+    rest."""
     points = rng.random((*shape, POINTS, 2))
     two = rng.random(shape) < 0.5
     points[:, :, 3] = np.where(two, POINT_SEPARATOR, POINT_PADDING)[..., None]
@@ -77,7 +78,8 @@ def _captions(rng: np.random.Generator, rows: int) -> np.ndarray:
 
 
 def example(rows: int, slots: int, seed: int = 0) -> dict[str, jax.Array]:
-    """All fields that the tasks read, of images with 0 to `slots` objects; zeros where there is no object."""
+    """All fields that the tasks read, of images with 0 to `slots` objects; zeros where there is no
+    object."""
     rng = np.random.default_rng(seed)
     shape = (rows, slots)
     labels = rng.integers(1, 6, shape) * (np.arange(slots) < rng.integers(0, slots + 1, (rows, 1)))

@@ -1,4 +1,5 @@
-"""The recorded models of the official implementation, and the names that its gradients were recorded by."""
+"""The recorded models of the official implementation, and the names that its gradients were
+recorded by."""
 
 import functools
 import re
@@ -12,7 +13,8 @@ from pix2seq_jax.models.pix2seq import Pix2Seq
 from pix2seq_jax.official import names as official_names
 from pix2seq_jax.official import reader
 
-VARIABLE_NAMES = (  # regular expressions from names in the checkpoint to names of variables, applied in this order
+# regular expressions from names in the checkpoint to names of variables, applied in this order
+VARIABLE_NAMES = (
     (
         r"^encoder/transformer_encoder/enc_layers/(\d+)",
         r"BACKBONE/transformer_encoder/transformer_encoder_\1",

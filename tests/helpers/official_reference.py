@@ -1,8 +1,10 @@
-"""What a published config computes, in plain TensorFlow and by the names of the official checkpoints alone.
+"""What a published config computes, in plain TensorFlow and by the names of the official
+checkpoints alone.
 
-Written from the facts of github.com/google-research/pix2seq (architectures/, models/ar_model.py), without anything of
-the package. It makes up every variable that it is not given, so that names and shapes of all options are its own too;
-`tests/test_official_models.py` holds it against the recorded checkpoints first.
+Written from the facts of github.com/google-research/pix2seq (architectures/, models/ar_model.py),
+without anything of the package. It makes up every variable that it is not given, so that names and
+shapes of all options are its own too; `tests/test_official_models.py` holds it against the recorded
+checkpoints first.
 """
 
 import math
@@ -17,7 +19,8 @@ BASIC = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 
 
 class Reference:
-    """The official model of `config["model"]` with these entries of a checkpoint; missing variables are made up."""
+    """The official model of `config["model"]` with these entries of a checkpoint; missing variables
+    are made up."""
 
     def __init__(self, model: dict[str, Any], entries: dict[str, np.ndarray] | None = None) -> None:
         self.model = model
@@ -255,7 +258,8 @@ class Reference:
 
 
 def sines(length: int, width: int) -> tf.Tensor:
-    """Code f32[length, width] of positions spread over [0, 2π]: the sines of even channels, the cosines of odd ones."""
+    """Code f32[length, width] of positions spread over [0, 2π]: the sines of even channels, the
+    cosines of odd ones."""
     position = tf.range(length, dtype=tf.float32)[:, None] / (length - 1) * 6.2831852
     angle = position / tf.pow(10000.0, tf.cast(2 * (tf.range(width) // 2), tf.float32) / width)
     return tf.concat([tf.sin(angle[:, 0::2]), tf.cos(angle[:, 1::2])], 1)

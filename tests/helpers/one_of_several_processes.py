@@ -1,6 +1,8 @@
-"""One process of a job on this machine: `python one_of_several_processes.py PORT COUNT INDEX MESH FOLDER WORKDIR`.
+"""One process of a job on this machine: `python one_of_several_processes.py PORT COUNT INDEX MESH
+FOLDER WORKDIR`.
 
-Trains two steps of the shrunk detection config on one CPU device per process, evaluates, and leaves metrics.jsonl.
+Trains two steps of the shrunk detection config on one CPU device per process, evaluates, and leaves
+metrics.jsonl.
 """
 
 import json

@@ -15,7 +15,8 @@ LOADING = pytest.mark.filterwarnings(r"ignore:the load_module\(\) method:Depreca
 
 
 def command(*args: str) -> tuple[str, int]:
-    """The one line on stderr and the exit code of the main command with these arguments, which must refuse them."""
+    """The one line on stderr and the exit code of the main command with these arguments, which must
+    refuse them."""
     before = sys.argv
     sys.argv = ["main", *args]  # ml_collections looks there
     flags.FLAGS.unparse_flags()

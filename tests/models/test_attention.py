@@ -27,7 +27,8 @@ def test_attend_is_softmax_attention():
 
 
 def test_softmax_is_float32_in_bfloat16():
-    """Scores of 300 and 301 are the same bfloat16; in float32 the second gets e times the weight."""
+    """Scores of 300 and 301 are the same bfloat16; in float32 the second gets e times the
+    weight."""
     query, key = (
         jnp.ones((1, 1, 1, 1), jnp.bfloat16),
         jnp.asarray([300.0, 302.0], jnp.bfloat16)[None, None, :, None],
@@ -82,7 +83,8 @@ MATRIX_LIMITS = (np.sqrt(6 / (64 + 64)),) * 2
 
 @pytest.mark.parametrize("init,limits", [("keras", KERAS_LIMITS), ("matrix", MATRIX_LIMITS)])
 def test_kernels_start_in_the_limits_of_glorot(init, limits):
-    """Keras: fans D·H and D·D/H of a 3-D kernel [D, H, D/H]; matrix: D and D. Stacked kernels start layer by layer."""
+    """Keras: fans D·H and D·D/H of a 3-D kernel [D, H, D/H]; matrix: D and D. Stacked kernels start
+    layer by layer."""
     stack = Stack(layers=2, dim=64, mlp=64, heads=4, attention_init=init)
     variables = nn.meta.unbox(
         SelfAttention(stack, False, True).init(jax.random.key(0), normal(0, 1, 2, 64))

@@ -31,7 +31,8 @@ TOKENS = jax.random.randint(jax.random.key(1), (2, 5), 0, 30)
 
 
 def build(**changes):
-    """The tiny model with some fields changed, and random variables; compiling its own initialisation takes longer."""
+    """The tiny model with some fields changed, and random variables; compiling its own
+    initialisation takes longer."""
     model, random = Pix2Seq.from_config(TINY | changes), np.random.default_rng(0)
     shapes = nn.meta.unbox(jax.eval_shape(model.init, jax.random.key(2), IMAGES, TOKENS))
     return model, jax.tree.map(
@@ -67,13 +68,17 @@ def test_published_sizes(architecture, trainable, total):
     ("changes", "added", "removed", "tokens"),
     [
         ({"use_cls_token": True}, {"image_encoder/cls_token"}, set(), 7),
-        ({"pos_encoding": "learned"}, {"image_encoder/positions", "projection/positions"}, set(), 6),
+        ({(
+            "pos_encoding"
+        ): "learned"}, {"image_encoder/positions", "projection/positions"}, set(), 6),
         ({"dec_pos_encoding": "sin_cos"}, set(), {"decoder/positions"}, 6),
         ({"shared_embedding": False}, {"decoder/output_embedding"}, set(), 6),
         ({"output_bias": False}, set(), {"decoder/output_bias"}, 6),
         ({"proj_mode": "linear"}, set(), {"projection/mlp"}, 6),
         ({"proj_mode": "linear_p", "pos_encoding": "learned", "use_cls_token": True},
-         {"image_encoder/cls_token", "image_encoder/positions", "projection/positions"}, {"projection/mlp"}, 7),
+         {(
+             "image_encoder/cls_token"
+         ), "image_encoder/positions", "projection/positions"}, {"projection/mlp"}, 7),
     ],
 )  # fmt: skip
 def test_options(changes, added, removed, tokens):
@@ -94,7 +99,8 @@ def test_options(changes, added, removed, tokens):
 
 @pytest.mark.parametrize(("mode", "differ"), [("mlp", True), ("linear_p", True), ("linear", False)])
 def test_projection_adds_positions_unless_linear(mode, differ):
-    """What the encoder makes of every token alike is told apart by the positions of the projection alone."""
+    """What the encoder makes of every token alike is told apart by the positions of the projection
+    alone."""
     model, variables = build(proj_mode=mode)
     variables["params"]["image_encoder"]["norm"]["scale"] *= (
         0  # tokens leave the encoder all the same

@@ -1,4 +1,5 @@
-"""Official multi-task checkpoints: every task of their config, some of them, and the text model of the captions."""
+"""Official multi-task checkpoints: every task of their config, some of them, and the text model of
+the captions."""
 
 import json
 import logging
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 from pix2seq_jax import import_tf
-from pix2seq_jax.config import layouts
+from pix2seq_jax.data.coco import keypoints as coco_keypoints
 from pix2seq_jax.data.text import Text
 from pix2seq_jax.experiment import inputs, resolve, saved_run
 from pix2seq_jax.official import names as official_names
@@ -96,12 +97,13 @@ def load(workdir, variant: str = ""):
 
 
 def test_a_published_config_is_the_shipped_one():
-    """Without any field, all tasks are as `configs/multitask.py` has them, but for what the release decides else."""
+    """Without any field, all tasks are as `configs/multitask.py` has them, but for what the release
+    decides else."""
     config = {"model": VIT_B | {"vocab_size": 35_000}, "tasks": [{"name": name} for name in NAMES]}
     made, shipped = reader.make_config(config), small.load("multitask.py:arch=vit-b,size=640")
     shipped.tasks.segmentation.random_start = False
     shipped.tasks.keypoints.update(
-        {"num_keypoints": 17, "sigmas": layouts.COCO_KEYPOINTS["sigmas"]}
+        {"num_keypoints": 17, "sigmas": coco_keypoints.COCO_KEYPOINTS["sigmas"]}
     )
     for name, section in shipped.tasks.items():
         assert made.tasks[name].weight == pytest.approx(section.weight)

@@ -1,4 +1,5 @@
-"""Imported checkpoints of every published option compute what the official architecture does with them."""
+"""Imported checkpoints of every published option compute what the official architecture does with
+them."""
 
 import json
 import re
@@ -53,7 +54,8 @@ def written(folder, reference: Reference):
 
 
 def check(folder, **changes):
-    """Memory and logits of a checkpoint of the tiny model with these changes, ours and the reference's; the model."""
+    """Memory and logits of a checkpoint of the tiny model with these changes, ours and the
+    reference's; the model."""
     reference = Reference(TINY | changes)
     height, width = reference.model["image_size"]
     images = np.random.default_rng(2).uniform(size=(2, height, width, 3)).astype(np.float32)
@@ -146,13 +148,15 @@ def test_resnets(variant, depth, width, size, tmp_path):
 
 
 def test_patches_that_do_not_divide_the_image(tmp_path):
-    """As the published models of 1333 x 1333 pixels: what is left at the bottom and at the right is cut off."""
+    """As the published models of 1333 x 1333 pixels: what is left at the bottom and at the right is
+    cut off."""
     model = check(tmp_path, image_size=[53, 47], pos_encoding="learned")
     assert model.encoder == "vit_crop" and model.image_size == (53, 47)
 
 
 def test_names_of_attributes(tmp_path):
-    """A checkpoint may name an array that was added to a layer by the attribute that holds it, too."""
+    """A checkpoint may name an array that was added to a layer by the attribute that holds it,
+    too."""
     changes = {"use_cls_token": True, "pos_encoding": "learned", "shared_decoder_embedding": False}
     reference = Reference(TINY | changes)
     reference.logits(reference.encode(np.zeros((2, 48, 32, 3), np.float32)), TOKENS)

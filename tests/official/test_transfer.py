@@ -1,4 +1,5 @@
-"""Warm start: rows by meaning, positions by place, refusals, the report, and train.run from a run of its own."""
+"""Warm start: rows by meaning, positions by place, refusals, the report, and train.run from a run
+of its own."""
 
 import json
 import shutil
@@ -211,7 +212,8 @@ def test_positions_of_a_longer_or_shorter_sequence(length):
 
 
 def test_options_of_the_same_architecture():
-    """What an option adds starts so that the model computes what the source does, where that can be."""
+    """What an option adds starts so that the model computes what the source does, where that can
+    be."""
     theirs = make()
     ours = make(pos_encoding="learned", shared_embedding=False)
     given = source(theirs)
@@ -346,7 +348,8 @@ def test_folders_that_are_no_source(golden_dir, tmp_path):
 
 
 def test_train_from_a_run_of_ones_own(tmp_path, caplog, quick_compilation):
-    """Other classes, bins, image size; then resumed without the source, and by a config that knows no warm start."""
+    """Other classes, bins, image size; then resumed without the source, and by a config that knows
+    no warm start."""
     folder = small.make_shapes(tmp_path / "shapes")
     first = str(tmp_path / "first")
     train.run(

@@ -1,4 +1,5 @@
-"""Caption sequences: tokens and weights of every kind of row, the dropped inputs, and the way back to pieces."""
+"""Caption sequences: tokens and weights of every kind of row, the dropped inputs, and the way back
+to pieces."""
 
 import jax
 import jax.numpy as jnp
@@ -48,7 +49,8 @@ def test_targets_and_weights():
 
 @pytest.mark.parametrize("padding_weight", [0.0, 1.0])
 def test_a_caption_has_the_published_sum_of_weights(padding_weight):
-    """12 pieces, the end and 115 padding tokens weigh 12 + 0.1 + 115 in the release; no caption, no weight."""
+    """12 pieces, the end and 115 padding tokens weigh 12 + 0.1 + 115 in the release; no caption, no
+    weight."""
     captions = np.zeros((1, 2, 128), np.int32)
     captions[0, 0, :13] = [*range(5, 17), 1]
     task = make_task(max_tokens=128, padding_weight=padding_weight)
@@ -83,7 +85,8 @@ def test_dropped_inputs():
     dropped = inputs == FAKE
     np.testing.assert_array_equal(inputs[~dropped], targets[~dropped])
     assert not dropped[targets == PADDING].any()
-    # Each of 10 pieces in 500 rows: five standard deviations of a share of one half are 0.11; of all 5000 draws 0.035.
+    # Each of 10 pieces in 500 rows: five standard deviations of a share of one half are 0.11; of
+    # all 5000 draws 0.035.
     shares = dropped.mean(axis=0)[targets[0] != PADDING]
     np.testing.assert_allclose(shares, 0.5, atol=0.11)
     assert abs(shares.mean() - 0.5) < 0.035

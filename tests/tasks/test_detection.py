@@ -16,7 +16,8 @@ SIZES = {"unpadded_size": (64, 48), "orig_size": (640, 480)}
 
 
 def make_example(labels, seed=0):
-    """Labels [B,N] -> an example of random boxes that lie inside the unpadded part of a 64 x 64 image."""
+    """Labels [B,N] -> an example of random boxes that lie inside the unpadded part of a 64 x 64
+    image."""
     labels = np.asarray(labels, np.int32)
     rng = np.random.default_rng(seed)
     corners = (
@@ -33,7 +34,8 @@ def make_example(labels, seed=0):
 
 
 def one_hot_probs(labels, num_classes=80):
-    """Labels i32[B,N] -> class probabilities f32[B,N,C]: 0.9 on the label, 0 everywhere for label 0."""
+    """Labels i32[B,N] -> class probabilities f32[B,N,C]: 0.9 on the label, 0 everywhere for label
+    0."""
     return 0.9 * jax.nn.one_hot(labels - 1, num_classes)
 
 
@@ -41,7 +43,8 @@ def one_hot_probs(labels, num_classes=80):
 @pytest.mark.parametrize("noise_weight", [1.0, 0.0])
 def test_encode_is_the_recorded_one(ops_golden, bins, noise_weight):
     vocab = replace(VOCAB, num_bins=bins)
-    # The recording is from before the release gives padding its own weight: eos_weight 1 says the same.
+    # The recording is from before the release gives padding its own weight: eos_weight 1 says the
+    # same.
     task = Detection(vocab, 7, class_corruption="none", noise_weight=noise_weight, eos_weight=1.0)
     example = {
         "boxes": jnp.asarray(ops_golden["tok/bbox"]),

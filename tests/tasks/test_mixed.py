@@ -23,7 +23,8 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def union(seed: int = 0) -> dict[str, jax.Array]:
-    """A batch as several streams give it: rows have the objects that their task takes, and zeros behind them."""
+    """A batch as several streams give it: rows have the objects that their task takes, and zeros
+    behind them."""
     rows = [number % len(TASKS) for number in range(ROWS)]
     taken = jnp.asarray([four_tasks.slots_of(TASKS[number].name) for number in rows])
     batch = four_tasks.example(ROWS, SLOTS, seed)

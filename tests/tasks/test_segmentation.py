@@ -1,4 +1,5 @@
-"""Outlines as sequences against the recorded arrays, and the properties that hold for any polygons."""
+"""Outlines as sequences against the recorded arrays, and the properties that hold for any
+polygons."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,8 @@ HALF_BIN = 0.5 / 999 + 1e-6
 
 
 def make_polygons(shape, slots, rng):
-    """Random polygons f64[*shape,2*slots] in the unpadded part: one or two rings, then perhaps padding."""
+    """Random polygons f64[*shape,2*slots] in the unpadded part: one or two rings, then perhaps
+    padding."""
     points = rng.uniform(0, 1, (*shape, slots, 2)) * np.array(SIZES["unpadded_size"]) / CANVAS
     for index in np.ndindex(*shape):
         used = rng.integers(4, slots + 1)
@@ -28,7 +30,8 @@ def make_polygons(shape, slots, rng):
 
 
 def make_example(labels, slots=12, seed=0):
-    """Labels [B,N] -> an example of objects inside the unpadded part of a 64 x 64 image; zeros for label 0."""
+    """Labels [B,N] -> an example of objects inside the unpadded part of a 64 x 64 image; zeros for
+    label 0."""
     labels = np.asarray(labels, np.int32)
     rng = np.random.default_rng(seed)
     corners = (
@@ -61,7 +64,8 @@ def rings(points):
 
 
 def to_pixels(points):
-    """f32[...,2M] normalised -> pixels of the original, as to_original should do it; reserved floats stay."""
+    """f32[...,2M] normalised -> pixels of the original, as to_original should do it; reserved
+    floats stay."""
     pairs = np.asarray(points, np.float64).reshape(*points.shape[:-1], -1, 2)
     unpadded, original, offset = (
         np.array(SIZES[key]) for key in ("unpadded_size", "orig_size", "crop_offset")
@@ -146,7 +150,8 @@ def test_weights_of_points_end_and_padding_objects():
 
 @pytest.mark.parametrize("padding_weight", [0.0, 0.5, 1.0])
 def test_a_padding_object_has_the_published_sum_of_weights(padding_weight):
-    """128 points: the release weighs the 261 tokens after the first one of a padding object (PARITY of the papers)."""
+    """128 points: the release weighs the 261 tokens after the first one of a padding object (PARITY
+    of the papers)."""
     task = Segmentation(
         VOCAB, max_instances=2, max_points=128, random_start=False, padding_weight=padding_weight
     )

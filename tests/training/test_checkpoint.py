@@ -226,7 +226,8 @@ directory = Path(sys.argv[1])
 saver = t.checkpoint.Checkpointer(directory)
 saver.save(1, t.make_state(1), t.META)
 saver.wait()
-t.checkpoint._write_sums = lambda folder: os.kill(os.getpid(), signal.SIGKILL)  # all is written, nothing renamed
+# All is written, nothing is renamed.
+t.checkpoint._write_sums = lambda folder: os.kill(os.getpid(), signal.SIGKILL)
 saver.save(2, t.make_state(2), t.META)
 saver.wait()
 """

@@ -84,10 +84,11 @@ def test_four_tasks_of_different_batches_add_up_by_weight():
 
 
 def test_memory_is_that_of_the_largest_task():
-    """Temporary memory, without the batches, which are arguments: those of all tasks lie on the device at once.
+    """Temporary memory, without the batches, which are arguments: those of all tasks lie on the
+    device at once.
 
-    Activations make nearly all of it. One after the other without a loop the tasks took 2.8 times as much. Optimised
-    code needs the same number of bytes.
+    Activations make nearly all of it. One after the other without a loop the tasks took 2.8 times
+    as much. Optimised code needs the same number of bytes.
     """
     single = [compiled((name,)).memory_analysis().temp_size_in_bytes for name in TASKS]
     parameters = sum(leaf.nbytes for leaf in jax.tree.leaves(initial_state().params))

@@ -22,7 +22,8 @@ from pix2seq_jax.vocab import END_PIECE
 
 
 class References(Mapping):
-    """Image id -> list of its captions, kept as one text: half a million Python strings take twice the room."""
+    """Image id -> list of its captions, kept as one text: half a million Python strings take twice
+    the room."""
 
     def __init__(self, captions: Mapping[int, list[str]]) -> None:
         """Copies the captions."""
@@ -55,8 +56,10 @@ class CocoCaptions:
 
     `source[i]` gives the raw features of image i:
         image, file, image_id, orig_size: as CocoDir gives them;
-        captions: i32[n,T], piece ids of all its captions, each with END_PIECE after it and cut at T; 0 is padding.
-        A row of a batch has C of them: those that the epoch has come to, so that all are read in time.
+        captions: i32[n,T], piece ids of all its captions, each with END_PIECE after it and cut at
+            T; 0 is padding.
+        A row of a batch has C of them: those that the epoch has come to, so that all are read in
+            time.
 
     Attributes:
         annotations_path: the JSON.
@@ -78,21 +81,25 @@ class CocoCaptions:
         bad_annotations: str = "error",
         image_rules: ImageRules | None = None,
     ) -> None:
-        """Opens the JSON, checks it and the existence of every image, and turns the captions into pieces.
+        """Opens the JSON, checks it and the existence of every image, and turns the captions into
+        pieces.
 
         Args:
             images: folder that the `file_name`s start from.
             annotations: captions JSON.
             text: `encode(list of str) -> lists of piece ids` without an end (data.text.Text).
-            per_image: C; COCO has five captions for most images (Pix2Seq v2, section 3.1, trains them together).
+            per_image: C; COCO has five captions for most images (Pix2Seq v2, section 3.1, trains
+                them together).
             max_tokens: T, the end counted.
-            bad_annotations: what becomes of captions that are not text and of annotations without an image: "error"
-                refuses the file, "drop" leaves them out and counts them in the report.
+            bad_annotations: what becomes of captions that are not text and of annotations without
+                an image: "error" refuses the file, "drop" leaves them out and counts them in the
+                report.
             image_rules: what becomes of images that are missing or broken; default ImageRules().
 
         Raises:
-            ValueError: the folder, the JSON or an image is missing, the JSON is broken or not COCO, see
-                `bad_annotations`, no image has a caption, or per_image or max_tokens is not positive.
+            ValueError: the folder, the JSON or an image is missing, the JSON is broken or not COCO,
+                see `bad_annotations`, no image has a caption, or per_image or max_tokens is not
+                positive.
         """
         for name, value in (("per_image", per_image), ("max_tokens", max_tokens)):
             if value < 1:
@@ -141,7 +148,8 @@ class CocoCaptions:
         keep = np.array([image_id in captions for image_id in self.image_ids.tolist()], bool)
         if not keep.any():
             raise ValueError(
-                f"annotation file {self.annotations_path}: no image has a caption; give a captions file"
+                f"annotation file {self.annotations_path}: no image has a caption; give a "
+                "captions file"
             )
         self.report.add("images without captions, left out", self.image_ids[~keep].tolist())
         self.files = [file for file, kept in zip(self.files, keep, strict=True) if kept]
@@ -149,7 +157,8 @@ class CocoCaptions:
         self.references = {image_id: captions[image_id] for image_id in self.image_ids.tolist()}
 
     def _encode(self, captions: dict[int, list[str]], text) -> None:
-        """All pieces end to end, since captions differ in length and are short of the longest allowed."""
+        """All pieces end to end, since captions differ in length and are short of the longest
+        allowed."""
         max_tokens = self.fields["captions"][1][1]
         taken = [captions[image_id] for image_id in self.image_ids.tolist()]
         pieces = text.encode(
@@ -168,7 +177,8 @@ class CocoCaptions:
         return len(self.image_ids)
 
     def __getitem__(self, index: int) -> dict:
-        """Raw features of one image, see the class. Raises ValueError where the file cannot be read."""
+        """Raw features of one image, see the class. Raises ValueError where the file cannot be
+        read."""
         start, stop = self._numbers[index], self._numbers[index + 1]
         captions = np.zeros((stop - start, self.fields["captions"][1][1]), np.int32)
         for row, number in enumerate(range(start, stop)):

@@ -1,4 +1,5 @@
-"""What the beginnings and ends of image files tell, each file read once: remembered in a file for later starts."""
+"""What the beginnings and ends of image files tell, each file read once: remembered in a file for
+later starts."""
 
 import hashlib
 import logging
@@ -34,9 +35,11 @@ class Headers(NamedTuple):
 
 
 class CheckedImages:
-    """`checked(files) -> Headers`. Files that have not changed since they were looked at are not read again.
+    """`checked(files) -> Headers`. Files that have not changed since they were looked at are not
+    read again.
 
-    Broken files are looked at again every time. Several processes share the work: each looks at its part of the files.
+    Broken files are looked at again every time. Several processes share the work: each looks at its
+    part of the files.
     """
 
     def __init__(
@@ -50,9 +53,11 @@ class CheckedImages:
         """Reads what is remembered.
 
         Args:
-            kept: file for what was learned, `.npz`; None: nothing is kept. One that cannot be read counts as empty.
+            kept: file for what was learned, `.npz`; None: nothing is kept. One that cannot be read
+                counts as empty.
             part: (p, P), this process looks at files p, p + P, ...
-            gather: i32[N,7] of this process -> the maximum over all processes, for P > 1; every process calls it.
+            gather: i32[N,7] of this process -> the maximum over all processes, for P > 1; every
+                process calls it.
             writes: whether this process writes the file.
         """
         self._kept, self._part, self._gather, self._writes = kept, part, gather, writes
@@ -86,7 +91,8 @@ class CheckedImages:
         )
 
     def save(self) -> None:
-        """Keeps what was learned of whole files; a file that cannot be written is a line in the log."""
+        """Keeps what was learned of whole files; a file that cannot be written is a line in the
+        log."""
         if not (self._kept and self._writes and self._fresh):
             return
         whole = {key: line for key, line in self._known.items() if line[2] in (_WHOLE, _TURNED)}
@@ -138,7 +144,8 @@ def _key(file: str) -> bytes:
 
 
 def _words(key: bytes) -> list[int]:
-    """A key as _WORDS numbers below 2**16: what processes exchange has no texts, and no more than 32 bits."""
+    """A key as _WORDS numbers below 2**16: what processes exchange has no texts, and no more than
+    32 bits."""
     return [int(key[start : start + 4], 16) for start in range(0, 4 * _WORDS, 4)]
 
 

@@ -29,7 +29,8 @@ def read_categories(path: Path, records: list) -> dict[int, str]:
     for category_id, name in zip(ids, names, strict=True):
         if not isinstance(name, str | int):
             raise ValueError(
-                f"annotation file {path}: the name of category {category_id} is {shown(name)}; give a text"
+                f"annotation file {path}: the name of category {category_id} is "
+                f"{shown(name)}; give a text"
             )
     return dict(zip(ids, map(str, names), strict=True))
 
@@ -37,9 +38,11 @@ def read_categories(path: Path, records: list) -> dict[int, str]:
 def match_labels(
     path: Path, listed: dict[int, str], label_ids: Sequence[int], label_names: Sequence[str]
 ) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """Which category of a file each label of a model is: by name, and by id where names do not tell.
+    """Which category of a file each label of a model is: by name, and by id where names do not
+    tell.
 
-    Data sets number and order the same classes differently from file to file, and a validation file may list only some.
+    Data sets number and order the same classes differently from file to file, and a validation file
+    may list only some.
 
     Args:
         path: of the file, for the error.
@@ -48,8 +51,8 @@ def match_labels(
         label_names: their names; UNNAMED, or a name that two of them have, is matched by id.
 
     Returns:
-        The file's category id of each label, and the names of the labels. A label that the file lacks keeps its id, or
-        gets minus its number where the file uses that id for another class.
+        The file's category id of each label, and the names of the labels. A label that the file
+        lacks keeps its id, or gets minus its number where the file uses that id for another class.
 
     Raises:
         ValueError: the file has a class that no label stands for.
@@ -65,9 +68,9 @@ def match_labels(
             label = by_name[name]
         elif not label or label_names[label - 1] not in (name, UNNAMED.format(label)):
             raise ValueError(
-                f"annotation file {path} has the class {name!r} (category id {category_id}), which is none of the "
-                f"{len(label_names)} classes of the training data, {shown(list(label_names))}; rename or remove this "
-                "category, or train with it"
+                f"annotation file {path} has the class {name!r} (category id {category_id}), "
+                f"which is none of the {len(label_names)} classes of the training data, "
+                f"{shown(list(label_names))}; rename or remove this category, or train with it"
             )
         label_of[category_id] = label
     category_of = {label: category_id for category_id, label in label_of.items()}

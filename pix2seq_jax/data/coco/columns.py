@@ -1,9 +1,11 @@
-"""The columns of an annotation file: a COCO-format JSON as NumPy arrays, and the cache that saves reading it again.
+"""The columns of an annotation file: a COCO-format JSON as NumPy arrays, and the cache that saves
+reading it again.
 
 Columns are a dictionary of arrays; n annotations stand in the order of the file:
     images, categories: u8, JSON text of the two lists, without what nobody reads;
     ids: i64[n], or texts where one is no integer; image_id, category_id: i64[n];
-    boxes: f64[n,4] x, y, width, height in pixels; area: f64[n] pixels², NaN where the file has none that is positive;
+    boxes: f64[n,4] x, y, width, height in pixels; area: f64[n] pixels², NaN where the file has none
+        that is positive;
     crowd: bool[n]; bad: bool[n], annotations that break the format, to be left out;
     report: u8, what was counted (coco_json.Report.content);
     those of outlines.read_segmentations and joints.read_keypoints where asked for.
@@ -131,14 +133,16 @@ def _columns(path: Path, outlines: bool, keypoints: bool, rule: str) -> dict[str
 
 
 def _check_sides(path: Path, records: list) -> None:
-    """Raises ValueError for a width or height that no image has; missing ones are read from the files."""
+    """Raises ValueError for a width or height that no image has; missing ones are read from the
+    files."""
     for row, record in enumerate(records):
         for key in ("height", "width"):
             side = record.get(key) if isinstance(record, dict) else None
             if isinstance(side, int | float) and not -_LARGEST_SIDE <= side <= _LARGEST_SIDE:
                 raise ValueError(
-                    f"annotation file {path}: images[{row}] has the {key} {coco_json.shown(side)}; give pixels, or "
-                    "remove the value: it is read from the file then"
+                    f"annotation file {path}: images[{row}] has the {key} "
+                    f"{coco_json.shown(side)}; give pixels, or remove the value: it is read from "
+                    "the file then"
                 )
 
 

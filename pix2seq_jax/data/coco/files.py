@@ -35,12 +35,16 @@ class Images(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageRules:
-    """What becomes of images that are not as they should be. Raises ValueError for words that are no rule.
+    """What becomes of images that are not as they should be. Raises ValueError for words that are
+    no rule.
 
     Attributes:
-        missing: "error" refuses images that are not in the folder, "drop" leaves them out and counts them.
-        bad: "error" refuses files that cannot be decoded, "replace" counts them, for others to be read instead.
-        headers: looks at the files (data.checked_images); None: they are not looked at, and their sizes not compared.
+        missing: "error" refuses images that are not in the folder, "drop" leaves them out and
+            counts them.
+        bad: "error" refuses files that cannot be decoded, "replace" counts them, for others to be
+            read instead.
+        headers: looks at the files (data.checked_images); None: they are not looked at, and their
+            sizes not compared.
     """
 
     missing: str = "error"
@@ -65,15 +69,15 @@ def read_images(
 
     Args:
         path: of the annotation file.
-        folder: that the file names start from, perhaps without their first folders: the JSON of Objects365 says
-            images/v1/patch8/NAME.jpg, and the files lie in patch8/NAME.jpg.
+        folder: that the file names start from, perhaps without their first folders: the JSON of
+            Objects365 says images/v1/patch8/NAME.jpg, and the files lie in patch8/NAME.jpg.
         records: the list.
         report: counts what is repaired or left out.
         rules: default ImageRules().
 
     Raises:
-        ValueError: there are none, one has no id or file name, ids are not unique, files are missing or broken, or a
-            size contradicts its file.
+        ValueError: there are none, one has no id or file name, ids are not unique, files are
+            missing or broken, or a size contradicts its file.
     """
     rules = rules or ImageRules()
     ids, names, rows = _listed(path, records, report)
@@ -86,8 +90,9 @@ def read_images(
             else ", or leave them out by --config.data.missing_images=drop"
         )
         raise ValueError(
-            f"{len(gone)} of {len(files)} images of {path} are not in the folder {folder}, first: {names[gone[0]]}; "
-            f"give the folder that the file names of the JSON start from, or add these images{remedy}"
+            f"{len(gone)} of {len(files)} images of {path} are not in the folder {folder}, first: "
+            f"{names[gone[0]]}; give the folder that the file names of the JSON start from, or "
+            f"add these images{remedy}"
         )
     report.add(
         "images that are not in the folder, left out with their annotations",
@@ -106,16 +111,16 @@ def _listed(path: Path, records: list, report: Report) -> tuple[np.ndarray, list
     for row, name in enumerate(names):
         if not isinstance(name, str) or not name.strip("/\\. ") or "\0" in name:
             raise ValueError(
-                f"annotation file {path}: images[{row}] has file_name {shown(repr(name))}, which names no file; "
-                "correct it"
+                f"annotation file {path}: images[{row}] has file_name {shown(repr(name))}, which "
+                "names no file; correct it"
             )
     first: dict[int, int] = {}
     keep = []
     for row, image_id in enumerate(ids.tolist()):
         if names[first.setdefault(image_id, row)] != names[row]:
             raise ValueError(
-                f"annotation file {path}: image id {image_id} is given to {names[first[image_id]]} and to "
-                f"{names[row]}; ids must be unique"
+                f"annotation file {path}: image id {image_id} is given to "
+                f"{names[first[image_id]]} and to {names[row]}; ids must be unique"
             )
         if first[image_id] == row:
             keep.append(row)
@@ -131,10 +136,11 @@ def _listed(path: Path, records: list, report: Report) -> tuple[np.ndarray, list
 def locate(path: Path, folder: Path, names: Sequence[str]) -> list[str | None]:
     """Existing path of every file name; None where there is none.
 
-    Names are tried as they are, then without their first folder, and so on: the JSON may have been written for another
-    place. One number of folders is left out for all of them, that which finds most, and none by which two names would
-    become one file. Folders are listed once instead of one `stat` per file (118k files on a network disk). Names are
-    compared in Unicode normal form C: some systems store decomposed letters where the JSON has composed ones.
+    Names are tried as they are, then without their first folder, and so on: the JSON may have been
+    written for another place. One number of folders is left out for all of them, that which finds
+    most, and none by which two names would become one file. Folders are listed once instead of one
+    `stat` per file (118k files on a network disk). Names are compared in Unicode normal form C:
+    some systems store decomposed letters where the JSON has composed ones.
 
     Raises:
         ValueError: there is no such folder.
@@ -211,18 +217,20 @@ def _is_side(value) -> bool:
 
 
 def _count_broken(looked: Headers, report: Report, rules: ImageRules) -> dict[int, str]:
-    """Errors of the files that cannot be decoded by their row; ValueError where they are not to be passed over."""
+    """Errors of the files that cannot be decoded by their row; ValueError where they are not to be
+    passed over."""
     broken, total = looked.errors, len(looked.sizes)
     if broken:
         first = next(iter(broken.values()))
         if rules.bad == "error":
             raise ValueError(
-                f"{len(broken)} of {total} images are broken, first: {first}; with --config.data.bad_images=replace "
-                "others are read in their place"
+                f"{len(broken)} of {total} images are broken, first: {first}; with "
+                "--config.data.bad_images=replace others are read in their place"
             )
         if len(broken) > _MOST_BROKEN * total:
             raise ValueError(
-                f"{len(broken)} of {total} images are broken, first: {first}; is the download whole?"
+                f"{len(broken)} of {total} images are broken, first: {first}; is the download "
+                "whole?"
             )
     report.add(BROKEN, list(broken.values()))
     return broken
@@ -236,14 +244,15 @@ def _checked_sizes(
     whole: np.ndarray,
     report: Report,
 ) -> np.ndarray:
-    """The sizes i32[I,2] that annotations are made on, where the JSON and the files agree; `whole` bool[I] are read.
+    """The sizes i32[I,2] that annotations are made on, where the JSON and the files agree; `whole`
+    bool[I] are read.
 
-    Annotations are made on the stored pixels or on those that a viewer shows (EXIF orientation); both are right, and a
-    pixel more or less is no contradiction. Of the others
+    Annotations are made on the stored pixels or on those that a viewer shows (EXIF orientation);
+    both are right, and a pixel more or less is no contradiction. Of the others
 
     - height and width exchanged: those of the file are used, and counted;
-    - another size of the same aspect (annotations made on a smaller copy): that of the JSON is used, since the boxes
-      are in its pixels, and counted;
+    - another size of the same aspect (annotations made on a smaller copy): that of the JSON is
+      used, since the boxes are in its pixels, and counted;
     - anything else is refused: nobody can tell where the boxes lie.
     """
     stored = looked.sizes
@@ -277,19 +286,22 @@ def _checked_sizes(
 def _refuse_sizes(
     path: Path, files: list[str], sizes: np.ndarray, stored: np.ndarray, rows: list[int]
 ) -> None:
-    """Raises ValueError where sizes i32[I,2] of the JSON tell nothing about the files of these rows."""
+    """Raises ValueError where sizes i32[I,2] of the JSON tell nothing about the files of these
+    rows."""
     if not rows:
         return
     (height, width), (real_height, real_width) = sizes[rows[0]].tolist(), stored[rows[0]].tolist()
     raise ValueError(
-        f"annotation file {path}: {len(rows)} images are of another size than their files, first: {files[rows[0]]} is "
-        f"{real_width} x {real_height} pixels (width x height) and {width} x {height} in the JSON; correct width and "
-        "height in the JSON, or give the images it was made for"
+        f"annotation file {path}: {len(rows)} images are of another size than their files, first: "
+        f"{files[rows[0]]} is {real_width} x {real_height} pixels (width x height) and {width} x "
+        f"{height} in the JSON; correct width and height in the JSON, or give the images it was "
+        "made for"
     )
 
 
 def read_file(file: str) -> bytes:
-    """Content of an image file; ValueError where it cannot be read, or is no file (a pipe would be waited for)."""
+    """Content of an image file; ValueError where it cannot be read, or is no file (a pipe would be
+    waited for)."""
     try:
         check_regular(file, os.stat(file))
         with open(file, "rb") as stream:

@@ -1,7 +1,8 @@
 """Randomly accessible sources: `len(source)` images, `source[i]` -> raw features of image i.
 
-Raw features are NumPy arrays as in the table `source.fields`, name -> (type, shape with None where it varies), but for
-`image`: a source gives the bytes of the file, and `file`, its name; the table says what the decoded image is.
+Raw features are NumPy arrays as in the table `source.fields`, name -> (type, shape with None where
+it varies), but for `image`: a source gives the bytes of the file, and `file`, its name; the table
+says what the decoded image is.
 """
 
 import copy
@@ -41,26 +42,32 @@ FIELDS = IMAGE_FIELDS | {
 
 
 class CocoDir:
-    """A folder of images and a COCO-format JSON, held as columns (one NumPy array per field, not a dict per object).
+    """A folder of images and a COCO-format JSON, held as columns (one NumPy array per field, not a
+    dict per object).
 
     `source[i]` gives the raw features of image i:
-        image: bytes of the file; file: its path; image_id: i64; orig_size: i32[2], height and width by the JSON;
-        boxes: f32[n,4] yxyx normalised to the image and clipped to it; labels: i32[n], 1..C in the order of the
-        JSON's categories; area: f32[n] pixels² of the annotation; is_crowd: bool[n]; scores: f32[n], 1;
-        polygons: f32[n,2*max_points] where asked for, outlines as point lists (data.points.point_list), simplified to
+        image: bytes of the file; file: its path; image_id: i64; orig_size: i32[2], height and width
+            by the JSON;
+        boxes: f32[n,4] yxyx normalised to the image and clipped to it; labels: i32[n], 1..C in the
+            order of the
+        JSON's categories; area: f32[n] pixels² of the annotation; is_crowd: bool[n]; scores:
+        f32[n], 1;
+        polygons: f32[n,2*max_points] where asked for, outlines as point lists
+            (data.points.point_list), simplified to
         at most max_points points with separators; all padding for crowd regions;
-        keypoints: f32[n,2J] and keypoint_swap: i32[J] where asked for: y, x of each joint, -3, -3 where it is not
+        keypoints: f32[n,2J] and keypoint_swap: i32[J] where asked for: y, x of each joint, -3, -3
+            where it is not
         labelled; the joint that each becomes in a mirror image, or -1 (data.joints.mirrored).
 
     Attributes:
         fields: what `source[i]` gives, see the module.
         annotations_path: the JSON.
-        category_names, category_ids: label l is `category_names[l-1]`, `category_ids[l-1]`; `label_ids` and
-            `label_names` say what they are for a label that the JSON lacks.
+        category_names, category_ids: label l is `category_names[l-1]`, `category_ids[l-1]`;
+            `label_ids` and `label_names` say what they are for a label that the JSON lacks.
         image_ids: i64[len].
         files: paths.
-        keypoint_names, keypoint_categories, skeleton, keypoint_swap: of the joints, and the ids of the categories that
-            have them (data.joints.Joints); empty without keypoints.
+        keypoint_names, keypoint_categories, skeleton, keypoint_swap: of the joints, and the ids of
+            the categories that have them (data.joints.Joints); empty without keypoints.
         keypoint_labels: their labels.
         report: what was repaired or dropped, kind -> count; `describe()` names the first ones.
     """
@@ -85,22 +92,30 @@ class CocoDir:
         Args:
             images: folder that the `file_name`s start from.
             annotations: COCO-format JSON (instances).
-            keep_empty: keep images that have no object but crowd regions; the published runs train without them.
-            label_ids: category id of label 1, 2, …; () for the order of the JSON. Published models take category ids
-                for labels, gaps included. A label whose category the JSON lacks is UNNAMED.
-            label_names: names of labels 1, 2, … as the training data have them, one for each of `label_ids`: categories
-                are then matched by name, whatever their ids and order (data.classes.match_labels).
-            max_points: length of the point lists of `polygons`, 128 in the paper; 0: no polygons are read.
+            keep_empty: keep images that have no object but crowd regions; the published runs train
+                without them.
+            label_ids: category id of label 1, 2, …; () for the order of the JSON. Published models
+                take category ids for labels, gaps included. A label whose category the JSON lacks
+                is UNNAMED.
+            label_names: names of labels 1, 2, … as the training data have them, one for each of
+                `label_ids`: categories are then matched by name, whatever their ids and order
+                (data.classes.match_labels).
+            max_points: length of the point lists of `polygons`, 128 in the paper; 0: no polygons
+                are read.
             keypoints: whether to read them; the JSON must be of the kind person_keypoints.
-            flip_pairs: names of keypoints that change places in a mirror image; () where their names say it.
-            bad_annotations: what becomes of annotations that break the format (no image, a box that is not finite, an
-                unknown category, malformed polygons or keypoints that are wanted): "error" refuses the file, "drop"
-                leaves them out and counts them in the report.
-            cache: where the columns of the JSON are kept, so that it is not read again; None: it is.
+            flip_pairs: names of keypoints that change places in a mirror image; () where their
+                names say it.
+            bad_annotations: what becomes of annotations that break the format (no image, a box that
+                is not finite, an unknown category, malformed polygons or keypoints that are
+                wanted): "error" refuses the file, "drop" leaves them out and counts them in the
+                report.
+            cache: where the columns of the JSON are kept, so that it is not read again; None: it
+                is.
             image_rules: what becomes of images that are missing or broken; default ImageRules().
 
         Raises:
-            ValueError: the folder or JSON is missing or not COCO, a class is none of `label_names`, or see the rules.
+            ValueError: the folder or JSON is missing or not COCO, a class is none of `label_names`,
+                or see the rules.
         """
         self.annotations_path, self.folder = Path(annotations), Path(images)
         self.fields, self.report = dict(FIELDS), Report()
@@ -155,8 +170,8 @@ class CocoDir:
         self.keypoint_swap = joints.swap if joints else np.zeros(0, np.int32)
 
     def _choose_rows(self, columns: dict[str, np.ndarray], rule: str) -> np.ndarray:
-        """Rows of the file's annotations that have an image and are whole: those of an image together, in the order of
-        the file. Reports the others."""
+        """Rows of the file's annotations that have an image and are whole: those of an image
+        together, in the order of the file. Reports the others."""
         place = places_of_images(self.image_ids, columns["image_id"])
         dropped = np.isin(columns["image_id"], self._dropped)
         unlisted = columns["image_id"][(place < 0) & ~columns["bad"] & ~dropped].tolist()
@@ -209,7 +224,8 @@ class CocoDir:
         }
 
     def _clip(self) -> None:
-        """Boxes in the file -> normalised yxyx clipped to the image; rows without area leave the training columns."""
+        """Boxes in the file -> normalised yxyx clipped to the image; rows without area leave the
+        training columns."""
         size = self.sizes[self._image].astype(np.float64)  # [n,2] height, width
         low = self._xywh[:, 1::-1]
         corners = np.concatenate([low, low + self._xywh[:, 3:1:-1]], axis=1)
@@ -246,7 +262,8 @@ class CocoDir:
         return len(self.image_ids)
 
     def __getitem__(self, index: int) -> dict:
-        """Raw features of one image, see the class. Raises ValueError where the file cannot be read."""
+        """Raw features of one image, see the class. Raises ValueError where the file cannot be
+        read."""
         return self.take(index)
 
     def take(self, index: int, numbers: Sequence[int] | None = None) -> dict:
@@ -282,8 +299,9 @@ class CocoDir:
         return polygons
 
     def objects(self) -> dict[str, np.ndarray]:
-        """All objects, image by image, without reading the images: `image` i64[n], `number` i64[n] in that image,
-        `label` i32[n], `is_crowd` bool[n], `num_keypoints` i64[n] (0 without keypoints)."""
+        """All objects, image by image, without reading the images: `image` i64[n], `number` i64[n]
+        in that image, `label` i32[n], `is_crowd` bool[n], `num_keypoints` i64[n] (0 without
+        keypoints)."""
         counts = self._stops - self._starts
         part = np.concatenate(
             [np.arange(a, b) for a, b in zip(self._starts, self._stops, strict=True)]
@@ -309,16 +327,16 @@ class CocoDir:
         return plain
 
     def count_over(self, slots: int, task: str) -> int:
-        """Counts and reports the images with more objects than `slots`; a batch of the task leaves out the rest. Crowds
-        aside."""
+        """Counts and reports the images with more objects than `slots`; a batch of the task leaves
+        out the rest. Crowds aside."""
         over = np.flatnonzero(self._objects() > slots)
         kind = f"images with more than {slots} objects, the rest left out of {task}"
         self.report.replace(kind, self.image_ids[over].tolist())
         return len(over)
 
     def count_unlabelled(self) -> int:
-        """Counts and reports the objects that should have keypoints and have no labelled one inside the image; the
-        keypoints task never sees them."""
+        """Counts and reports the objects that should have keypoints and have no labelled one inside
+        the image; the keypoints task never sees them."""
         table = self.objects()
         unlabelled = (
             ~table["is_crowd"]
@@ -332,14 +350,16 @@ class CocoDir:
         return len(rows)
 
     def describe(self) -> str:
-        """One line per kind of repair, with the first ids or files; "" when the data needed none."""
+        """One line per kind of repair, with the first ids or files; "" when the data needed
+        none."""
         return self.report.describe(self.annotations_path.name)
 
     def coco_dict(self) -> dict:
         """The images, annotations (boxes as in the file) and categories for pycocotools.
 
-        Fills in `area`, `iscrowd`, `id`, `width` and `height` where the file had none. `segmentation` and `keypoints`
-        are there when the source gives polygons and keypoints: as in the file, not simplified.
+        Fills in `area`, `iscrowd`, `id`, `width` and `height` where the file had none.
+        `segmentation` and `keypoints` are there when the source gives polygons and keypoints: as in
+        the file, not simplified.
         """
         images = [
             {"id": int(i), "file_name": file, "height": int(h), "width": int(w)}

@@ -1,4 +1,5 @@
-"""Reading COCO-format JSON: what CocoDir and CocoCaptions have in common. Errors name the file and the place in it."""
+"""Reading COCO-format JSON: what CocoDir and CocoCaptions have in common. Errors name the file and
+the place in it."""
 
 import contextlib
 import ctypes
@@ -33,7 +34,8 @@ class Report(Counter):
             self._named[kind] += [str(name) for name in names[: _NAMED - len(self._named[kind])]]
 
     def add_once(self, kind: str, name) -> None:
-        """Counts a name that may be met again and again, while images are read by several threads."""
+        """Counts a name that may be met again and again, while images are read by several
+        threads."""
         with self._lock:
             if (kind, str(name)) not in self._once:
                 self._once.add((kind, str(name)))
@@ -56,7 +58,8 @@ class Report(Counter):
             self._named[kind] += named[: _NAMED - len(self._named[kind])]
 
     def describe(self, file: str = "") -> str:
-        """One line per kind with the first names, the file before it if given; "" when there is nothing to report."""
+        """One line per kind with the first names, the file before it if given; "" when there is
+        nothing to report."""
         with self._lock:
             lines = [
                 f"{count} {kind} (first: {', '.join(self._named[kind])})"
@@ -67,7 +70,8 @@ class Report(Counter):
 
 @contextlib.contextmanager
 def no_collector():
-    """The garbage collector walks the millions of new objects of a large JSON again and again: a third of the time."""
+    """The garbage collector walks the millions of new objects of a large JSON again and again: a
+    third of the time."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -78,7 +82,8 @@ def no_collector():
 
 
 def read_json(path: Path, lists: tuple[str, ...]) -> dict:
-    """The annotation file, an object with these lists; ValueError names the place in the file and what is missing."""
+    """The annotation file, an object with these lists; ValueError names the place in the file and
+    what is missing."""
     if not path.is_file():
         raise ValueError(
             f"annotation file {path} does not exist; give the path of a COCO-format JSON"
@@ -88,8 +93,8 @@ def read_json(path: Path, lists: tuple[str, ...]) -> dict:
             content = json.load(file)
     except json.JSONDecodeError as error:
         raise ValueError(
-            f"annotation file {path} is broken JSON: {error.msg} at line {error.lineno} column {error.colno}; "
-            "copy or write the file again"
+            f"annotation file {path} is broken JSON: {error.msg} at line {error.lineno} column "
+            f"{error.colno}; copy or write the file again"
         ) from error
     except UnicodeDecodeError as error:
         raise ValueError(
@@ -97,7 +102,8 @@ def read_json(path: Path, lists: tuple[str, ...]) -> dict:
         ) from error
     except RecursionError as error:
         raise ValueError(
-            f"annotation file {path} is not COCO format: its lists are nested too deep to be read; write it again"
+            f"annotation file {path} is not COCO format: its lists are nested too deep to be "
+            "read; write it again"
         ) from error
     except OSError as error:
         raise ValueError(
@@ -119,8 +125,8 @@ def read_json(path: Path, lists: tuple[str, ...]) -> dict:
 def return_memory() -> None:
     """Gives freed memory back to the system.
 
-    The objects of a large JSON are freed in pieces that glibc keeps for later, gigabytes for COCO; nothing later needs
-    them.
+    The objects of a large JSON are freed in pieces that glibc keeps for later, gigabytes for COCO;
+    nothing later needs them.
     """
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):  # another C library than glibc
@@ -148,7 +154,8 @@ def column(path: Path, records: list, key: str, what: str) -> list:
             if not isinstance(record, dict) or key not in record
         )
         raise ValueError(
-            f"annotation file {path} is not COCO format: {what}[{index}] has no {key!r}: {shown(records[index])}"
+            f"annotation file {path} is not COCO format: {what}[{index}] has no {key!r}: "
+            f"{shown(records[index])}"
         ) from error
 
 
@@ -163,7 +170,8 @@ def _whole(value) -> int:
 
 
 def whole_numbers(values: list) -> tuple[np.ndarray, np.ndarray]:
-    """Values of a JSON -> i64[n], and bool[n], which of them are no whole numbers of 64 bits (0 stands there).
+    """Values of a JSON -> i64[n], and bool[n], which of them are no whole numbers of 64 bits (0
+    stands there).
 
     Digits in a text and floats without a fraction are whole numbers; truth values are not.
     """
@@ -186,14 +194,15 @@ def integers(path: Path, values: list, key: str, what: str) -> np.ndarray:
     if wrong.any():
         row = int(np.argmax(wrong))
         raise ValueError(
-            f"annotation file {path}: the {key!r} of {what} is not an integer, first: {what}[{row}] has "
-            f"{shown(repr(values[row]))}; give whole numbers of at most 64 bits"
+            f"annotation file {path}: the {key!r} of {what} is not an integer, first: "
+            f"{what}[{row}] has {shown(repr(values[row]))}; give whole numbers of at most 64 bits"
         )
     return numbers
 
 
 def number_rows(values: list, width: int) -> np.ndarray:
-    """Lists of `width` numbers -> f64[n,width]; a row of NaN for what is none, or has a number beyond LARGEST."""
+    """Lists of `width` numbers -> f64[n,width]; a row of NaN for what is none, or has a number
+    beyond LARGEST."""
     try:
         numbers = np.array(values, np.float64).reshape(len(values), width)
     except (TypeError, ValueError, OverflowError):
@@ -206,8 +215,8 @@ def number_rows(values: list, width: int) -> np.ndarray:
 
 
 def annotation_ids(records: list) -> np.ndarray:
-    """Ids of annotations for errors and reports, by default their place in the list: i64[n], or texts where one is no
-    integer."""
+    """Ids of annotations for errors and reports, by default their place in the list: i64[n], or
+    texts where one is no integer."""
     values = [
         record.get("id", row) if isinstance(record, dict) else row
         for row, record in enumerate(records)
@@ -219,7 +228,8 @@ def annotation_ids(records: list) -> np.ndarray:
 
 
 class BadAnnotations:
-    """The one rule for annotations that break the format: the file is refused, or they are left out and counted.
+    """The one rule for annotations that break the format: the file is refused, or they are left out
+    and counted.
 
     Attributes:
         ids: i64[n] or str[n], of all annotations of the file.
@@ -227,7 +237,8 @@ class BadAnnotations:
     """
 
     def __init__(self, path: Path, ids: np.ndarray, rule: str, report: Report) -> None:
-        """Starts without any; `rule` is "error" or "drop"; the report counts those that are left out."""
+        """Starts without any; `rule` is "error" or "drop"; the report counts those that are left
+        out."""
         if rule not in ("error", "drop"):
             raise ValueError(f"config.data.bad_annotations={rule!r}: give 'error' or 'drop'")
         self.ids, self.rows = ids, np.zeros(len(ids), bool)
@@ -253,8 +264,9 @@ class BadAnnotations:
             return
         if not self._drop:
             raise ValueError(
-                f"annotation file {self._path}: {len(rows)} annotations with {what}, first: {first}; correct or remove "
-                "them, or leave them out by --config.data.bad_annotations=drop"
+                f"annotation file {self._path}: {len(rows)} annotations with {what}, first: "
+                f"{first}; correct or remove them, or leave them out by "
+                "--config.data.bad_annotations=drop"
             )
         fresh = rows[~self.rows[rows]]
         self._report.add(f"annotations with {what}, left out", self.ids[fresh].tolist())
@@ -277,7 +289,8 @@ def dicts(records: list, bad: BadAnnotations) -> list[dict]:
 
 
 def places_of_images(image_ids: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Places i64[n] of the ids `wanted` i64[n] among `image_ids` i64[I], which differ; -1 where an id is not there."""
+    """Places i64[n] of the ids `wanted` i64[n] among `image_ids` i64[I], which differ; -1 where an
+    id is not there."""
     order = np.argsort(image_ids, kind="stable")
     place = order[np.minimum(np.searchsorted(image_ids, wanted, sorter=order), len(order) - 1)]
     return np.where(image_ids[place] == wanted, place, -1)

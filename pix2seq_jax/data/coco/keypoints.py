@@ -1,4 +1,5 @@
-"""Keypoints of a `person_keypoints` JSON: the schema of its categories, and all annotated joints as one column.
+"""Keypoints of a `person_keypoints` JSON: the schema of its categories, and all annotated joints as
+one column.
 
 A joint is (x, y, v) in pixels: v=0 not labelled, 1 labelled but hidden, 2 visible.
 """
@@ -13,6 +14,27 @@ import numpy as np
 from pix2seq_jax.data.coco.json import BadAnnotations, Report, has, number_rows, shown
 from pix2seq_jax.vocab import POINT_INVISIBLE
 
+# The 17 joints of a person in COCO's order. OKS allows each joint an error of 2 sigma x the root of
+# the object's area (cocodataset.org/#keypoints-eval); limbs are pairs of joints counted from 0,
+# where COCO's files count from 1.
+# fmt: off
+COCO_KEYPOINTS = {
+    "names": (
+        "nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder",
+        "left_elbow", "right_elbow", "left_wrist", "right_wrist", "left_hip", "right_hip",
+        "left_knee", "right_knee", "left_ankle", "right_ankle",
+    ),
+    "sigmas": (
+        0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072, 0.062, 0.062, 0.107, 0.107,
+        0.087, 0.087, 0.089, 0.089,
+    ),
+    "skeleton": (
+        (15, 13), (13, 11), (16, 14), (14, 12), (11, 12), (5, 11), (6, 12), (5, 6), (5, 7), (6, 8),
+        (7, 9), (8, 10), (1, 2), (0, 1), (0, 2), (1, 3), (2, 4), (3, 5), (4, 6),
+    ),
+}
+# fmt: on
+
 _SIDE = re.compile(
     r"(?<![a-z])(left|right)(?![a-z])", re.IGNORECASE
 )  # the word alone: left_eye, "Left eye", eye-left
@@ -22,9 +44,9 @@ _OTHER = {"left": "right", "right": "left"}
 def mirrored(names: tuple[str, ...], pairs: Sequence[tuple[str, str]] = ()) -> np.ndarray:
     """i32[J], the joint that each becomes when the image is mirrored.
 
-    Joints of a pair of names change places, and those of which `left` and `right` in the names say so. All are -1 when
-    neither tells anything, or a name says a side and has no partner: then nobody can tell, and such images must not be
-    mirrored.
+    Joints of a pair of names change places, and those of which `left` and `right` in the names say
+    so. All are -1 when neither tells anything, or a name says a side and has no partner: then
+    nobody can tell, and such images must not be mirrored.
 
     Raises:
         ValueError: a pair that is not two of the names, or a name in two pairs.
@@ -33,8 +55,8 @@ def mirrored(names: tuple[str, ...], pairs: Sequence[tuple[str, str]] = ()) -> n
     for pair in pairs:
         if len(pair) != 2 or not set(pair) <= set(names) or max(given[name] for name in pair) > 1:
             raise ValueError(
-                f"config.data.flip_pairs has {tuple(pair)}: give pairs of keypoint names, each name once; "
-                f"the names are {list(names)}"
+                f"config.data.flip_pairs has {tuple(pair)}: give pairs of keypoint names, each "
+                f"name once; the names are {list(names)}"
             )
     lower = [name.lower() for name in names]
     partners = [_SIDE.sub(lambda side: _OTHER[side.group()], name) for name in lower]
@@ -69,7 +91,10 @@ def read_keypoints(records: list[dict], number: int, bad: BadAnnotations) -> dic
         text = f" are {len(value)}" if isinstance(value, list) else ""
         bad.add(
             wrong,
-            f"keypoints that are not {3 * number} finite numbers x, y, v for the {number} joints of the category",
+            (
+                f"keypoints that are not {3 * number} finite numbers x, y, v for the {number} "
+                "joints of the category"
+            ),
             f"the keypoints of {bad.name(wrong[0])}{text}: {shown(value)}",
         )
     present = np.zeros(len(records), bool)
@@ -105,8 +130,8 @@ class Joints:
             flip_pairs: see `mirrored`.
 
         Raises:
-            ValueError: no category has keypoints, they are no names, they differ between categories, a skeleton is no
-                list of pairs of them, or see `mirrored`.
+            ValueError: no category has keypoints, they are no names, they differ between
+                categories, a skeleton is no list of pairs of them, or see `mirrored`.
         """
         self._path = path
         having = [record for record in categories if record.get("keypoints")]
@@ -119,9 +144,10 @@ class Joints:
         for record in having:
             if record["keypoints"] != first["keypoints"]:
                 raise ValueError(
-                    f"annotation file {path}: the categories {first['name']} and {record['name']} have different "
-                    f"keypoints, {shown(first['keypoints'])} and {shown(record['keypoints'])}; "
-                    "all must have the same joints in the same order"
+                    f"annotation file {path}: the categories {first['name']} and {record['name']} "
+                    f"have different keypoints, {shown(first['keypoints'])} and "
+                    f"{shown(record['keypoints'])}; all must have the same joints in the same "
+                    "order"
                 )
         self.names = self._read_names(first)
         self.category_ids = frozenset(int(record["id"]) for record in having)
@@ -132,8 +158,8 @@ class Joints:
         names = category["keypoints"]
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise ValueError(
-                f"annotation file {self._path}: category {category['name']} {has(category, 'keypoints')}; "
-                "give a list of the names of its joints"
+                f"annotation file {self._path}: category {category['name']} "
+                f"{has(category, 'keypoints')}; give a list of the names of its joints"
             )
         double = [name for name, count in Counter(names).items() if count > 1]
         if double:
@@ -151,8 +177,8 @@ class Joints:
             wrong = [bone for bone in bones if not _is_bone(bone, number)]
         if wrong:
             raise ValueError(
-                f"annotation file {self._path}: the skeleton of category {category['name']} has {shown(wrong[0])}; "
-                f"give pairs of joints counted from 1 to {number}"
+                f"annotation file {self._path}: the skeleton of category {category['name']} has "
+                f"{shown(wrong[0])}; give pairs of joints counted from 1 to {number}"
             )
         return tuple((int(a) - 1, int(b) - 1) for a, b in bones)
 
@@ -177,8 +203,8 @@ class Joints:
         """
         if (self.swap < 0).all():
             kind = (
-                "keypoints without left and right in their names, images with them are not mirrored; "
-                "config.data.flip_pairs can say which ones change places"
+                "keypoints without left and right in their names, images with them are not "
+                "mirrored; config.data.flip_pairs can say which ones change places"
             )
             report.add(kind, list(self.names))
         self._sizes = sizes

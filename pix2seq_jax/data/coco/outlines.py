@@ -1,4 +1,5 @@
-"""The column `segmentation` of an annotation file: read and checked, and given as point lists (data.points)."""
+"""The column `segmentation` of an annotation file: read and checked, and given as point lists
+(data.points)."""
 
 from itertools import chain
 from pathlib import Path
@@ -27,14 +28,17 @@ def read_segmentations(records: list[dict], bad: BadAnnotations) -> dict[str, np
     """The segmentations of all annotations, end to end; rings that enclose nothing are left out.
 
     Args:
-        records: annotations; their segmentation is a list of polygons, each a list of finite x, y, x, y, …, or run
-            lengths that fill a mask, compressed or not.
+        records: annotations; their segmentation is a list of polygons, each a list of finite x, y,
+            x, y, …, or run lengths that fill a mask, compressed or not.
         bad: gets the annotations whose segmentation is none of these.
 
     Returns:
-        ring_points: f64[P,2], x, y in pixels of all rings; ring_ends: i64[R], of each ring in it; ring_rows: i64[R],
-        row of its annotation, ascending; ring_dropped: i64[D], the rows of rings that enclose nothing;
-        rle_rows: i64[Q], rows of annotations with run lengths, ascending; rle_sizes: i64[Q,2], height and width;
+        ring_points: f64[P,2], x, y in pixels of all rings; ring_ends: i64[R], of each ring in it;
+            ring_rows: i64[R],
+        row of its annotation, ascending; ring_dropped: i64[D], the rows of rings that enclose
+        nothing;
+        rle_rows: i64[Q], rows of annotations with run lengths, ascending; rle_sizes: i64[Q,2],
+            height and width;
         rle_runs: u32[S], all run lengths; rle_ends: i64[Q], of each in it.
     """
     rings, ring_rows, rle_rows, rle_sizes, runs = [], [], [], [], []
@@ -55,7 +59,8 @@ def read_segmentations(records: list[dict], bad: BadAnnotations) -> dict[str, np
             ring_rows += [row] * len(value)
         elif value:
             faults[row] = (
-                f"is no list of polygons [[x, y, x, y, ...], ...] and no run lengths: {shown(value)}"
+                "is no list of polygons [[x, y, x, y, ...], ...] and no run lengths: "
+                f"{shown(value)}"
             )
     columns = {
         "rle_rows": np.array(rle_rows, np.int64),
@@ -135,7 +140,10 @@ def check_mask_sizes(
     if len(wrong):
         (height, width), size = wanted[wrong[0]].tolist(), columns["rle_sizes"][wrong[0]].tolist()
         name = bad.name(rows[wrong[0]])
-        text = f"the segmentation of {name} has run lengths of size {size} that are not for {height} x {width}"
+        text = (
+            f"the segmentation of {name} has run lengths of size {size} that are not for {height} "
+            f"x {width}"
+        )
         bad.add(rows[wrong], _BROKEN, f"{text} (height x width)")
 
 
@@ -209,8 +217,9 @@ class Outlines:
         missing = np.flatnonzero((self._number == 0) & (self._rle < 0) & ~crowd)
         if 0 < len(missing) == np.count_nonzero(~crowd):
             raise ValueError(
-                f"annotation file {self._path}: none of its {len(missing)} objects has a `segmentation`; give them "
-                "polygons or run lengths, or leave segmentation out of the tasks"
+                f"annotation file {self._path}: none of its {len(missing)} objects has a "
+                "`segmentation`; give them polygons or run lengths, or leave segmentation out of "
+                "the tasks"
             )
         report.add("objects without segmentation", self._ids[missing].tolist())
         over = np.flatnonzero((self._number > most_rings(self.max_points)) & ~crowd)
@@ -219,7 +228,10 @@ class Outlines:
     @property
     def _too_many(self) -> str:
         limit = most_rings(self.max_points)
-        return f"objects of more than {limit} parts, the smallest left out ({self.max_points} points hold {limit})"
+        return (
+            f"objects of more than {limit} parts, the smallest left out ({self.max_points} points "
+            f"hold {limit})"
+        )
 
     def _polygons(self, row: int) -> list[np.ndarray]:
         rings = range(self._first[row], self._first[row] + self._number[row])
@@ -230,8 +242,8 @@ class Outlines:
         return self._runs[self._run_ends[place - 1] if place else 0 : self._run_ends[place]]
 
     def segmentation(self, row: int) -> list | dict:
-        """As in the file, without what was dropped, run lengths not compressed; a mask of no pixels where there is
-        none, as pycocotools wants."""
+        """As in the file, without what was dropped, run lengths not compressed; a mask of no pixels
+        where there is none, as pycocotools wants."""
         size = self._sizes[row].tolist()
         if self._rle[row] >= 0:
             return {"size": size, "counts": self._run_lengths(row).tolist()}
@@ -239,10 +251,12 @@ class Outlines:
         return polygons or {"size": size, "counts": [size[0] * size[1]]}
 
     def points(self, row: int, report: Report) -> np.ndarray:
-        """f32[2*max_points] of one annotation, see `point_list`; all padding where it has no segmentation.
+        """f32[2*max_points] of one annotation, see `point_list`; all padding where it has no
+        segmentation.
 
-        Rings run clockwise as seen in the image; the first point is that of the file. Run lengths are traced when they
-        are read first, and their points kept (8 bytes each); threads may do it together, with the same result.
+        Rings run clockwise as seen in the image; the first point is that of the file. Run lengths
+        are traced when they are read first, and their points kept (8 bytes each); threads may do it
+        together, with the same result.
         """
         if self._rle[row] < 0:
             return self._fitted(self._polygons(row), row)

@@ -1,4 +1,5 @@
-"""Preprocessing strings: "scale_jitter(640, 0.3, 2.0)|flip_lr|pad_objects(n=100)" -> a tuple of op instances."""
+"""Preprocessing strings: "scale_jitter(640, 0.3, 2.0)|flip_lr|pad_objects(n=100)" -> a tuple of op
+instances."""
 
 import ast
 import dataclasses
@@ -6,7 +7,8 @@ from collections.abc import Mapping
 
 
 def _literal(node: ast.expr, spec: str):
-    """The Python value of an argument; a bare word is a string, so that order(random) needs no quotes."""
+    """The Python value of an argument; a bare word is a string, so that order(random) needs no
+    quotes."""
     if isinstance(node, ast.Name):
         return node.id
     try:
@@ -35,7 +37,8 @@ def _build(node: ast.expr, spec: str, table: Mapping[str, type]):
         )
     if name.id not in table:
         raise ValueError(
-            f"preprocessing {spec!r}: there is no op {name.id!r}; the ops are {', '.join(sorted(table))}"
+            f"preprocessing {spec!r}: there is no op {name.id!r}; the ops are "
+            f"{', '.join(sorted(table))}"
         )
     op = table[name.id]
     args = [_literal(arg, spec) for arg in node.args] if isinstance(node, ast.Call) else []
@@ -55,14 +58,16 @@ def parse(spec: str, table: Mapping[str, type]) -> tuple:
     """Reads "op|op(1, 2)|op(word, x=(3, 4))".
 
     Args:
-        spec: ops joined by `|`; arguments are Python literals or bare words, by position or by name.
+        spec: ops joined by `|`; arguments are Python literals or bare words, by position or by
+            name.
         table: op name -> frozen dataclass.
 
     Returns:
         Op instances in the order of the string.
 
     Raises:
-        ValueError: the string cannot be read, names no op of the table, or its arguments do not fit.
+        ValueError: the string cannot be read, names no op of the table, or its arguments do not
+            fit.
     """
     try:
         tree = ast.parse(spec.strip(), mode="eval")

@@ -1,7 +1,8 @@
-"""Coordinates under cropping, flipping and padding. Point lists are f32[n,2k]: y, x, y, x, ... normalised to the image.
+"""Coordinates under cropping, flipping and padding. Point lists are f32[n,2k]: y, x, y, x, ...
+normalised to the image.
 
-A box is a list of two points. Points below zero are reserved words of a list (padding, separator, invisible; see vocab)
-and pass through unchanged.
+A box is a list of two points. Points below zero are reserved words of a list (padding, separator,
+invisible; see vocab) and pass through unchanged.
 """
 
 import tensorflow as tf
@@ -13,7 +14,8 @@ OBJECT_FIELDS = (*POINT_FIELDS, "labels", "area", "is_crowd", "scores")  # first
 
 
 def height_width(size: int | tuple[int, int]) -> tuple[int, int]:
-    """A size given as one number or as (height, width), in pixels. Raises ValueError where it is neither."""
+    """A size given as one number or as (height, width), in pixels. Raises ValueError where it is
+    neither."""
     pair = (size, size) if isinstance(size, int) else size
     if not (
         isinstance(pair, tuple)
@@ -34,7 +36,8 @@ def _reserved(points: tf.Tensor) -> tf.Tensor:
 
 
 def scale(field: str, points: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
-    """Multiplies coordinates by (y, x) factors f32[2]; padding an image makes its points smaller."""
+    """Multiplies coordinates by (y, x) factors f32[2]; padding an image makes its points
+    smaller."""
     scaled = points * _per_point(points, factor)
     return scaled if field == "boxes" else tf.where(_reserved(points), points, scaled)
 
@@ -43,7 +46,8 @@ def crop(field: str, points: tf.Tensor, offset: tf.Tensor, factor: tf.Tensor) ->
     """Coordinates in a window of the image, as the release does it.
 
     Args:
-        field: "boxes" and "polygons" are clipped to the window, "keypoints" on or over its border become invisible.
+        field: "boxes" and "polygons" are clipped to the window, "keypoints" on or over its border
+            become invisible.
         points: f32[n,2k].
         offset: f32[2], corner (y, x) of the window, normalised to the image.
         factor: f32[2], size of the image divided by that of the window.
@@ -63,7 +67,8 @@ def crop(field: str, points: tf.Tensor, offset: tf.Tensor, factor: tf.Tensor) ->
 
 
 def flip_lr(field: str, points: tf.Tensor, swap: tf.Tensor | None = None) -> tf.Tensor:
-    """Mirrors x. In "keypoints" joint j becomes joint `swap[j]`, i32[k]: left and right change sides.
+    """Mirrors x. In "keypoints" joint j becomes joint `swap[j]`, i32[k]: left and right change
+    sides.
 
     A polygon keeps its order of points, and so runs the other way round; see `reverse_rings`.
     """
@@ -79,12 +84,14 @@ def flip_lr(field: str, points: tf.Tensor, swap: tf.Tensor | None = None) -> tf.
 
 
 def reverse_rings(polygons: tf.Tensor) -> tf.Tensor:
-    """Every polygon of f32[n,2k] the other way round from the same first point; separators and padding stay."""
+    """Every polygon of f32[n,2k] the other way round from the same first point; separators and
+    padding stay."""
     pairs = tf.reshape(polygons, [-1, polygons.shape[-1] // 2, 2])
     count, length = tf.shape(pairs)[0], pairs.shape[1]
     place = tf.range(length)
     word = _reserved(pairs[..., 0])  # [n,k]
-    # A ring has the number of words before it; the numbers of one object follow those of the one before.
+    # A ring has the number of words before it; the numbers of one object follow those of the one
+    # before.
     ring = tf.cumsum(tf.cast(word, tf.int32), axis=1) + tf.range(count)[:, None] * (length + 1)
     rings = count * (length + 1)
     first = tf.gather(

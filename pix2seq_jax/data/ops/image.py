@@ -1,8 +1,9 @@
 """Ops on the image and the coordinates in it.
 
-An op is a frozen dataclass called as `op(example, seed) -> example`: a dict of tensors of one image (not batched; keys
-as in the Example dict) and a stateless seed i64[2] that no other op of this or any other image has; `derive` makes more
-of it. Images are u8[h,w,3] in [0,255] or f32[h,w,3] in [0,1]; resizing gives the latter, padding the former.
+An op is a frozen dataclass called as `op(example, seed) -> example`: a dict of tensors of one image
+(not batched; keys as in the Example dict) and a stateless seed i64[2] that no other op of this or
+any other image has; `derive` makes more of it. Images are u8[h,w,3] in [0,255] or f32[h,w,3] in
+[0,1]; resizing gives the latter, padding the former.
 """
 
 from dataclasses import dataclass
@@ -51,10 +52,12 @@ def _size(image: tf.Tensor) -> tf.Tensor:
 
 @dataclass(frozen=True)
 class Decode:
-    """Bytes of a file -> u8[h,w,3], oriented as annotated (see images.decode_image). The first op of every chain.
+    """Bytes of a file -> u8[h,w,3], oriented as annotated (see images.decode_image). The first op
+    of every chain.
 
-    Unlike the others it works on NumPy, right where the file is read: a Python call from TensorFlow costs as much as
-    all other ops of a small image. `orig_size` (0, 0) means that of the file, orientation applied.
+    Unlike the others it works on NumPy, right where the file is read: a Python call from TensorFlow
+    costs as much as all other ops of a small image. `orig_size` (0, 0) means that of the file,
+    orientation applied.
     """
 
     def read(self, features: dict) -> dict:
@@ -67,7 +70,8 @@ class Decode:
 
 @dataclass(frozen=True)
 class ScaleJitter:
-    """Resizes to fit a box of `size` times a factor uniform in [min, max), aspect kept, cut to whole pixels."""
+    """Resizes to fit a box of `size` times a factor uniform in [min, max), aspect kept, cut to
+    whole pixels."""
 
     size: Size
     min: float = 0.3
@@ -101,7 +105,8 @@ class Resize:
 
 
 def crop(example: Example, corner: tf.Tensor, size: tf.Tensor) -> Example:
-    """Cuts the window of pixels with this corner i32[2] and size i32[2] (height, width) out of image and points."""
+    """Cuts the window of pixels with this corner i32[2] and size i32[2] (height, width) out of
+    image and points."""
     image = example["image"]
     now = tf.cast(_size(image), tf.float32)
     offset, factor = tf.cast(corner, tf.float32) / now, now / tf.cast(size, tf.float32)
@@ -116,7 +121,8 @@ def crop(example: Example, corner: tf.Tensor, size: tf.Tensor) -> Example:
 
 @dataclass(frozen=True)
 class FixedCrop:
-    """Window of at most `size`; the offsets of the two axes are drawn independently, uniform over all that fit."""
+    """Window of at most `size`; the offsets of the two axes are drawn independently, uniform over
+    all that fit."""
 
     size: Size
 
@@ -132,11 +138,13 @@ class FixedCrop:
 
 @dataclass(frozen=True)
 class CropToBox:
-    """Window of `scale` times the box of the first object, about its centre, cut at the image, for tasks on one object:
-    Pix2Seq v2, section 3.1, looks at keypoints in twice the box. An image without objects stays whole.
+    """Window of `scale` times the box of the first object, about its centre, cut at the image, for
+    tasks on one object: Pix2Seq v2, section 3.1, looks at keypoints in twice the box. An image
+    without objects stays whole.
 
-    At least MIN_WINDOW pixels remain of each side, however small or misplaced the box. The window takes the place of
-    the original: `orig_size` becomes its size, `crop_offset` its corner, both in pixels of the original image.
+    At least MIN_WINDOW pixels remain of each side, however small or misplaced the box. The window
+    takes the place of the original: `orig_size` becomes its size, `crop_offset` its corner, both in
+    pixels of the original image.
     """
 
     scale: float = 2.0
@@ -161,7 +169,8 @@ class CropToBox:
 
 @dataclass(frozen=True)
 class FlipLr:
-    """Mirrors image and points with probability ½; left joints become right ones, polygons run clockwise as before.
+    """Mirrors image and points with probability ½; left joints become right ones, polygons run
+    clockwise as before.
 
     Images whose keypoints have no left and right (`keypoint_swap` -1) are never mirrored.
     """
@@ -186,8 +195,9 @@ class FlipLr:
 
 @dataclass(frozen=True)
 class ColorJitter:
-    """SimCLR colour distortion: with probability 0.8 brightness, contrast, saturation (each ± 0.8·strength) and hue
-    (± 0.2·strength) in random order, clipped after each; then with probability 0.2 gray."""
+    """SimCLR colour distortion: with probability 0.8 brightness, contrast, saturation (each ±
+    0.8·strength) and hue (± 0.2·strength) in random order, clipped after each; then with
+    probability 0.2 gray."""
 
     strength: float = 0.5
 
@@ -216,10 +226,12 @@ class ColorJitter:
 
 @dataclass(frozen=True)
 class PadImage:
-    """Pads at the bottom and on the right to `size` with `value`; coordinates become fractions of the padded image.
+    """Pads at the bottom and on the right to `size` with `value`; coordinates become fractions of
+    the padded image.
 
-    The image becomes u8, a quarter of the memory of f32, with 0 in the padding. `pad_value` and `unpadded_size` tell
-    the device what belongs there (tasks.base.images): 0.3, as published, is no whole number of 255ths.
+    The image becomes u8, a quarter of the memory of f32, with 0 in the padding. `pad_value` and
+    `unpadded_size` tell the device what belongs there (tasks.base.images): 0.3, as published, is no
+    whole number of 255ths.
 
     Raises ValueError (while iterating) for an image larger than `size`: resize or crop before.
     """

@@ -21,8 +21,8 @@ def _gather(example: Example, rows: tf.Tensor) -> Example:
 
 @dataclass(frozen=True)
 class FilterObjects:
-    """Drops objects whose box has no area (left by a crop), by default crowd regions, and those with fewer than
-    `min_keypoints` labelled keypoints in the image."""
+    """Drops objects whose box has no area (left by a crop), by default crowd regions, and those
+    with fewer than `min_keypoints` labelled keypoints in the image."""
 
     drop_crowd: bool = True
     min_keypoints: int = 0
@@ -35,8 +35,8 @@ class FilterObjects:
         if self.min_keypoints:
             if "keypoints" not in example:
                 raise ValueError(
-                    f"filter_objects(min_keypoints={self.min_keypoints}): these data have no keypoints; "
-                    "open them with keypoints, or leave min_keypoints out"
+                    f"filter_objects(min_keypoints={self.min_keypoints}): these data have no "
+                    "keypoints; open them with keypoints, or leave min_keypoints out"
                 )
             seen = tf.cast(example["keypoints"][:, ::2] >= 0.0, tf.int32)
             keep &= tf.reduce_sum(seen, axis=1) >= self.min_keypoints
@@ -45,8 +45,9 @@ class FilterObjects:
 
 @dataclass(frozen=True)
 class Order:
-    """Order of the objects in the sequence: random; area (largest first); dist2ori (distance of the upper left corner
-    from that of the image, nearest first); class (by label); scores (highest first). Ties keep their order."""
+    """Order of the objects in the sequence: random; area (largest first); dist2ori (distance of the
+    upper left corner from that of the image, nearest first); class (by label); scores (highest
+    first). Ties keep their order."""
 
     by: str = "random"
 
@@ -102,13 +103,14 @@ class PadObjects:
 
 @dataclass(frozen=True)
 class NoiseBoxes:
-    """Appends noise objects (label NOISE_LABEL) up to `n` objects: the sequence augmentation of Pix2Seq, section 3.2.
+    """Appends noise objects (label NOISE_LABEL) up to `n` objects: the sequence augmentation of
+    Pix2Seq, section 3.2.
 
-    Of k = n - m noise boxes d, uniform in 0..k, are near duplicates: real boxes whose coordinates move by a truncated
-    normal of σ = 0.05 of the box. The others are *bad*: drawn from as many moved real boxes (uniform centre) and as
-    many random ones (uniform centre, height and width |truncated normal(0, ½)|). All are shuffled and cut to the image.
-    Without real objects all are random. Real boxes are repeated equally often before they are drawn from, as in the
-    release.
+    Of k = n - m noise boxes d, uniform in 0..k, are near duplicates: real boxes whose coordinates
+    move by a truncated normal of σ = 0.05 of the box. The others are *bad*: drawn from as many
+    moved real boxes (uniform centre) and as many random ones (uniform centre, height and width
+    |truncated normal(0, ½)|). All are shuffled and cut to the image. Without real objects all are
+    random. Real boxes are repeated equally often before they are drawn from, as in the release.
     """
 
     n: int

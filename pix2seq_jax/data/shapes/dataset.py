@@ -1,12 +1,14 @@
-"""Embedded data: `python -m pix2seq_jax.data.shapes --out=DIR` draws a COCO-format folder, the same one every time.
+"""Embedded data: `python -m pix2seq_jax.data.shapes --out=DIR` draws a COCO-format folder, the same
+one every time.
 
     DIR/{train,val}/*.jpg
     DIR/annotations/{instances,person_keypoints,captions}_{train,val}.json
     DIR/shapes.json                                         what was drawn: version, seed, numbers
 
-Seven categories with sparse ids (person and filled shapes), one to four objects an image, polygons of the visible
-parts, persons with the 17 COCO keypoints, a few crowds, empty and grayscale images, five captions each. Image i of a
-split depends on (seed, split, i) alone, so the number of worker processes changes nothing. No TensorFlow, no jax.
+Seven categories with sparse ids (person and filled shapes), one to four objects an image, polygons
+of the visible parts, persons with the 17 COCO keypoints, a few crowds, empty and grayscale images,
+five captions each. Image i of a split depends on (seed, split, i) alone, so the number of worker
+processes changes nothing. No TensorFlow, no jax.
 """
 
 import argparse
@@ -26,6 +28,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pix2seq_jax.data.coco.keypoints import COCO_KEYPOINTS
 from pix2seq_jax.data.shapes.draw import (
     CATEGORIES,
     SUPERSAMPLE,
@@ -43,15 +46,10 @@ COUNTS = (0.25, 0.35, 0.25, 0.15)  # probability of 1, 2, 3, 4 objects: 2.3 on a
 EMPTY, CROWD, GRAY = 0.01, 0.015, 0.03  # share of images
 UNLABELLED = 0.2  # share of persons of whom some keypoints are not annotated
 
-KEYPOINTS = ["nose"] + [
-    f"{side}_{part}"
-    for part in ("eye", "ear", "shoulder", "elbow", "wrist", "hip", "knee", "ankle")
-    for side in ("left", "right")
-]
-# COCO's pairs, counted from 1.
-SKELETON = [[16, 14], [14, 12], [17, 15], [15, 13], [12, 13], [6, 12], [7, 13], [6, 7], [6, 8], [7, 9], [8, 10],
-            [9, 11], [2, 3], [1, 2], [1, 3], [2, 4], [3, 5], [4, 6], [5, 7]]  # fmt: skip
-# What an annotator may leave out: the face, the arms below the shoulder, the legs below the hip, everything.
+KEYPOINTS = list(COCO_KEYPOINTS["names"])
+SKELETON = [[start + 1, end + 1] for start, end in COCO_KEYPOINTS["skeleton"]]
+# What an annotator may leave out: the face, the arms below the shoulder, the legs below the hip,
+# everything.
 LEFT_OUT = (range(0, 5), range(7, 11), range(13, 17), range(17))
 
 NUMBERS = ("no", "one", "two", "three", "four")
@@ -73,7 +71,8 @@ EMPTY_CAPTIONS = (
 
 @dataclass(frozen=True)
 class Spec:
-    """What is drawn: `train` and `val` images whose longer side is `size` pixels, from `seed`. ValueError if bad."""
+    """What is drawn: `train` and `val` images whose longer side is `size` pixels, from `seed`.
+    ValueError if bad."""
 
     train: int = 20000
     val: int = 500
@@ -96,7 +95,8 @@ def _phrase(category: Category, colour: str, count: int, crowd: bool) -> str:
 
 
 def captions(figures: tuple[Figure, ...]) -> list[str]:
-    """Five sentences that name the same facts: how many figures of which colour and class, in a fixed order."""
+    """Five sentences that name the same facts: how many figures of which colour and class, in a
+    fixed order."""
     if not figures:
         return list(EMPTY_CAPTIONS)
     groups: dict[tuple, int] = {}
@@ -129,7 +129,8 @@ def _wanted(rng: np.random.Generator) -> list[tuple[Category, bool]]:
 
 
 def _run_lengths(mask: np.ndarray) -> list[int]:
-    """COCO's uncompressed RLE of bool[H, W]: lengths of runs in column order, beginning with zeros."""
+    """COCO's uncompressed RLE of bool[H, W]: lengths of runs in column order, beginning with
+    zeros."""
     flat = np.concatenate([[False], mask.ravel(order="F"), [not mask[-1, -1]]])
     ends = np.nonzero(flat[1:] != flat[:-1])[0]
     return np.diff(ends, prepend=0).tolist()
@@ -151,7 +152,8 @@ def _crowd_region(visible: np.ndarray) -> dict:
 
 
 def _region(rings: list[np.ndarray]) -> dict:
-    """Segmentation, area and box of an object: its visible polygons, their area and tight bounds."""
+    """Segmentation, area and box of an object: its visible polygons, their area and tight
+    bounds."""
     rings = [ring.round(2) for ring in rings]
     points = np.concatenate(rings)
     x, y, width, height = np.concatenate([points.min(0), np.ptp(points, axis=0)]).round(2).tolist()
@@ -170,7 +172,8 @@ def _keypoints(
 ) -> dict:
     """COCO's (x, y, v) of a person: v=2 seen, 1 covered by another object, 0 not annotated.
 
-    Covered points outside the box of what is visible are not annotated, nor are some chosen ones of some persons.
+    Covered points outside the box of what is visible are not annotated, nor are some chosen ones of
+    some persons.
     """
     points = np.zeros((17, 3))
     if figure.keypoints is not None:
@@ -188,7 +191,8 @@ def _keypoints(
 def _annotations(
     rng: np.random.Generator, scene: Scene, image_id: int
 ) -> tuple[list[dict], list[dict]]:
-    """Annotations for `instances` and for `person_keypoints`, in a random order that does not tell the depth."""
+    """Annotations for `instances` and for `person_keypoints`, in a random order that does not tell
+    the depth."""
     instances, persons = [], []
     for place in rng.permutation(len(scene.figures)).tolist():
         figure, visible = scene.figures[place], scene.visible[place]
@@ -321,7 +325,8 @@ def generate(out: str | os.PathLike, spec: Spec, workers: int | None = None) -> 
     partly = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
     try:
         (partly / "annotations").mkdir()
-        # Spawned, not forked: the caller may already run threads. A Pool, not an executor: its workers end with it.
+        # Spawned, not forked: the caller may already run threads. A Pool, not an executor: its
+        # workers end with it.
         context = multiprocessing.get_context("spawn")
         quiet = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}
         with context.Pool(workers, **quiet) if workers > 1 else nullcontext() as pool:

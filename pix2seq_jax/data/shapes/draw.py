@@ -1,8 +1,10 @@
-"""Geometry and drawing of the `shapes` data: outlines, exact filling, tracing of visible parts, scenes.
+"""Geometry and drawing of the `shapes` data: outlines, exact filling, tracing of visible parts,
+scenes.
 
-Coordinates are `xy` in pixels of the finished image, x to the right and y down, pixel (0, 0) covering [0, 1) x [0, 1).
-Masks are kept at SUPERSAMPLE times the resolution, so that edges are anti-aliased and outlines hold to a fraction of a
-pixel. No TensorFlow, no jax: worker processes import this file.
+Coordinates are `xy` in pixels of the finished image, x to the right and y down, pixel (0, 0)
+covering [0, 1) x [0, 1). Masks are kept at SUPERSAMPLE times the resolution, so that edges are
+anti-aliased and outlines hold to a fraction of a pixel. No TensorFlow, no jax: worker processes
+import this file.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,9 +24,11 @@ MIN_PART, MAX_LOST = (
 MIN_SIDE, MAX_SIDE = 0.15, 0.60  # of the shorter image side, for both sides of an object's full box
 MIN_PERSON = 0.45  # the longer side of a person, so that its joints can be told apart
 MIN_CONTRAST = 85.0  # RGB distance between an object and the background
-TOLERANCE = 0.003  # of the longer image side: how far a traced outline may be simplified (a fifth of a pixel of 64)
+# of the longer image side: how far a traced outline may be simplified (a fifth of a pixel of 64)
+TOLERANCE = 0.003
 
-# Word in captions -> RGB. Grayscale pictures use the second table: no one could see another colour in them.
+# Word in captions -> RGB. Grayscale pictures use the second table: no one could see another colour
+# in them.
 COLOURS = {
     "red": (215, 35, 35),
     "green": (35, 160, 60),
@@ -39,12 +43,14 @@ GRAYS = {"white": (250, 250, 250), "black": (15, 15, 15)}
 BODY, LIMB, FACE = 0, 1, 2  # tones of the parts of a figure
 LIMB_SHADE = 0.75  # brightness of limbs, the body being 1
 
-# A figure about any centre and of any size: rings with their tones, and 17 keypoints f64[17, 2] for persons.
+# A figure about any centre and of any size: rings with their tones, and 17 keypoints f64[17, 2] for
+# persons.
 Sketch = tuple[list[tuple[np.ndarray, int]], np.ndarray | None]
 
 
 def fill(canvas: np.ndarray, ring: np.ndarray, value: bool | np.ndarray) -> None:
-    """Set `canvas` [H, W, ...] where pixel centres lie inside `ring` f64[n, 2] (canvas pixels; even-odd, exact)."""
+    """Set `canvas` [H, W, ...] where pixel centres lie inside `ring` f64[n, 2] (canvas pixels;
+    even-odd, exact)."""
     x0, y0 = np.maximum(np.floor(ring.min(0)), 0).astype(int)
     x1, y1 = np.minimum(np.ceil(ring.max(0)).astype(int), canvas.shape[1::-1])
     rows = np.arange(y0, y1) + 0.5
@@ -69,7 +75,8 @@ def area(ring: np.ndarray) -> float:
 
 
 def simplify(ring: np.ndarray, tolerance: float) -> np.ndarray:
-    """Douglas-Peucker: the fewest points found of f64[n, 2] that stay within `tolerance` of the closed ring."""
+    """Douglas-Peucker: the fewest points found of f64[n, 2] that stay within `tolerance` of the
+    closed ring."""
     start = int(
         np.argmax(np.sum((ring - ring.mean(0)) ** 2, axis=1))
     )  # an extreme point is a real corner
@@ -102,8 +109,10 @@ def trace(mask: np.ndarray, tolerance: float) -> tuple[list[np.ndarray], float]:
         tolerance: pixels by which outlines may be simplified.
 
     Returns:
-        Rings f64[n, 2], clockwise on the screen, one for each part of at least MIN_PART px², and the area in px² of
-        the largest thing that they leave out: a smaller part, or a hole, which rings cannot express.
+        Rings f64[n, 2], clockwise on the screen, one for each part of at least MIN_PART px², and
+        the area in px² of
+        the largest thing that they leave out: a smaller part, or a hole, which rings cannot
+            express.
     """
     y, x = np.nonzero(mask.any(1))[0], np.nonzero(mask.any(0))[0]
     window = np.pad(mask[y[0] : y[-1] + 1, x[0] : x[-1] + 1], 1).astype(float)
@@ -149,7 +158,8 @@ def _circle(rng: np.random.Generator) -> Sketch:
 def _outline(
     corners: list[tuple[float, float]], turn: float, stretch: float
 ) -> Callable[[np.random.Generator], Sketch]:
-    """Figure with these corners, stretched by up to `stretch` along an axis, then turned by up to `turn` radians."""
+    """Figure with these corners, stretched by up to `stretch` along an axis, then turned by up to
+    `turn` radians."""
 
     def sketch(rng: np.random.Generator) -> Sketch:
         wide = np.array([stretch ** rng.uniform(-1, 1), 1.0])
@@ -178,7 +188,8 @@ _CROSS = _CROSS + [(-x, -y) for x, y in _CROSS]
 
 
 def _person(rng: np.random.Generator) -> Sketch:
-    """A figure facing the viewer, about one unit high: its left side is on the right of the picture."""
+    """A figure facing the viewer, about one unit high: its left side is on the right of the
+    picture."""
     keypoints, limbs, arms = np.zeros((17, 2)), [], []
     for first, side in ((5, 1.0), (6, -1.0)):  # left, right
         arm = rng.uniform(-0.1, 2.5)  # radians outwards from hanging down
@@ -211,7 +222,8 @@ def _person(rng: np.random.Generator) -> Sketch:
 
 @dataclass(frozen=True)
 class Category:
-    """One class: its COCO id (sparse, as in COCO), its words, its share of the objects and how it is sketched."""
+    """One class: its COCO id (sparse, as in COCO), its words, its share of the objects and how it
+    is sketched."""
 
     id: int
     name: str
@@ -263,7 +275,8 @@ class Scene:
         image: mode RGB or L.
         figures: bottom to top.
         visible: bool[H*S, W*S] for each figure, what nothing covers.
-        rings: outlines f64[n, 2] (xy pixels) of each figure's visible part; exact where nothing covers a plain shape.
+        rings: outlines f64[n, 2] (xy pixels) of each figure's visible part; exact where nothing
+            covers a plain shape.
     """
 
     image: Image.Image
@@ -281,7 +294,8 @@ def _placed(
 ) -> Sketch:
     """Scale a sketch and put it somewhere between the corners `low` and `high`.
 
-    `sides` (pixels) bound both sides of its box; of a person, which is narrow, the longer side only.
+    `sides` (pixels) bound both sides of its box; of a person, which is narrow, the longer side
+    only.
     """
     rings, keypoints = sketch
     points = np.concatenate([ring for ring, _ in rings])
@@ -313,7 +327,8 @@ def _crowd(rng: np.random.Generator, category: Category, width: int, height: int
 def _background(
     rng: np.random.Generator, width: int, height: int, gray: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A muted tone, its slow drift over the picture and a little noise: f64[H, W, 3], and the tone f64[3]."""
+    """A muted tone, its slow drift over the picture and a little noise: f64[H, W, 3], and the tone
+    f64[3]."""
     tone = np.full(3, rng.uniform(95, 135) if gray else rng.uniform(50, 215)) + rng.normal(
         0, 0 if gray else 15, 3
     )
@@ -325,7 +340,8 @@ def _background(
 
 
 def _colour(rng: np.random.Generator, tone: np.ndarray, gray: bool) -> tuple[str, np.ndarray]:
-    """Word and RGB f64[3], a little varied, of a colour that shows on a background of this tone, limbs included."""
+    """Word and RGB f64[3], a little varied, of a colour that shows on a background of this tone,
+    limbs included."""
     palette = GRAYS if gray else COLOURS
     rgb = np.array(list(palette.values()), float)
     nearest = np.minimum(
@@ -343,7 +359,8 @@ def _figure(
     tone: np.ndarray,
     gray: bool,
 ) -> Figure:
-    """A figure of this class anywhere on a picture of `shape` (height, width) with a background of this tone."""
+    """A figure of this class anywhere on a picture of `shape` (height, width) with a background of
+    this tone."""
     rings, keypoints = (_crowd if crowd else _single)(rng, category, shape[1], shape[0])
     colour, rgb = _colour(rng, tone, gray)
     tones = {
@@ -361,7 +378,8 @@ def _figure(
 
 
 def _fits(figures: list[Figure], new: Figure) -> bool:
-    """Whether enough of every figure stays visible below `new` and no neighbour of it has the same colour."""
+    """Whether enough of every figure stays visible below `new` and no neighbour of it has the same
+    colour."""
     covered = new.mask.copy()
     for old in reversed(figures):
         gap = np.maximum(new.bounds[0] - old.bounds[1], old.bounds[0] - new.bounds[1]).max()
@@ -403,7 +421,8 @@ def draw(
     wanted: list[tuple[Category, bool]],
     gray: bool,
 ) -> Scene:
-    """Draw the wanted (category, is it a crowd) figures, bottom to top, on a picture of width x height pixels.
+    """Draw the wanted (category, is it a crowd) figures, bottom to top, on a picture of width x
+    height pixels.
 
     Arrangements that polygons do not express (a hole, a part too small to see) are drawn anew.
     """

@@ -1,9 +1,11 @@
-"""BLEU, CIDEr-D and ROUGE-L of captions, as the COCO caption evaluation (Chen et al., arXiv:1504.00325) defines them.
+"""BLEU, CIDEr-D and ROUGE-L of captions, as the COCO caption evaluation (Chen et al.,
+arXiv:1504.00325) defines them.
 
-`tokenize` stands for the Penn Treebank tokenizer of that evaluation, which needs Java. On captions of plain words and
-the usual punctuation the outcome is the same. It differs for what captions hardly ever have: addresses of mail and web,
-smileys, tags <like this>, heights such as 5'10, numbers glued to a comma before them, abbreviations that
-are not in the list, and the contractions rock'n'roll, y'all, more'n and 'tis.
+`tokenize` stands for the Penn Treebank tokenizer of that evaluation, which needs Java. On captions
+of plain words and the usual punctuation the outcome is the same. It differs for what captions
+hardly ever have: addresses of mail and web, smileys, tags <like this>, heights such as 5'10,
+numbers glued to a comma before them, abbreviations that are not in the list, and the contractions
+rock'n'roll, y'all, more'n and 'tis.
 """
 
 import math
@@ -12,7 +14,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 ORDERS = 4  # n-grams of one to four words
-SIGMA = 6.0  # words of difference in length that CIDEr-D forgives (Vedantam et al., arXiv:1411.5726, section 5)
+# words of difference in length that CIDEr-D forgives (Vedantam et al., arXiv:1411.5726, section 5)
+SIGMA = 6.0
 BETA = 1.2  # weight of recall against precision in ROUGE-L, as in the COCO caption evaluation
 
 _CHARACTERS = str.maketrans(
@@ -30,14 +33,17 @@ _CHARACTERS = str.maketrans(
     }
 )
 _BRACKETS = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"}
-_ABBREVIATIONS = "mr|mrs|ms|dr|st|jr|sr|vs|etc|ave|blvd|rd|inc|ltd|co|corp|mt|ft|prof|gen|sen|rev|lt|sgt|capt|dept"
+_ABBREVIATIONS = (
+    "mr|mrs|ms|dr|st|jr|sr|vs|etc|ave|blvd|rd|inc|ltd|co|corp|mt|ft|prof|gen|sen|rev|lt|sgt|capt|"
+    "dept"
+)
 _TOKEN = re.compile(
     r"""
     (?:[^\W\d_]\.){2,}(?!\w)                    # u.s. and p.m. keep their last full stop
     | \b(?:ABBREVIATIONS)\.(?!\w) | \bno\.(?=\s*\d)  # and so do these, and no. 5
     | \d+(?:[.,:/]\d+)+ | (?<!\w)\.\d+          # 10,000 and 10:30 and 1/2 and .5
     | '\d0s                                     # '80s
-    | [^\W_]+(?:[-/.'&][^\W_]+)*                # words, with a hyphen or the like between their parts
+    | [^\W_]+(?:[-/.'&][^\W_]+)*                # words, also with a hyphen between
     | '(?:s|m|d|re|ve|ll)\b                     # endings that stand alone
     | \#[^\W\d_]\w*                             # hashtags
     | [!?]{2,}
@@ -52,9 +58,11 @@ Ngrams = Counter[tuple[str, ...]]
 
 
 def tokenize(caption: str) -> list[str]:
-    """Lower-case words of a caption; "dog's" are two and "don't" are "do" and "n't"; punctuation is left out.
+    """Lower-case words of a caption; "dog's" are two and "don't" are "do" and "n't"; punctuation is
+    left out.
 
-    As in the COCO evaluation brackets stay, as -lrb- and so on, and so do runs of ! and ?, and symbols such as % and &.
+    As in the COCO evaluation brackets stay, as -lrb- and so on, and so do runs of ! and ?, and
+    symbols such as % and &.
     """
     words = []
     for token in _TOKEN.findall(caption.lower().translate(_CHARACTERS)):
@@ -75,8 +83,9 @@ def bleu(
 ) -> list[float]:
     """BLEU-1 to BLEU-4 of a whole corpus (Papineni et al., 2002), in [0, 1].
 
-    The brevity penalty compares with the reference whose length is closest, of equally close ones the shorter. Not
-    smoothed: without any matching n-gram the score is 0, where the COCO evaluation gives a little more.
+    The brevity penalty compares with the reference whose length is closest, of equally close ones
+    the shorter. Not smoothed: without any matching n-gram the score is 0, where the COCO evaluation
+    gives a little more.
 
     Args:
         references: words of every reference of every image.
@@ -116,8 +125,8 @@ def cider_d(
 ) -> float:
     """CIDEr-D (Vedantam et al., arXiv:1411.5726, section 5): mean over the images, in [0, 10].
 
-    How rare an n-gram is comes from the references of these very images, so that the number depends on which images
-    are evaluated; with one image it is 0. Arguments as for `bleu`.
+    How rare an n-gram is comes from the references of these very images, so that the number depends
+    on which images are evaluated; with one image it is 0. Arguments as for `bleu`.
     """
     of_references = [[_ngrams(text) for text in texts] for texts in references]
     images = Counter()  # in the references of how many images each n-gram is
@@ -156,9 +165,11 @@ def common_length(a: Sequence[str], b: Sequence[str]) -> int:
 def rouge_l(
     references: Sequence[Sequence[Sequence[str]]], candidates: Sequence[Sequence[str]]
 ) -> float:
-    """ROUGE-L (Lin, 2004): mean over the images of the F measure of the longest common subsequence, in [0, 1].
+    """ROUGE-L (Lin, 2004): mean over the images of the F measure of the longest common subsequence,
+    in [0, 1].
 
-    Precision and recall are each the best over the references, not of one and the same. Arguments as for `bleu`.
+    Precision and recall are each the best over the references, not of one and the same. Arguments
+    as for `bleu`.
     """
     total = 0.0
     for texts, words in zip(references, candidates, strict=True):
@@ -179,14 +190,15 @@ def _check(references: Mapping[int, Sequence[str]], candidates: Mapping[int, str
     without = sorted(references.keys() - candidates.keys())
     if without:
         raise ValueError(
-            f"images {without[:5]} have references but no candidate ({len(without)} of {len(references)}); give each "
-            'one, "" where nothing was said, or leave their references out'
+            f"images {without[:5]} have references but no candidate ({len(without)} of "
+            f"{len(references)}); give each one, '' where nothing was said, or leave their references "
+            "out"
         )
     unknown = sorted(candidates.keys() - references.keys())
     if unknown:
         raise ValueError(
-            f"images {unknown[:5]} have a candidate but no references ({len(unknown)} of {len(candidates)}); "
-            "wrong split?"
+            f"images {unknown[:5]} have a candidate but no references ({len(unknown)} of "
+            f"{len(candidates)}); wrong split?"
         )
     for image, texts in references.items():
         if isinstance(texts, str) or not texts:
@@ -209,12 +221,13 @@ def score(
         candidates: the caption to score, by image id; "" is allowed and scores nothing.
 
     Returns:
-        BLEU-1 to BLEU-4 and ROUGE-L in [0, 1], CIDEr-D in [0, 10] (tables in papers give 100 times each). Each is a
+        BLEU-1 to BLEU-4 and ROUGE-L in [0, 1], CIDEr-D in [0, 10] (tables in papers give 100 times
+        each). Each is a
         number of the whole set: it is not the mean of scores of its parts.
 
     Raises:
-        ValueError: no images; an image with references but no candidate, or the other way round; an empty list of
-            references.
+        ValueError: no images; an image with references but no candidate, or the other way round; an
+            empty list of references.
     """
     _check(references, candidates)
     texts = [[tokenize(caption) for caption in captions] for captions in references.values()]

@@ -1,8 +1,10 @@
-"""Average precision and recall by pycocotools, over all classes and for each, for boxes, masks and keypoints.
+"""Average precision and recall by pycocotools, over all classes and for each, for boxes, masks and
+keypoints.
 
-What pycocotools does by surprise is kept away from callers: it prints, changes the dictionaries it is given, fails on
-an empty list of results, never matches the annotation with id 0, takes a mask's area from its box when both are given,
-and writes -1 where there is nothing to measure (NaN here, null in JSON, "-" in the table).
+What pycocotools does by surprise is kept away from callers: it prints, changes the dictionaries it
+is given, fails on an empty list of results, never matches the annotation with id 0, takes a mask's
+area from its box when both are given, and writes -1 where there is nothing to measure (NaN here,
+null in JSON, "-" in the table).
 """
 
 import contextlib
@@ -17,7 +19,8 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-# The key of a result that each kind of evaluation compares, and the official limits on predictions per image and class.
+# The key of a result that each kind of evaluation compares, and the official limits on predictions
+# per image and class.
 IOU_TYPES = {
     "bbox": ("bbox", (1, 10, 100)),
     "segm": ("segmentation", (1, 10, 100)),
@@ -26,7 +29,8 @@ IOU_TYPES = {
 
 
 def xywh(box) -> list[float]:
-    """A box f32[4] yxyx in pixels as COCO's [x, y, width, height]; corners in the wrong order give size 0."""
+    """A box f32[4] yxyx in pixels as COCO's [x, y, width, height]; corners in the wrong order give
+    size 0."""
     y0, x0, y1, x1 = (float(edge) for edge in box)
     return [round(value, 4) for value in (x0, y0, max(x1 - x0, 0.0), max(y1 - y0, 0.0))]
 
@@ -42,8 +46,10 @@ def results(image_ids, boxes, labels, scores, category_ids: Sequence[int]) -> li
         category_ids: category id of label l at l - 1.
 
     Returns:
-        [{image_id, category_id, bbox: [x, y, width, height] in pixels, score}]. A box whose corners are in the wrong
-        order has size 0, so that it counts as a false positive; with its negative area COCO would overlook it.
+        [{image_id, category_id, bbox: [x, y, width, height] in pixels, score}]. A box whose corners
+            are in the wrong
+        order has size 0, so that it counts as a false positive; with its negative area COCO would
+        overlook it.
 
     Raises:
         ValueError: a label above the number of categories.
@@ -55,7 +61,8 @@ def results(image_ids, boxes, labels, scores, category_ids: Sequence[int]) -> li
         )
     boxes = np.asarray(boxes, np.float64)
     top_left, bottom_right = boxes[..., 1::-1], boxes[..., 3:1:-1]  # each [B,N,2] as x, y
-    # 1e-4 px is the resolution of f32 at 1000 px; 9 digits give back an f32 exactly, so ranks and ties stay.
+    # 1e-4 px is the resolution of f32 at 1000 px; 9 digits give back an f32 exactly, so ranks and
+    # ties stay.
     xywh = np.round(np.concatenate([top_left, np.maximum(bottom_right - top_left, 0)], axis=-1), 4)
     scores = np.asarray(scores)
     return [
@@ -78,13 +85,15 @@ def _dataset(annotations) -> dict:
     missing = {"images", "annotations", "categories"} - set(dataset)
     if missing:
         raise ValueError(
-            f"{source}: not COCO annotations, {sorted(missing)} missing; found {sorted(dataset)[:8]}"
+            f"{source}: not COCO annotations, {sorted(missing)} missing; found "
+            f"{sorted(dataset)[:8]}"
         )
     return dataset
 
 
 def _truth(dataset: dict, iou_type: str, image_ids: Iterable[int] | None) -> dict:
-    """The part of a COCO dictionary that is evaluated, as copies with the fields that COCOeval needs."""
+    """The part of a COCO dictionary that is evaluated, as copies with the fields that COCOeval
+    needs."""
     images = {image["id"]: image for image in dataset["images"]}
     chosen = images.keys() if image_ids is None else {int(i) for i in image_ids}
     if not chosen:
@@ -129,9 +138,11 @@ def _truth(dataset: dict, iou_type: str, image_ids: Iterable[int] | None) -> dic
 
 
 def _checked(results: list[dict], iou_type: str, dataset: dict, truth: dict) -> list[dict]:
-    """Copies of the results on the evaluated images and categories, with nothing but what `iou_type` compares.
+    """Copies of the results on the evaluated images and categories, with nothing but what
+    `iou_type` compares.
 
-    Raises ValueError, naming the value, for a missing field, an unknown image or category and numbers that cannot be.
+    Raises ValueError, naming the value, for a missing field, an unknown image or category and
+    numbers that cannot be.
     """
     key, _ = IOU_TYPES[iou_type]
     images, categories = (
@@ -146,7 +157,8 @@ def _checked(results: list[dict], iou_type: str, dataset: dict, truth: dict) -> 
         missing = {"image_id", "category_id", "score", key} - result.keys()
         if missing:
             raise ValueError(
-                f"{where}: {sorted(missing)} missing in {sorted(result)}; wrong iou_type={iou_type!r}?"
+                f"{where}: {sorted(missing)} missing in {sorted(result)}; wrong "
+                f"iou_type={iou_type!r}?"
             )
         if result["image_id"] not in images:
             raise ValueError(
@@ -154,14 +166,16 @@ def _checked(results: list[dict], iou_type: str, dataset: dict, truth: dict) -> 
             )
         if result["category_id"] not in categories:
             raise ValueError(
-                f"{where}: category id {result['category_id']!r} is none of {sorted(categories)[:10]}"
+                f"{where}: category id {result['category_id']!r} is none of "
+                f"{sorted(categories)[:10]}"
             )
         if not math.isfinite(result["score"]):
             raise ValueError(f"{where}: score={result['score']} is not finite")
         numbers = () if key == "segmentation" else result[key]
         if not all(map(math.isfinite, numbers)) or (key == "bbox" and min(numbers[2:]) < 0):
             raise ValueError(
-                f"{where}: {key}={numbers} must be finite, a box x, y, width, height with sizes >= 0"
+                f"{where}: {key}={numbers} must be finite, a box x, y, width, height with "
+                "sizes >= 0"
             )
         if result["image_id"] in chosen_images and result["category_id"] in chosen_categories:
             kept.append({name: result[name] for name in ("image_id", "category_id", "score", key)})
@@ -176,22 +190,25 @@ def _sigmas(
     for category in categories:
         if len(category["keypoints"]) != len(sigmas):
             raise ValueError(
-                f"category {category['name']!r} has {len(category['keypoints'])} keypoints, but there are "
-                f"{len(sigmas)} sigmas; give one sigma for each keypoint"
+                f"category {category['name']!r} has {len(category['keypoints'])} keypoints, but "
+                f"there are {len(sigmas)} sigmas; give one sigma for each keypoint"
             )
     return sigmas
 
 
 def _mean(values: np.ndarray) -> float:
-    """Mean of the measured entries of pycocotools' arrays (it marks the others with -1), NaN if there are none."""
+    """Mean of the measured entries of pycocotools' arrays (it marks the others with -1), NaN if
+    there are none."""
     measured = values[values > -1]
     return float(measured.mean()) if measured.size else math.nan
 
 
 def _numbers(precision: np.ndarray, recall: np.ndarray, params) -> dict[str, float]:
-    """The official numbers under their names, from precision f64[T,R,K,A,M] and recall f64[T,K,A,M].
+    """The official numbers under their names, from precision f64[T,R,K,A,M] and recall
+    f64[T,K,A,M].
 
-    T: IoU thresholds .50, .55, … .95; R: recall thresholds; K: classes; A: areas, the first holds all; M: max_dets.
+    T: IoU thresholds .50, .55, … .95; R: recall thresholds; K: classes; A: areas, the first holds
+    all; M: max_dets.
     """
     at50, at75 = (int(np.argmin(np.abs(params.iouThrs - threshold))) for threshold in (0.5, 0.75))
     numbers = {
@@ -215,7 +232,8 @@ def _numbers(precision: np.ndarray, recall: np.ndarray, params) -> dict[str, flo
 
 
 def _per_class(truth: dict, run: COCOeval) -> dict[str, dict]:
-    """AP, AP50, recall, and the numbers of images and instances of each category, in the order of the annotations."""
+    """AP, AP50, recall, and the numbers of images and instances of each category, in the order of
+    the annotations."""
     names = [category["name"] for category in truth["categories"]]
     rows = {}
     for category, name in zip(truth["categories"], names, strict=True):
@@ -246,22 +264,28 @@ def evaluate(
 
     Args:
         annotations: path of a COCO JSON, its dictionary, or a pycocotools COCO; never changed.
-        results: COCO result dictionaries; never changed. Those on other images than `image_ids` are left out.
-        iou_type: 'bbox', 'segm' (results hold RLE masks) or 'keypoints' (categories that name keypoints only).
+        results: COCO result dictionaries; never changed. Those on other images than `image_ids` are
+            left out.
+        iou_type: 'bbox', 'segm' (results hold RLE masks) or 'keypoints' (categories that name
+            keypoints only).
         image_ids: the images that count; None: all of the annotations.
-        max_dets: best-scored predictions per image and class, ascending; AP uses the last. None: the official
-            1, 10, 100, and 20 for keypoints.
-        sigmas: deviation of each keypoint relative to the object's size; None: COCO's for its 17 keypoints.
+        max_dets: best-scored predictions per image and class, ascending; AP uses the last. None:
+            the official 1, 10, 100, and 20 for keypoints.
+        sigmas: deviation of each keypoint relative to the object's size; None: COCO's for its 17
+            keypoints.
 
     Returns:
-        Fractions in [0, 1], NaN where no object is there to be found: AP (IoU .50:.05:.95), AP50, AP75, APs, APm, APl
-        (area below 32², below 96², above), AR1, AR10, AR100 (one for each of `max_dets`), ARs, ARm, ARl; of keypoints
-        AP, AP50, AP75, APm, APl, AR, AR50, AR75, ARm, ARl. Then `images`, `instances` (those that are not crowds) and
+        Fractions in [0, 1], NaN where no object is there to be found: AP (IoU .50:.05:.95), AP50,
+            AP75, APs, APm, APl
+        (area below 32², below 96², above), AR1, AR10, AR100 (one for each of `max_dets`), ARs, ARm,
+        ARl; of keypoints AP, AP50, AP75, APm, APl, AR, AR50, AR75, ARm, ARl. Then `images`,
+        `instances` (those that are not crowds) and
         `per_class`: {category name: {AP, AP50, AR100, images, instances}}.
 
     Raises:
-        ValueError: annotations that are not COCO, no or unknown `image_ids`, keypoints without as many `sigmas`, a
-            result with an unknown image or category or numbers that are not finite.
+        ValueError: annotations that are not COCO, no or unknown `image_ids`, keypoints without as
+            many `sigmas`, a result with an unknown image or category or numbers that are not
+            finite.
     """
     if iou_type not in IOU_TYPES:
         raise ValueError(f"iou_type={iou_type!r}: must be one of {sorted(IOU_TYPES)}")
@@ -299,7 +323,8 @@ def evaluate_boxes(
 
 
 def json_safe(value):
-    """A copy of nested metrics that strict JSON can hold: NaN and infinities become None, numpy numbers plain ones."""
+    """A copy of nested metrics that strict JSON can hold: NaN and infinities become None, numpy
+    numbers plain ones."""
     if isinstance(value, dict):
         return {key: json_safe(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
@@ -324,7 +349,8 @@ def _width(text: str) -> int:
 
 
 def table(metrics: dict) -> str:
-    """Text table of what `evaluate` returns (or of its JSON): a row per class, a row for all, then every number."""
+    """Text table of what `evaluate` returns (or of its JSON): a row per class, a row for all, then
+    every number."""
     rows = [{"class": name, **row} for name, row in metrics["per_class"].items()]
     rows.append({"class": "all", **{key: metrics[key] for key in list(rows[0])[1:]}})
     cells = [list(rows[0]), *([_cell(value) for value in row.values()] for row in rows)]

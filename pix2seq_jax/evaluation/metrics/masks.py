@@ -1,7 +1,7 @@
 """Masks from polygons and back to COCO results, by pycocotools.
 
-A ring is filled as COCO fills the polygons of its annotations, and a mask is the union of its rings. Coordinates are in
-pixels of the image the mask belongs to.
+A ring is filled as COCO fills the polygons of its annotations, and a mask is the union of its
+rings. Coordinates are in pixels of the image the mask belongs to.
 """
 
 from collections.abc import Sequence
@@ -11,16 +11,17 @@ from pycocotools import mask as coco_mask
 
 from pix2seq_jax.vocab import POINT_INVISIBLE, POINT_PADDING, POINT_SEPARATOR
 
-FAR = 10_000.0  # pixels outside the image; pycocotools walks along every edge, also where it is not seen
+# pixels outside the image; pycocotools walks along every edge, also where it is not seen
+FAR = 10_000.0
 
 
 def split_rings(points) -> list[np.ndarray]:
     """The polygons of one object.
 
     Args:
-        points: f32[T], y, x, ... with the reserved floats of vocab: POINT_PADDING in either place of a pair ends the
-            points, POINT_SEPARATOR begins another polygon, and POINT_INVISIBLE leaves the point out, like a number that
-            is not finite.
+        points: f32[T], y, x, ... with the reserved floats of vocab: POINT_PADDING in either place
+            of a pair ends the points, POINT_SEPARATOR begins another polygon, and POINT_INVISIBLE
+            leaves the point out, like a number that is not finite.
 
     Returns:
         [f64[n,2]] as x, y; polygons of fewer than three points have no area and are left out.
@@ -45,7 +46,8 @@ def split_rings(points) -> list[np.ndarray]:
 
 
 def _rle(rings: list[np.ndarray], height: int, width: int) -> dict:
-    """Compressed RLE (counts as bytes) of the union of polygons [f64[n,2]] as x, y, of at least three points each."""
+    """Compressed RLE (counts as bytes) of the union of polygons [f64[n,2]] as x, y, of at least
+    three points each."""
     polygons = [np.clip(ring, -FAR, max(height, width) + FAR).ravel().tolist() for ring in rings]
     if not polygons:
         return coco_mask.encode(np.zeros((height, width), np.uint8, order="F"))
@@ -73,13 +75,15 @@ def average_masks(points, height: int, width: int, threshold: float = 0.5) -> np
         points: f32[K,T], of each sample as in `rasterize`.
         height: of the mask in pixels.
         width: of the mask in pixels.
-        threshold: share of the samples that must cover a pixel; exactly this share is enough, as in the release.
+        threshold: share of the samples that must cover a pixel; exactly this share is enough, as in
+            the release.
 
     Returns:
         bool[H,W].
 
     Raises:
-        ValueError: points that are not [K,T] with at least one sample, or a threshold outside (0, 1].
+        ValueError: points that are not [K,T] with at least one sample, or a threshold outside (0,
+            1].
     """
     points = np.asarray(points)
     if points.ndim != 2 or not len(points):
@@ -104,10 +108,11 @@ def average_masks(points, height: int, width: int, threshold: float = 0.5) -> np
 def _window(
     samples: list[list[np.ndarray]], height: int, width: int
 ) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Corner (y, x) and size (height, width) of the part of an image that the rings of all samples lie in.
+    """Corner (y, x) and size (height, width) of the part of an image that the rings of all samples
+    lie in.
 
-    Votes are counted there alone: of a photograph of 12 megapixels most objects cover a small part. The window reaches
-    a pixel beyond the rings, so that they are filled as in the whole image.
+    Votes are counted there alone: of a photograph of 12 megapixels most objects cover a small part.
+    The window reaches a pixel beyond the rings, so that they are filled as in the whole image.
     """
     rings = [ring for rings in samples for ring in rings]
     if not rings:
@@ -129,7 +134,8 @@ def to_rle(mask) -> dict:
 
 
 def result(image_id: int, category_id: int, mask, score: float) -> dict:
-    """One COCO result: {image_id, category_id, segmentation: compressed RLE, score} of plain Python values.
+    """One COCO result: {image_id, category_id, segmentation: compressed RLE, score} of plain Python
+    values.
 
     Args:
         image_id: of the image.
@@ -151,9 +157,9 @@ def decode_rle(
     """The mask of any form of a COCO `segmentation`.
 
     Args:
-        segmentation: a list of polygons [x, y, x, y, ...] in pixels, or an RLE {"size": [H, W], "counts": ...} with
-            counts as a list of numbers (uncompressed) or as text or bytes (compressed). Polygons of fewer than three
-            points are left out.
+        segmentation: a list of polygons [x, y, x, y, ...] in pixels, or an RLE {"size": [H, W],
+            "counts": ...} with counts as a list of numbers (uncompressed) or as text or bytes
+            (compressed). Polygons of fewer than three points are left out.
         height: of the image in pixels.
         width: of the image in pixels.
 
@@ -166,8 +172,8 @@ def decode_rle(
     if isinstance(segmentation, dict):
         if list(segmentation.get("size", ())) != [height, width] or "counts" not in segmentation:
             raise ValueError(
-                f"RLE with {sorted(segmentation)} of size {segmentation.get('size')}: it must have counts and the size "
-                f"[{height}, {width}] of the image"
+                f"RLE with {sorted(segmentation)} of size {segmentation.get('size')}: it must "
+                f"have counts and the size [{height}, {width}] of the image"
             )
         rle = segmentation
         if not isinstance(rle["counts"], str | bytes):
@@ -183,7 +189,8 @@ def decode_rle(
         flat = np.asarray(polygon, np.float64)
         if flat.ndim != 1 or flat.size % 2:
             raise ValueError(
-                f"polygon{list(flat.shape)}: give the polygons of an object as [[x, y, x, y, ...], ...]"
+                f"polygon{list(flat.shape)}: give the polygons of an object as [[x, y, x, y, "
+                "...], ...]"
             )
         ring = flat.reshape(-1, 2)
         rings.append(ring[np.isfinite(ring).all(axis=1)])

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 
-# Pictures are scaled until their longer side lies between these: text is readable on 48 px, and files stay small.
+# Pictures are scaled until their longer side lies between these: text is readable on 48 px, and
+# files stay small.
 SIDES = (480, 1024)
 GAP = 6  # pixels between pictures
 BACKGROUND = (32, 32, 32)
@@ -25,7 +26,8 @@ Frame = tuple[int, int, int, int]  # x0, y0, x1, y1: the first and the last pixe
 
 
 def color(label: int) -> tuple[int, int, int]:
-    """RGB of a label: always the same one; hues a golden angle apart, so that neighbouring labels differ most."""
+    """RGB of a label: always the same one; hues a golden angle apart, so that neighbouring labels
+    differ most."""
     hue = label * (math.sqrt(5) - 1) / 2 % 1
     return tuple(round(255 * c) for c in colorsys.hsv_to_rgb(hue, (0.9, 0.6)[label // 8 % 2], 1.0))
 
@@ -58,7 +60,8 @@ def _substitute(letter: str) -> str:
 
 
 def writable(text: str) -> str:
-    """One line of text that PIL's font can write: without the accents that it lacks, with "?" for letters."""
+    """One line of text that PIL's font can write: without the accents that it lacks, with "?" for
+    letters."""
     text = unicodedata.normalize("NFC", text).replace("–", "-").replace("—", "-")
     return "".join(_substitute(letter) for letter in " ".join(text.split()))
 
@@ -76,7 +79,8 @@ def _apart(a: Frame, b: Frame) -> bool:
 
 
 def _write_names(picture: Image.Image, names: list[tuple[str, tuple, Frame]], size: int) -> None:
-    """Writes each (text, color, box as x0, y0, x1, y1) at its box and inside the picture; the first choose first."""
+    """Writes each (text, color, box as x0, y0, x1, y1) at its box and inside the picture; the first
+    choose first."""
     draw, font = ImageDraw.Draw(picture), text_font(size)
     height = sum(font.getmetrics())
     frames = []
@@ -98,7 +102,8 @@ def _write_names(picture: Image.Image, names: list[tuple[str, tuple, Frame]], si
 
 
 def _checked(objects: dict, size: tuple[int, int], skeleton: Sequence[tuple[int, int]]) -> dict:
-    """The objects without what is None, joints as f64[N,J,2] with NaN where not visible; refuses what does not fit."""
+    """The objects without what is None, joints as f64[N,J,2] with NaN where not visible; refuses
+    what does not fit."""
     found = {key: value for key, value in objects.items() if value is not None}
     count = len(found.setdefault("labels", ()))
     for key in PER_OBJECT:
@@ -120,12 +125,14 @@ def _checked(objects: dict, size: tuple[int, int], skeleton: Sequence[tuple[int,
         visible = np.asarray(found.get("visible", np.ones(joints.shape[:2])), bool)
         if visible.shape != joints.shape[:2]:
             raise ValueError(
-                f"visible of shape {list(visible.shape)}: must be {list(joints.shape[:2])}, as keypoints"
+                f"visible of shape {list(visible.shape)}: must be {list(joints.shape[:2])}, "
+                "as keypoints"
             )
         last = joints.shape[1] - 1
         if any(not 0 <= joint <= last for pair in skeleton for joint in pair):
             raise ValueError(
-                f"skeleton {list(skeleton)}: joints are 0 to {last}; COCO's files count from 1, subtract it"
+                f"skeleton {list(skeleton)}: joints are 0 to {last}; COCO's files count from "
+                "1, subtract it"
             )
         joints[~visible | ~(np.abs(joints) < 1e5).all(-1)] = np.nan
         found["keypoints"] = joints
@@ -142,7 +149,8 @@ def _shown(objects: dict, threshold: float) -> list[int]:
 
 
 def _frame(edges, picture: Image.Image) -> Frame | None:
-    """The pixels between edges f64[4] yxyx; a flat box is still a line. None where nothing of it can be seen."""
+    """The pixels between edges f64[4] yxyx; a flat box is still a line. None where nothing of it
+    can be seen."""
     if not np.isfinite(edges).all():
         return None
     y0, x0, y1, x1 = (round(edge) for edge in np.clip(edges, -1e4, 1e4).tolist())
@@ -163,7 +171,8 @@ def _draw_box(picture: Image.Image, edges, fill: tuple, line: int) -> Frame | No
 
 
 def _draw_mask(picture: Image.Image, mask, fill: tuple, line: int) -> Frame | None:
-    """Tints and outlines bool[H,W], scaled to the picture; returns its frame, None for an empty mask."""
+    """Tints and outlines bool[H,W], scaled to the picture; returns its frame, None for an empty
+    mask."""
     whole = Image.fromarray(np.asarray(mask, bool).astype(np.uint8) * 255).resize(picture.size)
     whole = whole.point(lambda value: 255 * (value > 127))  # the scaled edge is smooth: cut at half
     seen = whole.getbbox()
@@ -180,7 +189,8 @@ def _draw_mask(picture: Image.Image, mask, fill: tuple, line: int) -> Frame | No
 
 
 def _draw_skeleton(picture: Image.Image, joints: np.ndarray, skeleton, line: int) -> Frame | None:
-    """Limbs and joints f64[J,2] yx, NaN for those not visible; returns the frame of the joints, if any."""
+    """Limbs and joints f64[J,2] yx, NaN for those not visible; returns the frame of the joints, if
+    any."""
     draw, seen = ImageDraw.Draw(picture), np.isfinite(joints).all(-1)
     for number, pair in enumerate(skeleton):
         if seen[list(pair)].all():
@@ -199,7 +209,8 @@ def _draw_skeleton(picture: Image.Image, joints: np.ndarray, skeleton, line: int
 def _draw_marks(
     picture: Image.Image, objects: dict, shown: list[int], scale: float, skeleton
 ) -> dict[int, Frame]:
-    """Masks below boxes below skeletons; returns where each object is seen: its box, else its mask, else its joints."""
+    """Masks below boxes below skeletons; returns where each object is seen: its box, else its mask,
+    else its joints."""
     line = max(1, round(max(picture.size) / 250))
     places = {}
     for i in shown if "masks" in objects else ():
@@ -230,13 +241,14 @@ def draw_objects(
 
     Args:
         image: u8[H,W,3].
-        objects: `labels` i32[N], 1-based, slots with label 0 are left out (without it there are no objects), and any of
-            `boxes` f32[N,4] yxyx in pixels of `image`, parts outside of it are not drawn;
-            `scores` f32[N] in [0, 1];
-            `is_crowd` bool[N], crowds are named as such;
+        objects: `labels` i32[N], 1-based, slots with label 0 are left out (without it there are no
+            objects), and any of `boxes` f32[N,4] yxyx in pixels of `image`, parts outside of it are
+            not drawn; `scores` f32[N] in [0, 1]; `is_crowd` bool[N], crowds are named as such;
             `masks` N times bool[H,W] of `image`, tinted and outlined in the class's colour;
-            `keypoints` f32[N,J,2] yx in pixels of `image`, and `visible` bool[N,J] (all, if not given).
-        names: name of label l at l - 1 (written as "class l" if PIL's font lacks its letters); None: no text.
+            `keypoints` f32[N,J,2] yx in pixels of `image`, and `visible` bool[N,J] (all, if not
+            given).
+        names: name of label l at l - 1 (written as "class l" if PIL's font lacks its letters);
+            None: no text.
         skeleton: pairs of joints, counted from 0, each a limb of its own colour.
         threshold: objects that score less are left out.
         sides: smallest and largest longer side of the result, in pixels.
@@ -245,8 +257,8 @@ def draw_objects(
         RGB picture of the proportions of `image`.
 
     Raises:
-        ValueError: an image that is not u8[H,W,3], masks of another size, not one entry per label, keypoints that are
-            not [N,J,2], or a skeleton with joints that do not exist.
+        ValueError: an image that is not u8[H,W,3], masks of another size, not one entry per label,
+            keypoints that are not [N,J,2], or a skeleton with joints that do not exist.
     """
     picture = _picture(image)
     objects = _checked(objects, (picture.height, picture.width), skeleton)
@@ -280,7 +292,8 @@ def draw_boxes(
     threshold: float = 0.0,
     sides: tuple[int, int] = SIDES,
 ) -> Image.Image:
-    """`draw_objects` of boxes f32[N,4] yxyx in pixels of `image`, labels i32[N], scores f32[N] and is_crowd bool[N]."""
+    """`draw_objects` of boxes f32[N,4] yxyx in pixels of `image`, labels i32[N], scores f32[N] and
+    is_crowd bool[N]."""
     objects = {"boxes": boxes, "labels": labels, "scores": scores, "is_crowd": is_crowd}
     return draw_objects(image, objects, names, threshold=threshold, sides=sides)
 
@@ -295,7 +308,8 @@ def _headed(picture: Image.Image, text: str) -> Image.Image:
 
 
 def _wrapped(text: str, size: int, width: int) -> list[str]:
-    """Lines of at most `width` pixels; a word that is longer is cut. At least one, at most CAPTION_LINES."""
+    """Lines of at most `width` pixels; a word that is longer is cut. At least one, at most
+    CAPTION_LINES."""
     measure = text_font(size).getlength
     lines = [""]
     for word in writable(text).split():
@@ -312,10 +326,12 @@ def _wrapped(text: str, size: int, width: int) -> list[str]:
 
 
 def captioned(picture: Image.Image, captions: Sequence[str]) -> Image.Image:
-    """A picture above its captions, each on lines of its own (several: with a dash before each); without any, itself.
+    """A picture above its captions, each on lines of its own (several: with a dash before each);
+    without any, itself.
 
-    "?" stands for letters that PIL's font has in no form, "(empty)" for a caption without words, "..." for what is
-    beyond CAPTION_LINES lines. Pictures too narrow for text get an empty margin on the right.
+    "?" stands for letters that PIL's font has in no form, "(empty)" for a caption without words,
+    "..." for what is beyond CAPTION_LINES lines. Pictures too narrow for text get an empty margin
+    on the right.
     """
     if not captions:
         return picture
@@ -363,7 +379,8 @@ def side_by_side(
 
     Args:
         image: u8[H,W,3].
-        predictions: objects as in `draw_objects`, if there are any, and `caption` str or `captions` list[str].
+        predictions: objects as in `draw_objects`, if there are any, and `caption` str or `captions`
+            list[str].
         ground_truth: likewise; its scores are not looked at, and the numbers of objects may differ.
         names: name of label l at l - 1.
         skeleton: pairs of joints, counted from 0.
@@ -391,7 +408,8 @@ def side_by_side(
 
 
 def contact_sheet(images: Sequence[Image.Image], columns: int = 2) -> Image.Image:
-    """Pictures of any sizes in rows of `columns`, on a dark ground. Raises ValueError without pictures or columns."""
+    """Pictures of any sizes in rows of `columns`, on a dark ground. Raises ValueError without
+    pictures or columns."""
     if not images or columns < 1:
         raise ValueError(
             f"{len(images)} pictures in {columns} columns: at least one of each is needed"

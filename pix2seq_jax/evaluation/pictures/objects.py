@@ -1,4 +1,5 @@
-"""From COCO results and annotations of one image, of several tasks, to the objects that evaluators.draw draws."""
+"""From COCO results and annotations of one image, of several tasks, to the objects that
+evaluators.draw draws."""
 
 from collections.abc import Mapping, Sequence
 
@@ -23,7 +24,8 @@ def _same(one: dict, other: dict) -> bool:
 
 
 def merged(rows: Mapping[str, Sequence[dict]]) -> list[dict]:
-    """One row per object, from the COCO rows of one image by task; a row of the first task that has the box leads.
+    """One row per object, from the COCO rows of one image by task; a row of the first task that has
+    the box leads.
 
     Every row has `bbox` [x, y, width, height] in pixels, `category_id` and what its task finds.
     """

@@ -37,7 +37,8 @@ def _curves(rows: Sequence[dict], task: str) -> Curves:
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """Round numbers at equal steps, from at most `low` to at least `high`: 2 to `count` + 2 of them."""
+    """Round numbers at equal steps, from at most `low` to at least `high`: 2 to `count` + 2 of
+    them."""
     if math.isclose(low, high, rel_tol=1e-9, abs_tol=1e-12):  # a single value stands in the middle
         margin = abs(low) / 2 or 0.5
         low, high = low - margin, high + margin
@@ -99,13 +100,14 @@ def _panel(
 def weight_search_plot(rows: Sequence[dict], path: str | Path) -> Image.Image:
     """Draws each metric against the weight ratio given to a newly added task, and writes it as PNG.
 
-    The figure of the search for the weights of the tasks (Pix2Seq v2, section 4.1 and figure 4): one panel per added
-    task, one curve per metric, with the same colour in all panels.
+    The figure of the search for the weights of the tasks (Pix2Seq v2, section 4.1 and figure 4):
+    one panel per added task, one curve per metric, with the same colour in all panels.
 
     Args:
-        rows: one dictionary per trained mixture: `task` str, the added one; `ratio` float, its share of the weights;
-            and metrics as "<task>/<metric>" float. Values that are missing, None, NaN or infinite are skipped, and
-            curves join their neighbours; entries without "/" in their name are not drawn.
+        rows: one dictionary per trained mixture: `task` str, the added one; `ratio` float, its
+            share of the weights; and metrics as "<task>/<metric>" float. Values that are missing,
+            None, NaN or infinite are skipped, and curves join their neighbours; entries without "/"
+            in their name are not drawn.
         path: of the PNG; its folder is made.
 
     Returns:
@@ -116,7 +118,8 @@ def weight_search_plot(rows: Sequence[dict], path: str | Path) -> Image.Image:
     """
     if not rows or not all(isinstance(row.get("task"), str) for row in rows):
         raise ValueError(
-            f"{len(rows)} rows {list(rows)[:1]}: give at least one, each with the added 'task' and 'ratio'"
+            f"{len(rows)} rows {list(rows)[:1]}: give at least one, each with the added "
+            "'task' and 'ratio'"
         )
     panels = {task: _curves(rows, task) for task in dict.fromkeys(row["task"] for row in rows)}
     names = dict.fromkeys(name for curves in panels.values() for name in curves)

@@ -1,4 +1,5 @@
-"""Residual networks, the other stem: blocks of version 1, normalised after the convolution (He et al., 1512.03385)."""
+"""Residual networks, the other stem: blocks of version 1, normalised after the convolution (He et
+al., 1512.03385)."""
 
 from flax import linen as nn
 from jax import numpy as jnp
@@ -17,10 +18,11 @@ CONV_INIT = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
 
 
 class ConvNorm(nn.Module):
-    """Convolution without bias, then batch norm: [B, H, W, C] -> [B, ⌈H/stride⌉, ⌈W/stride⌉, features].
+    """Convolution without bias, then batch norm: [B, H, W, C] -> [B, ⌈H/stride⌉, ⌈W/stride⌉,
+    features].
 
-    Padding is the same on both sides. The statistics of the batch are those of all devices where the batch is spread
-    over them; `train` uses and records them, else the recorded ones are used.
+    Padding is the same on both sides. The statistics of the batch are those of all devices where
+    the batch is spread over them; `train` uses and records them, else the recorded ones are used.
     """
 
     features: int
@@ -57,9 +59,11 @@ class ConvNorm(nn.Module):
 
 
 class BasicBlock(nn.Module):
-    """Two 3×3 convolutions to `outputs` channels, the first with the stride, added to the input or its projection.
+    """Two 3×3 convolutions to `outputs` channels, the first with the stride, added to the input or
+    its projection.
 
-    `dilation` counts from the stride that it stands for: where the block projects, its first 3×3 is not dilated.
+    `dilation` counts from the stride that it stands for: where the block projects, its first 3×3 is
+    not dilated.
     """
 
     features: int
@@ -91,7 +95,8 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1×1, 3×3 (with the stride), 1×1 convolutions to `outputs` channels, added to the input or its projection.
+    """1×1, 3×3 (with the stride), 1×1 convolutions to `outputs` channels, added to the input or its
+    projection.
 
     `dilation` as in BasicBlock.
     """
@@ -128,10 +133,11 @@ class Bottleneck(nn.Module):
 class ResNet(nn.Module):
     """Images [B, H, W, 3] -> features [B, ⌈H/s⌉, ⌈W/s⌉, C], s = PIXELS_PER_TOKEN of the variant.
 
-    Variants: 'dc5' keeps the resolution in its last group and dilates what follows instead; 'c4' has no last group;
-    'c3' has only two, of which the first halves the resolution too, behind a stem of three convolutions that do not.
-    The official release has no 'dc5' of depths 18 and 34. As there, every group starts with a projection; in the paper
-    the first group of depths 18 and 34 has none, which is 4,224 parameters less.
+    Variants: 'dc5' keeps the resolution in its last group and dilates what follows instead; 'c4'
+    has no last group; 'c3' has only two, of which the first halves the resolution too, behind a
+    stem of three convolutions that do not. The official release has no 'dc5' of depths 18 and 34.
+    As there, every group starts with a projection; in the paper the first group of depths 18 and 34
+    has none, which is 4,224 parameters less.
     """
 
     depth: int
@@ -173,7 +179,8 @@ class ResNet(nn.Module):
 
 
 class ResNetStem(nn.Module):
-    """Images [B, H, W, 3] -> tokens [B, ⌈H/s⌉·⌈W/s⌉, D] of the encoder's width: ResNet, dropout, dense layer.
+    """Images [B, H, W, 3] -> tokens [B, ⌈H/s⌉·⌈W/s⌉, D] of the encoder's width: ResNet, dropout,
+    dense layer.
 
     With `frozen_bn` training uses the recorded batch statistics and leaves them alone.
     """

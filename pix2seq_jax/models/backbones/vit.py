@@ -7,7 +7,8 @@ from pix2seq_jax.models.layers import KERNEL_INIT, ZEROS, matmul
 
 
 class PatchEmbed(nn.Module):
-    """A convolution over patches that do not overlap: images [B, H, W, 3] -> tokens [B, ⌊H/p⌋·⌊W/p⌋, D].
+    """A convolution over patches that do not overlap: images [B, H, W, 3] -> tokens [B,
+    ⌊H/p⌋·⌊W/p⌋, D].
 
     What is left at the bottom and at the right of the last whole patch is not looked at.
     """

@@ -1,4 +1,5 @@
-"""Values that no COCO file has: each is one line that names file, value and remedy; annotations can be left out."""
+"""Values that no COCO file has: each is one line that names file, value and remedy; annotations can
+be left out."""
 
 import copy
 import json

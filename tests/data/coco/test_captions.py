@@ -83,7 +83,8 @@ def test_captions_without_words_are_counted(tmp_path):
     [
         (
             lambda c: c["annotations"][1].update(caption=5),
-            r"1 annotations with captions that are not text, first: annotation 2 has caption 5.*bad_annotations=drop",
+            r"1 annotations with captions that are not text, first: annotation 2 has caption 5"
+            ".*bad_annotations=drop",
         ),
         (lambda c: c["annotations"][1].update(caption=["a"]), "annotation 2 has caption"),
         (lambda c: c["annotations"][1].update(caption=None), "annotation 2 has caption None"),

@@ -1,4 +1,5 @@
-"""Headers of image files: each is read once, what is wrong is one line, and several processes share the work."""
+"""Headers of image files: each is read once, what is wrong is one line, and several processes share
+the work."""
 
 import os
 
@@ -124,7 +125,8 @@ def test_what_is_no_image_is_one_line_that_names_the_file(tmp_path, kind):
 
 
 def test_a_flipped_byte_is_found_when_the_picture_is_decoded(tmp_path):
-    """It cannot be seen at the beginning and the end; a row that reads it takes another image (data.reading)."""
+    """It cannot be seen at the beginning and the end; a row that reads it takes another image
+    (data.reading)."""
     path = tmp_path / "some.png"
     Image.effect_noise((64, 64), 50).save(path)
     flipped_byte(path)

@@ -1,4 +1,5 @@
-"""The columns of an annotation file: their cache, and that nothing else of the JSON stays in memory."""
+"""The columns of an annotation file: their cache, and that nothing else of the JSON stays in
+memory."""
 
 import json
 import logging
@@ -193,8 +194,9 @@ def test_nothing_of_the_json_stays_in_memory(tmp_path):
     """20,000 objects are 50 MB of Python objects, and 4 MB of columns."""
     Image.new("RGB", (20, 16)).save(tmp_path / "0.png")
     rows = ", ".join(
-        f'{{"id": {2**32 + i}, "image_id": 1, "category_id": 5, "bbox": [1, 1, {i % 9 + 1}.5, 5], "area": {i}.5, '
-        f'"segmentation": [[{", ".join(f"{(i * k) % 97}.25" for k in range(1, 21))}]]}}'
+        f'{{"id": {2**32 + i}, "image_id": 1, "category_id": 5, "bbox": [1, 1, {i % 9 + 1}.5, 5], '
+        f'"area": {i}.5, "segmentation": '
+        f"[[{', '.join(f'{(i * k) % 97}.25' for k in range(1, 21))}]]}}"
         for i in range(1, 20_001)
     )
     images, categories = (
@@ -207,8 +209,8 @@ def test_nothing_of_the_json_stays_in_memory(tmp_path):
     code = (
         "import sys; from pathlib import Path; from pix2seq_jax.data.coco.folder import CocoDir\n"
         "pages = lambda: int(Path('/proc/self/statm').read_text().split()[1]) * 4096 / 1e6\n"
-        f"before = pages(); source = CocoDir({str(tmp_path)!r}, {str(tmp_path / 'a.json')!r}, max_points=8)\n"
-        "assert len(source.objects()['image']) == 20_000; print(pages() - before)"
+        f"before = pages(); source = CocoDir({str(tmp_path)!r}, {str(tmp_path / 'a.json')!r}, "
+        "max_points=8)\nassert len(source.objects()['image']) == 20_000; print(pages() - before)"
     )
     grown = float(
         subprocess.run(

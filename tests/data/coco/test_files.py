@@ -1,4 +1,5 @@
-"""The images of an annotation file: names that were written for another place, sizes that contradict, broken files."""
+"""The images of an annotation file: names that were written for another place, sizes that
+contradict, broken files."""
 
 import numpy as np
 import pytest

@@ -213,7 +213,10 @@ def put(kind: str, key: str, value):
         (drop("images", "file_name"), r"images\[1\] has no 'file_name'"),
         (
             drop("annotations", "image_id"),
-            "1 annotations with a value of image_id that is no whole number, first: annotation 2 has no 'image_id'",
+            (
+                "1 annotations with a value of image_id that is no whole number, first: "
+                "annotation 2 has no 'image_id'"
+            ),
         ),
         (drop("annotations", "bbox"), "has no 'bbox'"),
         (drop("annotations", "category_id"), "has no 'category_id'"),

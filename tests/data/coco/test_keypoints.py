@@ -151,7 +151,7 @@ def joints(value):
     [
         (
             joints([1, 2, 2, 3, 4, 2]),
-            r"not 9 finite numbers x, y, v for the 3 joints .* the keypoints of annotation 5 are 6: \[1, 2",
+            r"not 9 finite numbers x, y, v for the 3 joints .* of annotation 5 are 6: \[1, 2",
         ),
         (joints([1]), "annotation 5 are 1"),
         (joints([float("nan")] * 9), r"annotation 5 are 9: \[nan"),

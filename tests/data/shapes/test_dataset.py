@@ -1,4 +1,5 @@
-"""The embedded data: geometry against independent oracles, the COCO files as pycocotools reads them, the command."""
+"""The embedded data: geometry against independent oracles, the COCO files as pycocotools reads
+them, the command."""
 
 import json
 import subprocess
@@ -188,7 +189,8 @@ def test_boxes_and_areas_are_those_of_the_masks(coco):
         )
         rows, columns = (np.nonzero(part.annToMask(entry).any(axis))[0] for axis in (1, 0))
         bounds = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
-        # Sharp tips cover no pixel centre: the test below measures the same at four times the resolution.
+        # Sharp tips cover no pixel centre: the test below measures the same at four times the
+        # resolution.
         np.testing.assert_allclose([x, y, x + width, y + height], bounds, atol=2)
         assert entry["area"] == pytest.approx(part.annToMask(entry).sum(), rel=0.15, abs=6)
 
@@ -345,7 +347,10 @@ def test_the_command(tmp_path):
 
 
 def test_needs_neither_tensorflow_nor_jax():
-    code = "import sys, pix2seq_jax.data.shapes; print({'tensorflow', 'jax', 'pycocotools'} & set(sys.modules))"
+    code = (
+        "import sys, pix2seq_jax.data.shapes; print({'tensorflow', 'jax', 'pycocotools'} & "
+        "set(sys.modules))"
+    )
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
         == "set()\n"

@@ -1,4 +1,5 @@
-"""Caption scores: by hand, against pycocoevalcap where it is installed, and what happens at the edges."""
+"""Caption scores: by hand, against pycocoevalcap where it is installed, and what happens at the
+edges."""
 
 import math
 import random
@@ -29,7 +30,8 @@ WORDS = [
 
 
 def made_up(images, seed=0, per_image=5):
-    """References, and candidates that are one of them with some words changed, left out or added."""
+    """References, and candidates that are one of them with some words changed, left out or
+    added."""
     rng = random.Random(seed)
     weights = [1 / (1 + k) for k in range(len(WORDS))]
     references, candidates = {}, {}
@@ -70,13 +72,17 @@ def test_scores_are_those_of_pycocoevalcap(images):
 
 CAPTIONS = {
     "A man's dog doesn't like the t-shirt.": "a man 's dog does n't like the t-shirt",
-    "They're here, it'll stay; we've gone: I'd go!": "they 're here it 'll stay we 've gone i 'd go",
+    (
+        "They're here, it'll stay; we've gone: I'd go!"
+    ): "they 're here it 'll stay we 've gone i 'd go",
     '"Stop" sign (red) ...  and `quoted\' words': "stop sign -lrb- red -rrb- and quoted words",
     "2 + 2 = 4 & 50% of $5, 10,000 cars at 10:30": "2 + 2 = 4 & 50 % of $ 5 10,000 cars at 10:30",
     "Mr. Smith, at 5 p.m. on St. James street in the U.S. army.": (
         "mr. smith at 5 p.m. on st. james street in the u.s. army"
     ),
-    "a black/white cat -- sitting - on the dogs' bed. It sits.": "a black/white cat sitting on the dogs bed it sits",
+    (
+        "a black/white cat -- sitting - on the dogs' bed. It sits."
+    ): "a black/white cat sitting on the dogs bed it sits",
     "two-year-old boy, 1/2 pizza\nand O'Brien": "two-year-old boy 1/2 pizza and o'brien",
     "I cannot, you can't, they won't: gonna": "i can not you ca n't they wo n't gon na",
     "Café with ‘naïve’ “señor” – dash… What?! Wow!!": "café with naïve señor dash what ?! wow !!",
@@ -118,7 +124,8 @@ def test_bleu_by_hand():
 
 
 def test_bleu_is_of_the_corpus_and_the_closest_length():
-    # 2 of 2 and 1 of 4 words; lengths 2 + 4 against 3 (of 1 and 3 equally close: the shorter, 1) and 4: 6 against 5.
+    # 2 of 2 and 1 of 4 words; lengths 2 + 4 against 3 (of 1 and 3 equally close: the shorter, 1)
+    # and 4: 6 against 5.
     references = {1: ["a b c", "a"], 2: ["a x y z"]}
     assert score(references, {1: "a b", 2: "a b c d"})["BLEU-1"] == pytest.approx(3 / 6)
     # 6 words against 3 + 4, when the short reference is gone
@@ -129,7 +136,8 @@ def test_bleu_is_of_the_corpus_and_the_closest_length():
 
 
 def test_rouge_by_hand():
-    # Subsequence "a d" of 3 and 4 words: precision 2/3, recall 2/4; the other reference has the better recall, 1/1.
+    # Subsequence "a d" of 3 and 4 words: precision 2/3, recall 2/4; the other reference has the
+    # better recall, 1/1.
     references = {1: ["a b c d", "x"]}
     precision, recall = 2 / 3, 1.0
     expected = (1 + 1.44) * precision * recall / (recall + 1.44 * precision)
@@ -147,7 +155,8 @@ def test_cider_by_hand():
     assert perfect["CIDEr-D"] == pytest.approx(
         10 * (1 + 1) / 4
     )  # words and pairs; there are no longer n-grams
-    # Words of image 1: red twice against once, clipped: 1·1 / (2·1); dog weighs 0. The pair is not in the reference.
+    # Words of image 1: red twice against once, clipped: 1·1 / (2·1); dog weighs 0. The pair is not
+    # in the reference.
     scores = score(references, {1: "red red", 2: ""})
     assert scores["CIDEr-D"] == pytest.approx(10 * 0.5 / 4 / 2)
     # One more pair than the reference: the Gaussian of the length.

@@ -1,4 +1,5 @@
-"""The numbers are pycocotools' own, each under its name; what pycocotools gets wrong or hides is guarded."""
+"""The numbers are pycocotools' own, each under its name; what pycocotools gets wrong or hides is
+guarded."""
 
 import contextlib
 import copy
@@ -73,7 +74,8 @@ def random_set(num_images: int = 30) -> dict:
 
 
 def noisy_results(dataset: dict) -> list[dict]:
-    """Two shifted, partly relabelled predictions of each object, with boxes, masks and keypoints."""
+    """Two shifted, partly relabelled predictions of each object, with boxes, masks and
+    keypoints."""
     rng = np.random.default_rng(1)
     found = []
     for annotation in dataset["annotations"] * 2:
@@ -174,7 +176,8 @@ def test_images_and_instances_are_counted_without_crowds(dataset, found):
 
 
 def as_batch(dataset: dict, slots: int = 6):
-    """The annotations as the arrays a perfect model would give, with empty slots; crowds are not predicted."""
+    """The annotations as the arrays a perfect model would give, with empty slots; crowds are not
+    predicted."""
     ids = [image["id"] for image in dataset["images"]]
     boxes = np.zeros((len(ids), slots, 4), np.float32)
     labels = np.zeros((len(ids), slots), np.int32)

@@ -1,11 +1,12 @@
-"""Boxes, masks and joints are drawn where they are, for whatever a model or an annotator hands over; captions below."""
+"""Boxes, masks and joints are drawn where they are, for whatever a model or an annotator hands
+over; captions below."""
 
 import numpy as np
 import pytest
 from PIL import Image
 from pycocotools.cocoeval import Params
 
-from pix2seq_jax.config.layouts import COCO_KEYPOINTS
+from pix2seq_jax.data.coco.keypoints import COCO_KEYPOINTS
 from pix2seq_jax.data.shapes import dataset
 from pix2seq_jax.evaluation.pictures import draw
 

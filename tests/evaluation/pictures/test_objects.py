@@ -121,7 +121,8 @@ def test_other_categories_are_left_out():
 
 
 def test_annotations_of_every_form():
-    """Polygons, a crowd as uncompressed RLE, compressed RLE, and an object without a mask; no scores."""
+    """Polygons, a crowd as uncompressed RLE, compressed RLE, and an object without a mask; no
+    scores."""
 
     def annotation(box, **more):
         return {"image_id": 1, "category_id": 3, "bbox": list(box), "iscrowd": 0} | more

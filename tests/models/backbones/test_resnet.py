@@ -30,7 +30,8 @@ SIZES |= {
 
 
 def filled(shapes):
-    """Arrays of the given shapes, without compiling the initialisation: kernels at random, vectors of ones."""
+    """Arrays of the given shapes, without compiling the initialisation: kernels at random, vectors
+    of ones."""
     random = np.random.default_rng(0)
     return jax.tree.map(
         lambda x: jnp.asarray(
@@ -54,7 +55,8 @@ def test_grid_of_any_image_size(variant, grid, depth):
 
 @pytest.mark.parametrize(
     ("depth", "count"),
-    # Of torchvision's models without their last layer. Their first group has no projection at depths 18 and 34.
+    # Of torchvision's models without their last layer. Their first group has no projection at
+    # depths 18 and 34.
     [
         *[(18, 11_176_512 + 4_224), (34, 21_284_672 + 4_224)],
         *[(50, 23_508_032), (101, 42_500_160), (152, 58_143_808)],
@@ -108,8 +110,8 @@ def test_dc5_dilates_what_follows_the_stride(depth, channels):
         variables = filled(jax.eval_shape(net.init, jax.random.key(1), images))
         outputs[variant] = jax.jit(net.apply)(variables, images)
     assert outputs["dc5"].shape == (1, 4, 4, channels)
-    # A stride of 2 after which two 3×3 see each other equals a stride of 1 and a dilation of 2, at every other point,
-    # as far as the padding of the strided 3×3, which is the same, is concerned.
+    # A stride of 2 after which two 3×3 see each other equals a stride of 1 and a dilation of 2, at
+    # every other point, as far as the padding of the strided 3×3, which is the same, is concerned.
     np.testing.assert_allclose(
         outputs["dc5"][:, ::2, ::2], outputs["standard"], rtol=1e-4, atol=1e-4
     )
