@@ -191,8 +191,8 @@ def _check(references: Mapping[int, Sequence[str]], candidates: Mapping[int, str
     if without:
         raise ValueError(
             f"images {without[:5]} have references but no candidate ({len(without)} of "
-            f"{len(references)}); give each one, '' where nothing was said, or leave their references "
-            "out"
+            f"{len(references)}); give each one, '' where nothing was said, or leave their "
+            "references out"
         )
     unknown = sorted(candidates.keys() - references.keys())
     if unknown:
