@@ -30,11 +30,11 @@ def merged(rows: Mapping[str, Sequence[dict]]) -> list[dict]:
     Every row has `bbox` [x, y, width, height] in pixels, `category_id` and what its task finds.
     """
     objects: list[dict] = []
-    for name in ("detection", "segmentation", "keypoints"):
+    for own in rows.values():
         free = list(
             objects
         )  # a box that was found twice is two objects: each takes one row of a task
-        for row in rows.get(name, ()):
+        for row in own:
             place = next((number for number, one in enumerate(free) if _same(one, row)), None)
             if place is None:
                 objects.append(dict(row))
@@ -50,7 +50,7 @@ def drawable(
     """What `draw.draw_objects` takes, of the COCO results or annotations of one image by task.
 
     Args:
-        rows: of detection, segmentation and keypoints, with `bbox`; of captioning, with `caption`.
+        rows: with `bbox`, by task; the first task leads.
         label_of: category id -> label; rows of other categories are left out.
         size: height and width of the image in pixels.
     """
@@ -75,5 +75,4 @@ def drawable(
             if row.get("keypoints"):
                 place[:] = np.reshape(row["keypoints"], (-1, 3))
         found |= {"keypoints": points[..., 1::-1], "visible": points[..., 2] > 0}
-    texts = [row["caption"] for row in rows.get("captioning", ())]
-    return found | ({"captions": texts} if texts else {})
+    return found
