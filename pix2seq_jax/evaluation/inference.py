@@ -19,6 +19,7 @@ import ml_collections
 import numpy as np
 
 from pix2seq_jax.data import feed, pipeline, rows
+from pix2seq_jax.data.ops.chain import read_chain
 from pix2seq_jax.evaluation import results
 from pix2seq_jax.evaluation.boxes import Boxes
 from pix2seq_jax.evaluation.chunks import Chunk, Pictures
@@ -88,12 +89,12 @@ def _prepared(
     the model takes."""
     spec, slots = section.eval_ops, 0
     try:
-        ops = rows.chain(spec)
-        view = rows.image_ops(ops)
+        chain = read_chain(spec)
+        view = chain.image_ops
         if name in PROMPTED:
-            windows = rows.Preprocess(ops, objects=True, spec=spec)
+            windows = rows.Preprocess(chain.tensor_ops, objects=True, spec=spec)
             slots = windows.shapes["boxes"][1][0]
-        if name in PROMPTED and not rows.keeps_whole(ops):
+        if name in PROMPTED and not chain.keeps_whole:
             made = _Prepared(windows, None, slots)
         else:
             made = _Prepared(rows.Preprocess(view, objects=False, spec=spec), view, slots)

@@ -19,6 +19,7 @@ from pix2seq_jax.data.coco.captions import CocoCaptions
 from pix2seq_jax.data.coco.checked_images import CheckedImages
 from pix2seq_jax.data.coco.columns import Cache
 from pix2seq_jax.data.coco.files import ImageRules
+from pix2seq_jax.data.ops.chain import read_chain
 from pix2seq_jax.data.text import Text
 from pix2seq_jax.experiment import resolve, saved_run
 from pix2seq_jax.experiment.logs import log
@@ -252,16 +253,11 @@ def _count_unseen(opened: dict[str, Any], config: ml_collections.ConfigDict) -> 
     of an image, and people without keypoints. A task that looks at one object at a time has a row
     for each."""
     for name, source in opened.items():
-        ops = config.tasks[name].train_ops
-        if name != "captioning" and not _one_object(ops):
-            source.count_over(pipeline.slots(ops), name)
+        chain = read_chain(config.tasks[name].train_ops)
+        if name != "captioning" and not chain.per_object:
+            source.count_over(chain.slots, name)
         if name == "keypoints":
             source.count_unlabelled()
-
-
-def _one_object(ops: str) -> bool:
-    """Whether a task's rows are objects and not images."""
-    return "crop_to_box" in ops
 
 
 def open_streams(
@@ -308,7 +304,7 @@ def open_streams(
             if not share:
                 continue
             source = every[dataset][name]
-            if _one_object(section.train_ops):
+            if read_chain(section.train_ops).per_object:
                 source = selections.PerObject(source, min_keypoints=int(name == "keypoints"))
             streams[name].append(pipeline.Stream(source, section.train_ops, share / total))
     return streams
