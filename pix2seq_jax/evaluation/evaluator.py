@@ -23,7 +23,7 @@ from pix2seq_jax.evaluation.boxes import boxes_of_annotations, boxes_of_results,
 from pix2seq_jax.evaluation.chunks import Pictures
 from pix2seq_jax.evaluation.inference import Ask
 from pix2seq_jax.evaluation.report import Album, Evaluation, flat, table, write
-from pix2seq_jax.experiment import inputs, resolve
+from pix2seq_jax.experiment import inputs
 from pix2seq_jax.experiment.logs import MetricWriter, log, phase
 from pix2seq_jax.experiment.resolve import GROUND_TRUTH, PREDICTED, label
 from pix2seq_jax.tasks import Task
@@ -272,4 +272,6 @@ def _shared_numbers(
     if not shared[0] and jax.process_index():
         raise ValueError("process 0 could not score the results; its log says why")
     values = dict(zip(keys, shared[1:].tolist(), strict=True))
-    return {label(name): {key: values[name, key] for key in HOST_TASKS[name].metrics} for name in names}
+    return {
+        label(name): {key: values[name, key] for key in HOST_TASKS[name].metrics} for name in names
+    }

@@ -9,8 +9,7 @@ from pix2seq_jax.evaluation.pictures.objects import drawable
 def rows_of(results: Mapping[str, list[dict]], image_id: int) -> dict[str, list[dict]]:
     """The rows of one image by task."""
     return {
-        name: [row for row in rows if row["image_id"] == image_id]
-        for name, rows in results.items()
+        name: [row for row in rows if row["image_id"] == image_id] for name, rows in results.items()
     }
 
 

@@ -6,6 +6,7 @@ import ml_collections
 import numpy as np
 
 from pix2seq_jax.data import rows
+from pix2seq_jax.data.ops.chain import read_chain
 from pix2seq_jax.evaluation.boxes import Boxes
 from pix2seq_jax.evaluation.chunks import Chunk
 from pix2seq_jax.tasks import Task
@@ -34,15 +35,16 @@ def make_view(task: Task, section: ml_collections.ConfigDict, image_size: tuple[
     """
     spec, slots, field = section.eval_ops, 0, f"config.tasks.{task.name}.eval_ops"
     try:
-        ops = rows.chain(spec)
-        image_ops = rows.image_ops(ops)
+        chain = read_chain(spec)
         if task.prompted:
-            windows = rows.Preprocess(ops, objects=True, spec=spec)
+            windows = rows.Preprocess(chain.tensor_ops, objects=True, spec=spec)
             slots = windows.shapes["boxes"][1][0]
-        if task.prompted and not rows.keeps_whole(ops):
+        if task.prompted and not chain.keeps_whole:
             made = View(windows, None, slots)
         else:
-            made = View(rows.Preprocess(image_ops, objects=False, spec=spec), image_ops, slots)
+            made = View(
+                rows.Preprocess(chain.image_ops, objects=False, spec=spec), chain.image_ops, slots
+            )
     except ValueError as error:
         raise ValueError(f"{field}: {error}") from error
     if made.rows.shapes["image"][1] != (*image_size, 3):

@@ -1,6 +1,5 @@
 """What a config reads: the sources of its tasks, and the streams of their training data."""
 
-import base64
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,18 +12,15 @@ from jax.experimental import multihost_utils
 from pix2seq_jax.config import layouts
 from pix2seq_jax.data import pipeline, selections
 from pix2seq_jax.data.coco import json as coco_json
-from pix2seq_jax.data.coco.captions import CocoCaptions
 from pix2seq_jax.data.coco.checked_images import CheckedImages
 from pix2seq_jax.data.coco.columns import Cache
 from pix2seq_jax.data.coco.files import ImageRules
 from pix2seq_jax.data.ops.chain import read_chain
+from pix2seq_jax.data.text import Text
 from pix2seq_jax.evaluation import HOST_TASKS, make_host_tasks
 from pix2seq_jax.evaluation.base import Opening
-from pix2seq_jax.data.text import Text
-from pix2seq_jax.experiment import resolve, saved_run
+from pix2seq_jax.experiment import resolve
 from pix2seq_jax.experiment.logs import log
-from pix2seq_jax.experiment.workdir import CHECKPOINTS
-from pix2seq_jax.training import checkpoint
 
 COLUMNS = "columns"  # folder of a workdir: what is kept of the files that it reads
 
@@ -281,5 +277,3 @@ def open_streams(
                 source = selections.PerObject(source, min_keypoints=fewest)
             streams[name].append(pipeline.Stream(source, section.train_ops, share / total))
     return streams
-
-

@@ -13,12 +13,11 @@ from typing import Any
 
 import ml_collections
 
-from pix2seq_jax.tasks import TASKS, Task
-from pix2seq_jax.evaluation import HOST_TASKS, make_host_tasks
 from pix2seq_jax.data.coco.classes import UNNAMED
 from pix2seq_jax.data.text import Text
-from pix2seq_jax.experiment.logs import log
+from pix2seq_jax.evaluation import HOST_TASKS, make_host_tasks
 from pix2seq_jax.models.pix2seq import Pix2Seq
+from pix2seq_jax.tasks import TASKS, Task
 from pix2seq_jax.vocab import CLASS_SHIFT, Vocab
 
 # Values of config.eval.boxes; the second is part of the names of what was measured with it.
@@ -81,9 +80,7 @@ def task_names(config: ml_collections.ConfigDict) -> list[str]:
     """
     for name in config.tasks:
         if name not in TASKS:
-            raise ValueError(
-                f"config.tasks.{name}: unknown task; known tasks are {sorted(TASKS)}"
-            )
+            raise ValueError(f"config.tasks.{name}: unknown task; known tasks are {sorted(TASKS)}")
     if not len(config.tasks):
         raise ValueError(f"config.tasks is empty: select at least one of {sorted(TASKS)}")
     return [name for name in TASKS if name in config.tasks]

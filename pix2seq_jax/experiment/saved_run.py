@@ -9,14 +9,14 @@ from typing import Any
 import jax
 import ml_collections
 
-from pix2seq_jax.evaluation import HOST_TASKS
-from pix2seq_jax.tasks import TASKS
 from pix2seq_jax.config import ranges
 from pix2seq_jax.data.text import Text
+from pix2seq_jax.evaluation import HOST_TASKS
 from pix2seq_jax.experiment.logs import log
 from pix2seq_jax.experiment.resolve import check_classes
 from pix2seq_jax.experiment.workdir import CHECKPOINTS, CONFIG_FILE, check_local, read_json
 from pix2seq_jax.models.pix2seq import Pix2Seq
+from pix2seq_jax.tasks import TASKS
 from pix2seq_jax.training import checkpoint
 from pix2seq_jax.training import state as train_state
 

@@ -9,8 +9,8 @@ import ml_collections
 from pix2seq_jax.data.coco import json as coco_json
 from pix2seq_jax.data.text import Text
 from pix2seq_jax.evaluation import HOST_TASKS
-from pix2seq_jax.experiment.inputs import data_paths
 from pix2seq_jax.experiment import saved_run
+from pix2seq_jax.experiment.inputs import data_paths
 from pix2seq_jax.experiment.logs import log
 from pix2seq_jax.experiment.workdir import CHECKPOINTS
 from pix2seq_jax.training import checkpoint
