@@ -44,28 +44,20 @@ IOU_TYPES = {
 }
 
 
-def xywh(box) -> list[float]:
-    """A box f32[4] yxyx in pixels as COCO's [x, y, width, height]; corners in the wrong order give
-    size 0."""
-    y0, x0, y1, x1 = (float(edge) for edge in box)
-    return [round(value, 4) for value in (x0, y0, max(x1 - x0, 0.0), max(y1 - y0, 0.0))]
-
-
 def results(image_ids, boxes, labels, scores, category_ids: Sequence[int]) -> list[dict]:
     """Predictions of a batch as COCO result dictionaries of plain Python numbers, ready for JSON.
 
     Args:
         image_ids: i64[B].
         boxes: f32[B,N,4] yxyx in pixels of the original image.
-        labels: i32[B,N]; 1-based, slots with label 0 are left out.
+        labels: i32[B,N]; 1-based, objects with label 0 are left out.
         scores: f32[B,N].
         category_ids: category id of label l at l - 1.
 
     Returns:
         [{image_id, category_id, bbox: [x, y, width, height] in pixels, score}]. A box whose corners
-            are in the wrong
-        order has size 0, so that it counts as a false positive; with its negative area COCO would
-        overlook it.
+        are in the wrong order has size 0, so that it counts as a false positive; with its negative
+        area COCO would overlook it.
 
     Raises:
         ValueError: a label above the number of categories.
@@ -75,21 +67,33 @@ def results(image_ids, boxes, labels, scores, category_ids: Sequence[int]) -> li
         raise ValueError(
             f"label {labels.max()} predicted, but there are {len(category_ids)} categories"
         )
-    boxes = np.asarray(boxes, np.float64)
-    top_left, bottom_right = boxes[..., 1::-1], boxes[..., 3:1:-1]  # each [B,N,2] as x, y
-    # 1e-4 px is the resolution of f32 at 1000 px; 9 digits give back an f32 exactly, so ranks and
-    # ties stay.
-    xywh = np.round(np.concatenate([top_left, np.maximum(bottom_right - top_left, 0)], axis=-1), 4)
-    scores = np.asarray(scores)
+    bboxes, scores = xywh(boxes), np.asarray(scores)
     return [
         {
             "image_id": int(image_ids[row]),
             "category_id": int(category_ids[labels[row, slot] - 1]),
-            "bbox": xywh[row, slot].tolist(),
-            "score": float(f"{scores[row, slot]:.9g}"),
+            "bbox": bboxes[row][slot],
+            "score": float(f"{scores[row, slot]:.9g}"),  # f32 exactly, so that ranks and ties stay
         }
         for row, slot in np.argwhere(labels > 0)
     ]
+
+
+def xywh(boxes) -> list:
+    """Boxes f32[...,4] yxyx in pixels as nested lists of COCO's [x, y, width, height].
+
+    Corners in the wrong order give size 0. 1e-4 px is the resolution of f32 at 1000 px.
+    """
+    boxes = np.asarray(boxes, np.float64)
+    low, high = boxes[..., 1::-1], boxes[..., 3:1:-1]  # [...,2] as x, y
+    return np.concatenate([low, np.maximum(high - low, 0)], axis=-1).round(4).tolist()
+
+
+def yxyx(bboxes) -> np.ndarray:
+    """COCO's [x, y, width, height], nested in any way, as f64[...,4] yxyx."""
+    bboxes = np.asarray(bboxes, np.float64)
+    low = bboxes[..., 1::-1]  # y, x
+    return np.concatenate([low, low + bboxes[..., 3:1:-1]], axis=-1)
 
 
 def _dataset(annotations) -> dict:

@@ -4,10 +4,12 @@ import math
 import numbers
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image, ImageDraw
 
-from pix2seq_jax.evaluation.pictures.draw import color, text_font, writable
+from pix2seq_jax.evaluation.pictures.lettering import text_font, writable
+from pix2seq_jax.evaluation.pictures.marks import color
 
 FINE = 2  # drawn so many times larger and scaled down: PIL's lines have no smooth edges
 PANEL = (440, 300)  # width and height of one panel without its legend, in pixels
@@ -17,84 +19,7 @@ COLUMNS = 2  # of panels
 PAPER, TEXT, GRID = (255, 255, 255), (40, 40, 40), (222, 222, 222)
 
 Curves = dict[str, list[tuple[float, float]]]
-
-
-def _number(value) -> float | None:
-    """A finite float, or None for all else: missing, NaN, text."""
-    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    return float(value) if real and math.isfinite(value) else None
-
-
-def _curves(rows: Sequence[dict], task: str) -> Curves:
-    """Metric -> (ratio, value) by rising ratio of the rows that added `task`."""
-    curves: Curves = {}
-    for row in rows:
-        ratio = _number(row.get("ratio"))
-        for name, value in row.items() if row["task"] == task and ratio is not None else ():
-            if "/" in name and _number(value) is not None:
-                curves.setdefault(name, []).append((ratio, float(value)))
-    return {name: sorted(points) for name, points in curves.items()}
-
-
-def ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """Round numbers at equal steps, from at most `low` to at least `high`: 2 to `count` + 2 of
-    them."""
-    if math.isclose(low, high, rel_tol=1e-9, abs_tol=1e-12):  # a single value stands in the middle
-        margin = abs(low) / 2 or 0.5
-        low, high = low - margin, high + margin
-    power = 10.0 ** math.floor(math.log10((high - low) / count))
-    step = next(
-        power * factor for factor in (1, 2, 5, 10, 20) if power * factor * count >= high - low
-    )
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [float(f"{number * step:.12g}") for number in range(first, last + 1)]
-
-
-def _panel(
-    title: str, curves: Curves, colors: dict[str, tuple[int, int, int]], lines: int
-) -> Image.Image:
-    """One added task: axes, a curve per metric, and the legend with room for `lines` metrics."""
-    left, above, right, below = (FINE * margin for margin in MARGINS)
-    width, height, row = FINE * PANEL[0], FINE * PANEL[1], FINE * LINE
-    panel = Image.new("RGB", (width, height + row * lines), PAPER)
-    draw, font = ImageDraw.Draw(panel), text_font(FINE * 12)
-    points = [point for curve in curves.values() for point in curve] or [(0.0, 0.0), (1.0, 1.0)]
-    marks = [ticks(min(values), max(values)) for values in zip(*points, strict=True)]  # of x, of y
-
-    def place(x: float, y: float) -> tuple[float, float]:
-        across, up = ((v - at[0]) / (at[-1] - at[0]) for v, at in zip((x, y), marks, strict=True))
-        return left + across * (width - left - right), height - below - up * (
-            height - above - below
-        )
-
-    for x in marks[0]:
-        draw.line([place(x, marks[1][0]), place(x, marks[1][-1])], fill=GRID, width=FINE)
-        draw.text(
-            (place(x, 0)[0], height - below + 3 * FINE), f"{x:g}", fill=TEXT, font=font, anchor="ma"
-        )
-    for y in marks[1]:
-        draw.line([place(marks[0][0], y), place(marks[0][-1], y)], fill=GRID, width=FINE)
-        draw.text((left - 4 * FINE, place(0, y)[1]), f"{y:g}", fill=TEXT, font=font, anchor="rm")
-    draw.rectangle((left, above, width - right, height - below), outline=TEXT, width=FINE)
-    draw.text(
-        ((left + width - right) / 2, above / 2),
-        title,
-        fill=TEXT,
-        font=text_font(FINE * 14),
-        anchor="mm",
-    )
-    axis = "weight ratio" if curves else "weight ratio (no values)"
-    draw.text(
-        ((left + width - right) / 2, height - below / 2), axis, fill=TEXT, font=font, anchor="ma"
-    )
-    for number, (name, curve) in enumerate(curves.items()):
-        places, y = [place(*point) for point in curve], height + (number + 0.5) * row
-        draw.line(places, fill=colors[name], width=2 * FINE, joint="curve")
-        draw.line([(left, y), (left + row, y)], fill=colors[name], width=2 * FINE)
-        for x, dot in [*places, (left + row / 2, y)]:
-            draw.circle((x, dot), 4 * FINE, fill=colors[name])
-        draw.text((left + 1.5 * row, y), writable(name), fill=TEXT, font=font, anchor="lm")
-    return panel.resize((panel.width // FINE, panel.height // FINE), Image.Resampling.BOX)
+Colors = dict[str, tuple[int, int, int]]
 
 
 def weight_search_plot(rows: Sequence[dict], path: str | Path) -> Image.Image:
@@ -139,3 +64,116 @@ def weight_search_plot(rows: Sequence[dict], path: str | Path) -> Image.Image:
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.save(path, format="PNG")
     return figure
+
+
+def _curves(rows: Sequence[dict], task: str) -> Curves:
+    """Metric -> (ratio, value) by rising ratio of the rows that added `task`."""
+    curves: Curves = {}
+    for row in rows:
+        ratio = _number(row.get("ratio"))
+        if row["task"] != task or ratio is None:
+            continue
+        for name, value in row.items():
+            if "/" in name and _number(value) is not None:
+                curves.setdefault(name, []).append((ratio, float(value)))
+    return {name: sorted(points) for name, points in curves.items()}
+
+
+def _number(value) -> float | None:
+    """A finite float, or None for all else: missing, NaN, text."""
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return float(value) if real and math.isfinite(value) else None
+
+
+class Axes(NamedTuple):
+    """The axes of a panel, in pixels of the large drawing, with the ticks that they begin and end
+    at."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+    x_ticks: list[float]
+    y_ticks: list[float]
+
+    def point(self, x: float, y: float) -> tuple[float, float]:
+        """Where a value lies, in pixels."""
+        across = (x - self.x_ticks[0]) / (self.x_ticks[-1] - self.x_ticks[0])
+        up = (y - self.y_ticks[0]) / (self.y_ticks[-1] - self.y_ticks[0])
+        return (
+            self.left + across * (self.right - self.left),
+            self.bottom - up * (self.bottom - self.top),
+        )
+
+
+def _panel(title: str, curves: Curves, colors: Colors, lines: int) -> Image.Image:
+    """One added task: axes, a curve per metric, and the legend with room for `lines` metrics."""
+    left, above, right, below = (FINE * margin for margin in MARGINS)
+    width, height = FINE * PANEL[0], FINE * PANEL[1]
+    panel = Image.new("RGB", (width, height + FINE * LINE * lines), PAPER)
+    points = [point for curve in curves.values() for point in curve] or [(0.0, 0.0), (1.0, 1.0)]
+    x_ticks, y_ticks = (ticks(min(values), max(values)) for values in zip(*points, strict=True))
+    axes = Axes(left, above, width - right, height - below, x_ticks, y_ticks)
+    draw = ImageDraw.Draw(panel)
+    _draw_axes(draw, axes, title, "weight ratio" if curves else "weight ratio (no values)")
+    for number, (name, curve) in enumerate(curves.items()):
+        y = height + (number + 0.5) * FINE * LINE  # of its line in the legend
+        _draw_curve(draw, axes, curve, colors[name], name=writable(name), legend=y)
+    return panel.resize((panel.width // FINE, panel.height // FINE), Image.Resampling.BOX)
+
+
+def _draw_axes(draw: ImageDraw.ImageDraw, axes: Axes, title: str, below: str) -> None:
+    """The frame with its grid, the numbers at it, the title above and the name of x below."""
+    font, middle = text_font(FINE * 12), (axes.left + axes.right) / 2
+    first_x, last_x = axes.x_ticks[0], axes.x_ticks[-1]
+    first_y, last_y = axes.y_ticks[0], axes.y_ticks[-1]
+    for x in axes.x_ticks:
+        low, high = axes.point(x, first_y), axes.point(x, last_y)
+        draw.line([low, high], fill=GRID, width=FINE)
+        spot = (low[0], axes.bottom + 3 * FINE)
+        draw.text(spot, f"{x:g}", fill=TEXT, font=font, anchor="ma")
+    for y in axes.y_ticks:
+        start, end = axes.point(first_x, y), axes.point(last_x, y)
+        draw.line([start, end], fill=GRID, width=FINE)
+        spot = (axes.left - 4 * FINE, start[1])
+        draw.text(spot, f"{y:g}", fill=TEXT, font=font, anchor="rm")
+    frame = (axes.left, axes.top, axes.right, axes.bottom)
+    draw.rectangle(frame, outline=TEXT, width=FINE)
+    large = text_font(FINE * 14)
+    draw.text((middle, axes.top / 2), title, fill=TEXT, font=large, anchor="mm")
+    spot = (middle, axes.bottom + FINE * MARGINS[3] / 2)
+    draw.text(spot, below, fill=TEXT, font=font, anchor="ma")
+
+
+def _draw_curve(
+    draw: ImageDraw.ImageDraw,
+    axes: Axes,
+    curve: Sequence[tuple[float, float]],
+    fill: tuple[int, int, int],
+    *,
+    name: str,
+    legend: float,
+) -> None:
+    """A line through dots, and its name in the legend at the height `legend`."""
+    points = [axes.point(x, y) for x, y in curve]
+    left, row = axes.left, FINE * LINE
+    draw.line(points, fill=fill, width=2 * FINE, joint="curve")
+    draw.line([(left, legend), (left + row, legend)], fill=fill, width=2 * FINE)
+    for dot in [*points, (left + row / 2, legend)]:
+        draw.circle(dot, 4 * FINE, fill=fill)
+    spot = (left + 1.5 * row, legend)
+    draw.text(spot, name, fill=TEXT, font=text_font(FINE * 12), anchor="lm")
+
+
+def ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """Round numbers at equal steps, from at most `low` to at least `high`: 2 to `count` + 2 of
+    them."""
+    if math.isclose(low, high, rel_tol=1e-9, abs_tol=1e-12):  # a single value stands in the middle
+        margin = abs(low) / 2 or 0.5
+        low, high = low - margin, high + margin
+    power = 10.0 ** math.floor(math.log10((high - low) / count))
+    step = next(
+        power * factor for factor in (1, 2, 5, 10, 20) if power * factor * count >= high - low
+    )
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [float(f"{number * step:.12g}") for number in range(first, last + 1)]

@@ -1,4 +1,4 @@
-"""Boxes, masks and joints are drawn where they are, for whatever a model or an annotator hands
+"""Boxes, masks and keypoints are drawn where they are, for whatever a model or an annotator hands
 over; captions below."""
 
 import numpy as np
@@ -8,12 +8,18 @@ from pycocotools.cocoeval import Params
 
 from pix2seq_jax.data.coco.keypoints import COCO_KEYPOINTS
 from pix2seq_jax.data.shapes import dataset
-from pix2seq_jax.evaluation.pictures import draw
+from pix2seq_jax.evaluation.pictures import draw, lettering
+from pix2seq_jax.evaluation.pictures.marks import TINT, color
 
-GREY = np.full(
-    (500, 600, 3), 128, np.uint8
-)  # within SIDES: drawn at its own size, with lines of 2 px
+# within SIDES: drawn at its own size, with lines of 2 px
+GREY = np.full((500, 600, 3), 128, np.uint8)
 NAMES = ("circle", "étoile", "星")
+
+
+def draw_boxes(image, boxes, labels, names=None, scores=None, *, is_crowd=None, **options):
+    """`draw_objects` of boxes f32[N,4] yxyx in pixels, labels i32[N], scores and is_crowd [N]."""
+    objects = {"boxes": boxes, "labels": labels, "scores": scores, "is_crowd": is_crowd}
+    return draw.draw_objects(image, objects, names, **options)
 
 
 def changed(picture: Image.Image, image: np.ndarray = GREY) -> np.ndarray:
@@ -25,13 +31,13 @@ def test_the_pixels_of_the_frame_change_and_no_others():
     frame = np.zeros((500, 600), bool)
     frame[50:150, 200:400] = True
     frame[52:148, 202:398] = False
-    picture = draw.draw_boxes(GREY, np.float32([[50, 200, 150, 400]]), [2])
+    picture = draw_boxes(GREY, np.float32([[50, 200, 150, 400]]), [2])
     np.testing.assert_array_equal(changed(picture), frame)
-    assert set(map(tuple, np.asarray(picture)[frame].tolist())) == {draw.color(2)}
+    assert set(map(tuple, np.asarray(picture)[frame].tolist())) == {color(2)}
 
 
 def test_parts_outside_are_cut_off():
-    picture = draw.draw_boxes(GREY, np.float32([[-50, -70, 100, 80]]), [1])
+    picture = draw_boxes(GREY, np.float32([[-50, -70, 100, 80]]), [1])
     frame = np.zeros((500, 600), bool)
     frame[:100, :80] = True
     frame[:98, :78] = False
@@ -49,37 +55,37 @@ def test_parts_outside_are_cut_off():
     ],
 )
 def test_boxes_that_cannot_be_seen_leave_no_trace(box):
-    assert not changed(draw.draw_boxes(GREY, np.float32([box]), [1], NAMES)).any()
+    assert not changed(draw_boxes(GREY, np.float32([box]), [1], NAMES)).any()
 
 
 @pytest.mark.parametrize(
     "box", [(100, 200, 101, 201), (100, 200, 100, 200), (100, 200, 60, 150), (100, 200, 100, 400)]
 )
 def test_boxes_of_a_pixel_or_less_are_seen(box):
-    seen = changed(draw.draw_boxes(GREY, np.float32([box]), [1]))
+    seen = changed(draw_boxes(GREY, np.float32([box]), [1]))
     assert seen[100, 200] and not seen[:100].any() and not seen[:, :200].any()
 
 
-def test_low_scores_and_empty_slots_are_left_out():
+def test_low_scores_and_label_0_are_left_out():
     boxes = np.float32([[10, 10, 50, 50], [100, 100, 200, 200], [300, 300, 400, 400], [0, 0, 0, 0]])
     labels, scores = np.array([1, 2, 0, 0]), np.float32([0.29, 0.3, 0.9, np.nan])
-    seen = changed(draw.draw_boxes(GREY, boxes, labels, scores=scores, threshold=np.float32(0.3)))
+    seen = changed(draw_boxes(GREY, boxes, labels, scores=scores, threshold=np.float32(0.3)))
     assert seen[100, 100] and not seen[:90].any() and not seen[210:].any()
-    assert not changed(draw.draw_boxes(GREY, boxes, labels, scores=scores, threshold=0.5)).any()
+    assert not changed(draw_boxes(GREY, boxes, labels, scores=scores, threshold=0.5)).any()
 
 
 def test_the_best_scored_is_on_top():
     boxes = np.float32([[100, 100, 200, 200]] * 3)
-    picture = draw.draw_boxes(GREY, boxes, [1, 2, 3], scores=np.float32([0.2, 0.9, 0.5]))
-    assert picture.getpixel((150, 100)) == draw.color(2)
+    picture = draw_boxes(GREY, boxes, [1, 2, 3], scores=np.float32([0.2, 0.9, 0.5]))
+    assert picture.getpixel((150, 100)) == color(2)
 
 
 def test_names_and_scores_are_written_at_the_box():
     boxes = np.float32([[200, 200, 400, 400]])
-    frame = changed(draw.draw_boxes(GREY, boxes, [2]))
-    named = changed(draw.draw_boxes(GREY, boxes, [2], NAMES)) & ~frame
-    scored = changed(draw.draw_boxes(GREY, boxes, [2], NAMES, [0.5])) & ~frame
-    crowd = changed(draw.draw_boxes(GREY, boxes, [2], NAMES, is_crowd=[True])) & ~frame
+    frame = changed(draw_boxes(GREY, boxes, [2]))
+    named = changed(draw_boxes(GREY, boxes, [2], NAMES)) & ~frame
+    scored = changed(draw_boxes(GREY, boxes, [2], NAMES, [0.5])) & ~frame
+    crowd = changed(draw_boxes(GREY, boxes, [2], NAMES, is_crowd=[True])) & ~frame
     assert 0 < named.sum() < scored.sum() < crowd.sum()
     for text in (named, scored, crowd):
         y, x = np.nonzero(text)
@@ -90,16 +96,16 @@ def test_names_and_scores_are_written_at_the_box():
     "box", [(0, 0, 40, 60), (0, 560, 500, 600), (470, 590, 500, 600), (0, 0, 500, 600)]
 )
 def test_names_stay_inside_the_picture(box):
-    frame = changed(draw.draw_boxes(GREY, np.float32([box]), [1]))
-    text = changed(draw.draw_boxes(GREY, np.float32([box]), [1], NAMES)) & ~frame
-    whole = changed(draw.draw_boxes(GREY, np.float32([[200, 200, 400, 400]]), [1], NAMES))[:200]
+    frame = changed(draw_boxes(GREY, np.float32([box]), [1]))
+    text = changed(draw_boxes(GREY, np.float32([box]), [1], NAMES)) & ~frame
+    whole = changed(draw_boxes(GREY, np.float32([[200, 200, 400, 400]]), [1], NAMES))[:200]
     assert text.sum() > 0.75 * whole.sum()  # the rest covers the frame
 
 
 def test_names_of_equal_boxes_do_not_cover_each_other():
     boxes = np.float32([[200, 200, 300, 400]] * 3)
-    pixels = np.asarray(draw.draw_boxes(GREY, boxes, [1, 2, 3], ["circle"] * 3, [0.9, 0.8, 0.7]))
-    areas = [(pixels == draw.color(label)).all(-1).sum() for label in (1, 2, 3)]
+    pixels = np.asarray(draw_boxes(GREY, boxes, [1, 2, 3], ["circle"] * 3, [0.9, 0.8, 0.7]))
+    areas = [(pixels == color(label)).all(-1).sum() for label in (1, 2, 3)]
     assert min(areas[1:]) > 500  # a label's background; the lines of 2 and 3 are under those of 1
 
 
@@ -112,14 +118,14 @@ def test_letters_that_the_font_lacks_are_replaced_by_the_class():
         ("", ""),
     ):
         picture, expected = (
-            draw.draw_boxes(GREY, boxes, [3], ["", "", text]) for text in (name, written)
+            draw_boxes(GREY, boxes, [3], ["", "", text]) for text in (name, written)
         )
         assert (np.asarray(picture) == np.asarray(expected)).all(), name
 
 
 def test_colors_are_stable_and_apart():
-    colors = [draw.color(label) for label in range(1, 30)]
-    assert len(set(colors)) == 29 and colors == [draw.color(label) for label in range(1, 30)]
+    colors = [color(label) for label in range(1, 30)]
+    assert len(set(colors)) == 29 and colors == [color(label) for label in range(1, 30)]
     neighbours = np.abs(np.diff(np.array(colors), axis=0)).sum(1)
     assert neighbours.min() > 100
 
@@ -137,7 +143,7 @@ def test_pictures_are_scaled_to_a_readable_size(size, expected):
     image = np.zeros((*size, 3), np.uint8)
     scale = max(expected) / max(size)
     box = np.float32([[0.25, 0.25, 0.75, 0.75]]) * np.float32([*size, *size])
-    picture = draw.draw_boxes(image, box, [1])
+    picture = draw_boxes(image, box, [1])
     assert picture.size == expected
     y, x = np.nonzero(changed(picture, np.zeros((expected[1], expected[0], 3), np.uint8)))
     for found, wanted in zip(
@@ -156,7 +162,7 @@ def test_prediction_is_left_and_truth_right():
     left, right = np.asarray(pair)[head:, :600], np.asarray(pair)[head:, -600:]
     assert changed(left)[101, 101] and not changed(left)[220:].any()
     assert changed(right)[101, 101] and changed(right)[301, 301]
-    assert tuple(left[150, 100]) == draw.color(1) and tuple(right[150, 100]) == draw.color(2)
+    assert tuple(left[150, 100]) == color(1) and tuple(right[150, 100]) == color(2)
 
 
 def test_a_pair_without_objects_is_the_image_twice():
@@ -172,13 +178,13 @@ def test_a_pair_without_objects_is_the_image_twice():
 
 def test_contact_sheet_holds_every_picture_whole():
     pictures = [
-        Image.new("RGB", size, draw.color(i))
+        Image.new("RGB", size, color(i))
         for i, size in enumerate([(50, 30), (70, 20), (40, 60)], start=1)
     ]
     sheet = draw.contact_sheet(pictures, columns=2)
     assert sheet.size == (50 + 70 + draw.GAP, 30 + 60 + draw.GAP)
     for i, picture in enumerate(pictures, start=1):
-        assert (np.asarray(sheet) == draw.color(i)).all(-1).sum() == picture.width * picture.height
+        assert (np.asarray(sheet) == color(i)).all(-1).sum() == picture.width * picture.height
     assert draw.contact_sheet(pictures[:1], columns=3).size == (50, 30)
     with pytest.raises(ValueError, match="0 pictures"):
         draw.contact_sheet([])
@@ -189,7 +195,7 @@ def test_contact_sheet_holds_every_picture_whole():
 )
 def test_images_of_another_kind_are_refused(image):
     with pytest.raises(ValueError, match=r"must be uint8\[H,W,3\]"):
-        draw.draw_boxes(image, [], [])
+        draw_boxes(image, [], [])
 
 
 def disc(y: int, x: int, radius: int) -> np.ndarray:
@@ -203,9 +209,9 @@ def test_masks_are_tinted_inside_outlined_and_untouched_outside():
     picture = draw.draw_objects(GREY, {"labels": [2], "masks": mask[None]})
     np.testing.assert_array_equal(changed(picture), mask)
     pixels, inside = np.asarray(picture), disc(250, 300, 90)
-    tint = 128 + draw.TINT * (np.array(draw.color(2)) - 128.0)
+    tint = 128 + TINT * (np.array(color(2)) - 128.0)
     assert np.abs(pixels[inside] - tint).max() <= 1
-    outline = (pixels == draw.color(2)).all(-1)
+    outline = (pixels == color(2)).all(-1)
     assert outline[150:154].any() and outline[250, 201:203].all() and not outline[inside].any()
     assert outline[250].sum() == 4  # 2 px on either side
 
@@ -214,7 +220,7 @@ def test_masks_at_the_border_and_empty_ones():
     mask = np.zeros((2, 500, 600), bool)
     mask[0, :50, :80] = True
     picture = draw.draw_objects(GREY, {"labels": [1, 1], "masks": list(mask)}, NAMES)
-    assert changed(picture)[:50, :80].all() and picture.getpixel((0, 20)) == draw.color(1)
+    assert changed(picture)[:50, :80].all() and picture.getpixel((0, 20)) == color(1)
     assert not changed(picture)[100:].any() and not changed(picture)[:, 120:].any()
 
 
@@ -233,38 +239,35 @@ def test_a_better_mask_lies_over_a_worse_one():
         "scores": np.float32([0.9, 0.4]),
         "masks": [disc(200, 200, 80), disc(200, 250, 80)],
     }
-    outline = (np.asarray(draw.draw_objects(GREY, objects)) == draw.color(1)).all(-1)
+    outline = (np.asarray(draw.draw_objects(GREY, objects)) == color(1)).all(-1)
     assert outline[200, 278]  # the right end of the first, inside of the second
 
 
-def test_limbs_lie_between_joints_that_are_visible():
-    joints = np.float32([[[100, 100], [100, 300], [300, 300], [300, 100]]])
+def test_limbs_lie_between_keypoints_that_are_visible():
+    keypoints = np.float32([[[100, 100], [100, 300], [300, 300], [300, 100]]])
     visible = np.array([[True, True, True, False]])
-    objects = {"labels": [1], "keypoints": joints, "visible": visible}
+    objects = {"labels": [1], "keypoints": keypoints, "visible": visible}
     picture = draw.draw_objects(GREY, objects, skeleton=[(0, 1), (1, 2), (2, 3), (3, 0)])
     seen = changed(picture)
-    assert picture.getpixel((200, 100)) == draw.color(1) and picture.getpixel(
-        (300, 200)
-    ) == draw.color(2)
+    assert picture.getpixel((200, 100)) == color(1) and picture.getpixel((300, 200)) == color(2)
     assert seen[100, 100:300].all() and seen[100:300, 300].all()
-    assert picture.getpixel((100, 100)) == picture.getpixel((300, 300)) == draw.INK
-    assert (
-        not seen[:, :90].any() and not seen[200:, :250].any()
-    )  # the joint at (300, 100) and its limbs
+    assert picture.getpixel((100, 100)) == picture.getpixel((300, 300)) == lettering.INK
+    # the keypoint at (300, 100) and its limbs
+    assert not seen[:, :90].any() and not seen[200:, :250].any()
     everything = changed(draw.draw_objects(GREY, objects | {"visible": None}, skeleton=[(2, 3)]))
     assert everything[300, 100:300].all()
 
 
-@pytest.mark.parametrize("joint", [(np.nan, 5), (np.inf, 5), (-1e30, 5)])
-def test_joints_that_are_nowhere_are_not_drawn(joint):
-    objects = {"labels": [1], "keypoints": np.array([[joint, (100, 100)]])}
+@pytest.mark.parametrize("keypoint", [(np.nan, 5), (np.inf, 5), (-1e30, 5)])
+def test_keypoints_that_are_nowhere_are_not_drawn(keypoint):
+    objects = {"labels": [1], "keypoints": np.array([[keypoint, (100, 100)]])}
     seen = changed(draw.draw_objects(GREY, objects, NAMES, skeleton=[(0, 1)]))
     assert seen[100, 100] and not seen[:60].any() and not seen[110:].any()
     objects["visible"] = np.zeros((1, 2), bool)
     assert not changed(draw.draw_objects(GREY, objects, NAMES, skeleton=[(0, 1)])).any()
 
 
-def test_masks_and_joints_share_the_fate_of_their_object():
+def test_masks_and_keypoints_share_the_fate_of_their_object():
     keypoints = np.float32(
         [[[100, 100], [150, 100]], [[400, 500], [300, 500]], [[400, 100], [300, 100]]]
     )
@@ -279,7 +282,7 @@ def test_masks_and_joints_share_the_fate_of_their_object():
     assert seen[100, 100] and not seen[200:].any()
 
 
-def test_names_go_to_the_mask_or_the_joints_where_there_is_no_box():
+def test_names_go_to_the_mask_or_the_keypoints_where_there_is_no_box():
     for marks in (
         {"masks": [disc(300, 300, 40)]},
         {"keypoints": np.float32([[[260, 260], [340, 340]]])},
@@ -328,9 +331,8 @@ def test_captions_are_wrapped_and_cut():
     assert one.width == two.width == many.width == 500
     assert 100 < one.height < two.height == word.height < many.height < 300
     for image in (two, many, word):
-        assert (
-            not (np.asarray(image)[100:, -5:] > 150).any() and (np.asarray(image)[100:] > 150).any()
-        )
+        text = np.asarray(image)[100:] > 150
+        assert text.any() and not text[:, -5:].any()
     assert draw.captioned(picture, []) is picture
     assert draw.captioned(Image.new("RGB", (1, 100)), ["a dog"]).width > 100
 
@@ -342,11 +344,13 @@ def test_captions_of_any_letters_can_be_written(text):
     picture = Image.new("RGB", (300, 40))
     drawn = draw.captioned(picture, [text, text])
     assert (np.asarray(drawn)[40:] > 150).all(-1).any()
-    assert not any(draw._lacks(letter) for letter in draw.writable(text))
+    assert not any(lettering.lacks(letter) for letter in lettering.writable(text))
 
 
 def test_letters_lose_their_accents_before_they_are_lost():
-    assert draw.writable(" a\n dog's “étoile” – 星").replace("é", "e") == "a dog's “etoile” - ?"
+    assert (
+        lettering.writable(" a\n dog's “étoile” – 星").replace("é", "e") == "a dog's “etoile” - ?"
+    )
 
 
 @pytest.mark.parametrize(
@@ -363,7 +367,7 @@ def test_letters_lose_their_accents_before_they_are_lost():
         (
             {"keypoints": np.zeros((1, 17, 2))},
             [*dataset.SKELETON[:1], [17, 1]],
-            "joints are 0 to 16",
+            "keypoints are 0 to 16",
         ),
     ],
 )
@@ -377,7 +381,7 @@ def test_objects_without_labels_are_refused():
         draw.draw_objects(GREY, {"boxes": np.zeros((1, 4))})
 
 
-def test_the_joints_of_coco():
+def test_the_keypoints_of_coco():
     assert list(COCO_KEYPOINTS["names"]) == dataset.KEYPOINTS
     np.testing.assert_allclose(
         COCO_KEYPOINTS["sigmas"], Params(iouType="keypoints").kpt_oks_sigmas, rtol=1e-12

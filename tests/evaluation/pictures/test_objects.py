@@ -27,7 +27,7 @@ def outlined(box=BOX, category=7, score=0.8) -> dict:
     return masks.result(1, category, square(box), score) | {"bbox": list(box)}
 
 
-def posed(box=BOX, category=7, score=0.7) -> dict:
+def with_points(box=BOX, category=7, score=0.7) -> dict:
     return detected(box, category, score) | {
         "keypoints": [box[0], box[1], 1, box[0] + 2, box[1] + 4, 1]
     }
@@ -38,22 +38,19 @@ def test_an_object_of_three_tasks_is_one():
     rows = {
         "detection": [detected(OTHER), detected()],
         "segmentation": [outlined(moved)],
-        "keypoints": [posed(moved)],
+        "keypoints": [with_points(moved)],
     }
     other, one = merged(rows)
     assert other == detected(OTHER)
     assert one == detected() | {
         "segmentation": outlined(moved)["segmentation"],
-        "keypoints": posed(moved)["keypoints"],
+        "keypoints": with_points(moved)["keypoints"],
     }
     assert rows["detection"][1] == detected()  # as it was given
     found = drawable(rows, LABELS, SIZE)
     np.testing.assert_allclose(found["boxes"], [[20, 30, 30, 38], [5, 10, 20, 30]])
-    assert (
-        found["labels"] == [1, 1]
-        and found["scores"] == [0.9, 0.9]
-        and found["is_crowd"] == [False, False]
-    )
+    assert found["labels"] == [1, 1] and found["scores"] == [0.9, 0.9]
+    assert found["is_crowd"] == [False, False]
     np.testing.assert_array_equal(found["masks"], [np.zeros(SIZE, bool), square(moved)])
     np.testing.assert_allclose(found["keypoints"], [[[0, 0], [0, 0]], [[5.4, 10.4], [9.4, 12.4]]])
     np.testing.assert_array_equal(found["visible"], [[False, False], [True, True]])
@@ -61,10 +58,10 @@ def test_an_object_of_three_tasks_is_one():
 
 
 def test_without_detection_the_next_task_leads():
-    (one,) = merged({"segmentation": [outlined()], "keypoints": [posed()]})
+    (one,) = merged({"segmentation": [outlined()], "keypoints": [with_points()]})
     assert one["score"] == 0.8 and {"segmentation", "keypoints"} <= one.keys()
-    (one,) = merged({"keypoints": [posed()]})
-    assert one == posed()
+    (one,) = merged({"keypoints": [with_points()]})
+    assert one == with_points()
 
 
 @pytest.mark.parametrize(
@@ -143,14 +140,13 @@ def test_annotations_of_every_form():
         {key: row[key] for key in row if key not in ("segmentation", "keypoints")}
         for row in objects
     ]
-    joints = [
+    with_keypoints = [
         {key: row[key] for key in row if key != "segmentation"}
         for row in objects
         if "keypoints" in row
     ]
-    found = drawable(
-        {"detection": bare, "segmentation": objects, "keypoints": joints}, LABELS, SIZE
-    )
+    rows = {"detection": bare, "segmentation": objects, "keypoints": with_keypoints}
+    found = drawable(rows, LABELS, SIZE)
     assert "scores" not in found and found["labels"] == [2] * 4
     assert found["is_crowd"] == [False, True, False, False]
     expected = [square(BOX), np.ones(SIZE, bool), square(OTHER), np.zeros(SIZE, bool)]

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pix2seq_jax.evaluation.pictures import draw, plots
+from pix2seq_jax.evaluation.pictures import plots
+from pix2seq_jax.evaluation.pictures.marks import color
 
 
 def row(ratio, task="segmentation", **values) -> dict:
@@ -18,7 +19,7 @@ def row(ratio, task="segmentation", **values) -> dict:
 def ink(figure: Image.Image, number: int) -> np.ndarray:
     """i64[count,2] yx: pixels in the colour of metric `number`, without the legend."""
     pixels = np.asarray(figure)[: plots.PANEL[1]].astype(int)
-    return np.argwhere(np.abs(pixels - 0.75 * np.array(draw.color(number))).max(-1) < 2)
+    return np.argwhere(np.abs(pixels - 0.75 * np.array(color(number))).max(-1) < 2)
 
 
 def test_curves_rise_and_fall_with_their_values(tmp_path):
@@ -82,7 +83,7 @@ def test_a_panel_for_each_added_task_with_the_same_colours(tmp_path):
         for y in (0, one.height)
         for x in (0, one.width)
     ]
-    colour = np.round(0.75 * np.array(draw.color(2)))  # of detection/AP, in every panel
+    colour = np.round(0.75 * np.array(color(2)))  # of detection/AP, in every panel
     assert [(panel == colour).all(-1).sum() > 100 for panel in panels] == [True, True, True, False]
     assert (panels[3] == plots.PAPER).all()
 
