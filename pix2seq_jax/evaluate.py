@@ -7,7 +7,7 @@ import ml_collections
 
 from pix2seq_jax.config import ranges
 from pix2seq_jax.evaluation.evaluator import Evaluator
-from pix2seq_jax.experiment import checks, inputs, resolve, saved_run, stopping
+from pix2seq_jax.experiment import checks, inputs, resolve, saved_run, stopping, text_model
 from pix2seq_jax.experiment.logs import MetricWriter, log, phase, setup_logging
 
 
@@ -29,7 +29,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> dict:
     tasks, model = resolve.make_tasks(config), resolve.make_model(config)
     with jax.set_mesh(mesh), stopping.termination() as terminated:
         with phase("open the data"):
-            text, cache = inputs.load_text(config, workdir), inputs.InputCache(workdir)
+            text, cache = text_model.load_text(config, workdir), inputs.InputCache(workdir)
             evaluator = Evaluator(config, model, tasks, mesh, text, cache=cache)
         if evaluator.describe():
             log.warning("data: %s", evaluator.describe())

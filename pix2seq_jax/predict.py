@@ -26,7 +26,7 @@ from pix2seq_jax.evaluation.inference import Ask
 from pix2seq_jax.evaluation.metrics import masks
 from pix2seq_jax.evaluation.pictures import draw
 from pix2seq_jax.evaluation.pictures.objects import drawable
-from pix2seq_jax.experiment import inputs, resolve, saved_run
+from pix2seq_jax.experiment import resolve, saved_run
 from pix2seq_jax.experiment.guard import guarded
 from pix2seq_jax.experiment.logs import log, phase, setup_logging
 from pix2seq_jax.training import sharding
@@ -189,7 +189,7 @@ def stream(
         raise ValueError(none)
     check_names(paths, names := names_for(paths), folder)
     asks, mesh = asks_of(config, len(paths), threshold), sharding.make_mesh()
-    model, text = resolve.make_model(config), inputs.load_text(config, workdir)
+    model, text = resolve.make_model(config), text_model.load_text(config, workdir)
     runner = inference.Runner(config, model, resolve.make_tasks(config), mesh)
     pictures = Pictures(np.arange(len(paths)), paths, np.zeros((len(paths), 2), np.int32), skipped)
     with jax.set_mesh(mesh), contextlib.ExitStack() as stack:

@@ -18,8 +18,7 @@ from pix2seq_jax.data import feed, pipeline
 from pix2seq_jax.data.coco.json import Report
 from pix2seq_jax.evaluation import in_training
 from pix2seq_jax.evaluation.evaluator import Evaluator
-from pix2seq_jax.evaluation.evaluator import best_metric as best_metric_of
-from pix2seq_jax.experiment import checks, inputs, resolve, saved_run, stopping
+from pix2seq_jax.experiment import checks, claim, inputs, resolve, saved_run, stopping, text_model
 from pix2seq_jax.experiment.logs import (
     MetricWriter,
     Progress,
@@ -208,11 +207,11 @@ def run(
     """
     setup_logging()
     mesh = checks.check(config, workdir, training=True)
-    best_metric = best_metric_of(config)
+    best_metric = resolve.best_metric(config)
     with phase("open the data"):
         config = saved_run.keep_labels(config, workdir)
         inputs.check_paths(config, "train")
-        text = inputs.open_text(config, workdir)
+        text = text_model.open_text(config, workdir)
         cache = inputs.InputCache(workdir)
         opened = inputs.open_sources(config, "train", text, cache=cache)
         config = resolve.resolve(config, opened, text)
@@ -239,8 +238,8 @@ def run(
         accum=config.train.accumulate,
         weights={name: config.tasks[name].weight if name in tasks else 1.0 for name in trained},
     )
-    saved_run.claim_workdir(workdir, config)
-    inputs.save_text(text, workdir)
+    claim.claim_workdir(workdir, config)
+    text_model.save_text(text, workdir)
     cache.save()
     keep = {"keep_latest": config.train.keep_latest, "best_metric": best_metric}
     saver = checkpoint.Checkpointer(Path(workdir) / CHECKPOINTS, **keep)

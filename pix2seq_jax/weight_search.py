@@ -24,7 +24,7 @@ import jax
 import ml_collections
 from absl import flags
 
-from pix2seq_jax.evaluation import evaluator
+from pix2seq_jax.evaluation import HOST_TASKS, report
 from pix2seq_jax.experiment.guard import QUIET
 from pix2seq_jax.main import guarded_by_flags, start
 
@@ -184,11 +184,11 @@ def config_of(
 def main_metrics(metrics: dict, names: Sequence[str]) -> dict[str, float]:
     """The metric of each task by its name, which says so where boxes came from the annotations;
     NaN: not measured."""
-    found = evaluator.flat(metrics)
+    found = report.flat(metrics)
     chosen = {}
     for name in names:
         given = f"{name}_{resolve.GROUND_TRUTH}_boxes"
-        metric = f"{given if given in metrics else name}/{evaluator.MAIN_METRICS[name]}"
+        metric = f"{given if given in metrics else name}/{HOST_TASKS[name].main_metric}"
         chosen[metric] = found.get(metric, math.nan)
     return chosen
 
@@ -251,7 +251,7 @@ def _write(
         "rows": rows,
         "config": json.loads(config.to_json()),
     }
-    evaluator.write_json(folder / f"{NAME}.json", content)
+    report.write_json(folder / f"{NAME}.json", content)
     shown = [
         row for row in rows if row["relative"] is not None
     ]  # others were built on a ratio that wins no longer

@@ -260,7 +260,7 @@ def test_the_shipped_config_finetunes_an_imported_workdir(tmp_path):
     def claim():
         ours = saved_run.keep_labels(config, workdir)
         resolved = resolve.resolve(ours, inputs.open_sources(ours, "train"))
-        saved_run.claim_workdir(workdir, resolved)
+        claim.claim_workdir(workdir, resolved)
         return resolved
 
     with pytest.raises(ValueError, match="'circle' there and 'car' in the model"):

@@ -9,7 +9,7 @@ from PIL import Image
 
 from pix2seq_jax import evaluate, predict, train
 from pix2seq_jax.data.ops import image as ops_image
-from pix2seq_jax.evaluation import evaluator
+from pix2seq_jax.evaluation import HOST_TASKS, report
 from pix2seq_jax.evaluation.metrics import masks
 from pix2seq_jax.experiment import logs, resolve, saved_run
 from pix2seq_jax.training import checkpoint
@@ -148,14 +148,14 @@ def test_the_best_checkpoint_is_chosen_by_what_is_measured(folder, trained, tmp_
         ValueError, match=r"best_metric='detection/mAP' is not measured.*'captioning/BLEU-4'"
     ):
         train.run(make(folder, train__best_metric="detection/mAP"), tmp_path)
-    measured = evaluator.flat(trained[1])
+    measured = report.flat(trained[1])
     assert {
-        f"{task}/{metric}" for task in TASKS for metric in evaluator.METRICS[task]
+        f"{task}/{metric}" for task in TASKS for metric in HOST_TASKS[task].metrics
     } == measured.keys()
     config = make(folder, train__best_metric="captioning/BLEU-4", eval__boxes="ground_truth")
-    assert evaluator.best_metric(config) == "captioning/BLEU-4"
+    assert resolve.best_metric(config) == "captioning/BLEU-4"
     single = small.config("keypoints.py:shapes", folder)
-    assert evaluator.best_metric(single) == "keypoints_ground_truth_boxes/AP"
+    assert resolve.best_metric(single) == "keypoints_ground_truth_boxes/AP"
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_the_metric_of_fewer_tasks(before, names, after):
     config.train.best_metric = before
     chosen = resolve.select_tasks(config, names)
     assert chosen.train.best_metric == after
-    assert evaluator.best_metric(chosen) == after or not after
+    assert resolve.best_metric(chosen) == after or not after
 
 
 def test_tasks_read_apart():

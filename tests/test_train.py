@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pix2seq_jax import evaluate, train
-from pix2seq_jax.experiment import inputs, resolve
+from pix2seq_jax.experiment import inputs, resolve, text_model
 from tests.helpers import small
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -64,7 +64,7 @@ def test_full_size_configs_build(name, folder):
     """The configs for COCO as they are, but for the data: the model is built in the abstract."""
     config = small.load(name)
     config.update_from_flattened_dict(small.on_folder(folder))
-    text = inputs.open_text(config, folder)
+    text = text_model.open_text(config, folder)
     config = resolve.resolve(config, inputs.open_sources(config, "train", text), text)
     model, tasks = resolve.make_model(config), resolve.make_tasks(config)
     images = jax.ShapeDtypeStruct((2, *config.model.image_size, 3), np.float32)

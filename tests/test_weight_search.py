@@ -9,7 +9,7 @@ from PIL import Image
 
 from pix2seq_jax import train, weight_search
 from pix2seq_jax.config import recipes
-from pix2seq_jax.evaluation import evaluator
+from pix2seq_jax.evaluation import HOST_TASKS
 from pix2seq_jax.experiment import resolve, saved_run
 from tests.helpers import small
 
@@ -39,7 +39,7 @@ def pretend(monkeypatch):
         task, ratio = added.split("_")
         near = 1 - abs(float(ratio) - PEAKS.get(task, 0.3))
         metrics = {
-            resolve.label(config, name): evaluator.MAIN_METRICS[name] for name in config.tasks
+            resolve.label(config, name): HOST_TASKS[name].main_metric for name in config.tasks
         }
         return {label: {metric: near, "images": 20} for label, metric in metrics.items()}
 

@@ -18,13 +18,10 @@ import tensorflow as tf
 
 from pix2seq_jax.data.coco.json import Report
 from pix2seq_jax.data.ops import geometry
-from pix2seq_jax.data.ops import image as ops_image
-from pix2seq_jax.data.ops import objects as ops_objects
-from pix2seq_jax.data.ops.chain import parse
+from pix2seq_jax.data.ops.chain import Chain, read_chain
 from pix2seq_jax.data.order import placer
 from pix2seq_jax.data.reading import Reader
 
-OPS = {**ops_image.OPS, **ops_objects.OPS}
 INNER = ("keypoint_swap",)  # fields for the ops alone
 
 # index i64[], epoch i64[], draw i64[] -> Example of one image
@@ -42,7 +39,10 @@ _leave_accelerators_to_jax()
 
 def cpu_count() -> int:
     """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # Linux has it alone
+        return os.cpu_count() or 1
 
 
 def _original(message: str, spec: str) -> ValueError:
@@ -120,28 +120,7 @@ class Stream:
     task: int = 0
 
 
-def read_ops(ops: str | tuple) -> tuple:
-    """The ops of a preprocessing string, or of a tuple of them.
-
-    Raises:
-        ValueError: the string cannot be read, it does not begin with decode, or an op on the image
-            follows pad_image: what is to the right of and below the unpadded size is padding by
-            then, whatever that op puts there.
-    """
-    chain = parse(ops, OPS) if isinstance(ops, str) else tuple(ops)
-    if not chain or not isinstance(chain[0], ops_image.Decode):
-        raise ValueError(f"preprocessing {ops!r} must begin with decode")
-    names = [name for op in chain for name, kind in ops_image.OPS.items() if type(op) is kind]
-    if "pad_image" in names[:-1]:
-        late = names[names.index("pad_image") + 1]
-        raise ValueError(
-            f"preprocessing {ops!r}: {late} stands behind pad_image; put pad_image behind all "
-            "other ops on the image"
-        )
-    return chain
-
-
-def _row_maker(reader: Reader, ops: tuple, seed: int) -> RowMaker:
+def _row_maker(reader: Reader, chain: Chain, seed: int) -> RowMaker:
     """Reads and preprocesses one row; `draw` numbers all rows that are ever drawn with this
     seed."""
     # TensorFlow never forgets a Python function that a graph calls. This one must not keep the
@@ -158,7 +137,7 @@ def _row_maker(reader: Reader, ops: tuple, seed: int) -> RowMaker:
         for (name, (_, shape)), value in zip(fields.items(), values, strict=True):
             value.set_shape(shape)
             example[name] = value
-        for number, op in enumerate(ops[1:]):
+        for number, op in enumerate(chain.tensor_ops):
             example = op(
                 example, tf.stack([tf.constant(seed * 2**20 + 16 * number, tf.int64), draw])
             )
@@ -189,11 +168,6 @@ def _batched(
     options.threading.max_intra_op_parallelism = 1
     options.autotune.enabled = False
     return dataset.batch(size, drop_remainder=True).prefetch(2).with_options(options)
-
-
-def slots(ops: str) -> int:
-    """Objects per image that a preprocessing string lets through: the smallest `n` of its ops."""
-    return min(op.n for op in parse(ops, OPS) if hasattr(op, "n"))
 
 
 def _rows(batch_size: int, process_index: int, process_count: int) -> int:
@@ -341,9 +315,9 @@ def train_dataset(
     local = _rows(batch_size, process_index, process_count)
     weights = [stream.weight for stream in streams]
     place = placer([len(stream.source) for stream in streams], weights, seed=seed, repeats=repeats)
-    chains = [read_ops(stream.ops) for stream in streams]
+    chains = [read_chain(stream.ops) for stream in streams]
     readers = tuple(
-        Reader(stream.source, chain[0], seed, bad_images, training=True)
+        Reader(stream.source, chain.decode, seed, bad_images, training=True)
         for stream, chain in zip(streams, chains, strict=True)
     )
     makers = [
@@ -396,8 +370,8 @@ def eval_dataset(
     images = min(len(source), limit or len(source))
     local = _rows(batch_size, process_index, process_count)
     batches = -(-images // batch_size)
-    chain = read_ops(ops)
-    reader = Reader(source, chain[0], 0, bad_images, training=False)
+    chain = read_chain(ops)
+    reader = Reader(source, chain.decode, 0, bad_images, training=False)
     row_of = _row_maker(reader, chain, 0)
 
     def make(row: tf.Tensor) -> dict[str, tf.Tensor]:

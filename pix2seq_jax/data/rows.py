@@ -12,37 +12,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pix2seq_jax.data import pipeline
 from pix2seq_jax.data.coco.folder import FIELDS
 from pix2seq_jax.data.ops import image as ops_image
-from pix2seq_jax.data.ops import objects as ops_objects
 
 Row = dict[str, np.ndarray]
 WHOLE_FIELDS = ("image", "orig_size")
 OBJECT_FIELDS = ("boxes", "labels", "scores", "is_crowd")
-# Ops that tasks.base.to_original undoes, and one that changes no object.
-_WHOLE_OPS = (ops_image.Resize, ops_image.PadImage, ops_objects.PadObjects)
-
-
-def chain(ops: str) -> tuple:
-    """The ops of a preprocessing string, without the decode that it must begin with.
-
-    Raises:
-        ValueError: see pipeline.read_ops.
-    """
-    return pipeline.read_ops(ops)[1:]
-
-
-def image_ops(ops: tuple) -> tuple:
-    """Those ops of a chain that change the image; the others are about objects."""
-    return tuple(op for op in ops if isinstance(op, tuple(ops_image.OPS.values())))
-
-
-def keeps_whole(ops: tuple) -> bool:
-    """Whether a chain only resizes and pads the image and pads its objects: then boxes that are
-    found later can be turned into its coordinates, and tasks whose images are made alike can share
-    what the encoder makes of them."""
-    return all(isinstance(op, _WHOLE_OPS) for op in ops)
 
 
 @functools.lru_cache(maxsize=64)
@@ -73,7 +48,7 @@ class Preprocess:
         """Traces the chain, unless the process has done so before.
 
         Args:
-            ops: without decode.
+            ops: `tensor_ops` or `image_ops` of a chain (data.ops.chain).
             objects: whether rows have boxes, labels, scores and is_crowd.
             spec: the preprocessing string, for errors.
 

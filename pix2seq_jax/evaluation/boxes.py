@@ -2,6 +2,7 @@
 annotations, or a file."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ from pix2seq_jax.experiment.resolve import GROUND_TRUTH
 
 
 class Boxes(NamedTuple):
-    """Boxes of I images that prompt outlines and joints.
+    """Boxes of I images that prompt outlines and keypoints.
 
     Attributes:
         image_ids: i64[I].
@@ -58,7 +59,7 @@ class Boxes(NamedTuple):
 
 
 def boxes_of_annotations(
-    annotations: dict, image_ids, category_ids, *, with_keypoints: bool = False
+    annotations: dict, image_ids, category_ids, prompts: Callable[[dict], bool]
 ) -> Boxes:
     """The boxes of a COCO dictionary for these images, crowds aside, all with score 1.
 
@@ -66,18 +67,13 @@ def boxes_of_annotations(
         annotations: COCO dictionary.
         image_ids: images, in this order.
         category_ids: category id of label l at l - 1.
-        with_keypoints: only objects with a keypoint that is labelled.
+        prompts: annotation -> whether it prompts.
     """
     rows = {image_id: [] for image_id in image_ids}
     for one in annotations["annotations"]:
-        if (
-            one["image_id"] in rows
-            and not one["iscrowd"]
-            and (one.get("num_keypoints") or not with_keypoints)
-        ):
-            rows[one["image_id"]].append(
-                (one["bbox"], category_ids.index(one["category_id"]) + 1, 1.0)
-            )
+        if one["image_id"] in rows and not one["iscrowd"] and prompts(one):
+            label = category_ids.index(one["category_id"]) + 1
+            rows[one["image_id"]].append((one["bbox"], label, 1.0))
     return _padded(rows)
 
 
@@ -127,16 +123,14 @@ def boxes_of_results(path: str | Path, image_ids, category_ids) -> Boxes:
 
 def _padded(rows: dict[int, list[tuple]]) -> Boxes:
     """Boxes of (x, y, width, height; label; score) by image."""
-    slots = max((len(row) for row in rows.values()), default=0) or 1
-    shape = (len(rows), slots)
-    boxes, labels, scores = (
-        np.zeros((*shape, 4), np.float32),
-        np.zeros(shape, np.int32),
-        np.zeros(shape, np.float32),
-    )
+    most = max((len(row) for row in rows.values()), default=0) or 1
+    shape = (len(rows), most)
+    boxes, scores = np.zeros((*shape, 4), np.float32), np.zeros(shape, np.float32)
+    labels = np.zeros(shape, np.int32)
     for i, row in enumerate(rows.values()):
-        for j, ((x, y, width, height), labels[i, j], scores[i, j]) in enumerate(row):
+        for j, ((x, y, width, height), label, score) in enumerate(row):
             boxes[i, j] = y, x, y + height, x + width
+            labels[i, j], scores[i, j] = label, score
     return Boxes(np.array(list(rows), np.int64), boxes, labels, scores)
 
 

@@ -13,7 +13,7 @@ from jax.experimental import multihost_utils
 from pix2seq_jax.decoding import sampling
 from pix2seq_jax.decoding.beam import beam_search
 from pix2seq_jax.decoding.generate import Slots, generate
-from pix2seq_jax.tasks.base import from_original, images
+from pix2seq_jax.tasks.base import Task, from_original, images
 
 
 def make_encoder(model) -> Callable:
@@ -27,25 +27,26 @@ def make_encoder(model) -> Callable:
     return encode
 
 
-def read_sampler(name: str, section: ml_collections.ConfigDict) -> sampling.Sampler | sampling.Beam:
+def read_sampler(
+    task: Task, section: ml_collections.ConfigDict
+) -> sampling.Sampler | sampling.Beam:
     """The sampler of a task's section.
 
     Raises:
-        ValueError: one that cannot be read, with values that cannot be, or beam search for anything
-            but captions.
+        ValueError: one that cannot be read, with values that cannot be, or beam search for a task
+            that does not write and end one sequence of an image.
     """
+    field = f"config.tasks.{task.name}.sampler={section.sampler!r}"
     try:
         sampler = sampling.from_string(section.sampler)
     except ValueError as error:
-        raise ValueError(f"config.tasks.{name}.sampler={section.sampler!r}: {error}") from error
-    if isinstance(sampler, sampling.Beam) and name != "captioning":
-        raise ValueError(
-            f"config.tasks.{name}.sampler={section.sampler!r}: beam search is for captions"
-        )
+        raise ValueError(f"{field}: {error}") from error
+    if isinstance(sampler, sampling.Beam) and (task.prompted or task.eos_token is None):
+        raise ValueError(f"{field}: beam search is for captions")
     return sampler
 
 
-def make_decoder(model, task, section: ml_collections.ConfigDict) -> Callable:
+def make_decoder(model, task: Task, section: ml_collections.ConfigDict) -> Callable:
     """Jitted `decode(variables, memory, batch, rows, seed) -> dict`: task.decode of freshly
     generated tokens.
 
@@ -61,26 +62,7 @@ def make_decoder(model, task, section: ml_collections.ConfigDict) -> Callable:
     Raises:
         ValueError: see `read_sampler`.
     """
-    sampler = read_sampler(task.name, section)
-    options = {"max_len": task.max_len, "allowed": task.allowed if section.grammar else None}
-
-    def draw(variables, memory, prompt, keys):
-        if isinstance(sampler, sampling.Beam):
-            best = {"beams": sampler.size, "length_penalty": sampler.length_penalty}
-            return beam_search(
-                model, variables, memory, prompt, eos_token=task.eos_token, **options, **best
-            )
-        return generate(
-            *(model, variables, memory, prompt),
-            sampler=sampler,
-            num_samples=section.num_samples,
-            rng=keys,
-            eos_bias=section.eos_bias,
-            slots=task.slots and Slots(*task.slots),
-            stop_at_eos=task.eos_token is not None,
-            eos_token=task.eos_token or 0,
-            **options,
-        )
+    draw = _make_draw(model, task, section)
 
     @jax.jit
     def decode(variables, memory, batch, rows, seed):
@@ -93,13 +75,37 @@ def make_decoder(model, task, section: ml_collections.ConfigDict) -> Callable:
             example["boxes"] = from_original(rows["boxes"], example)
         keys = row_keys(seed, example["ids"], example["crop_offset"], example["orig_size"])
         drawn = draw(variables, jnp.take(memory, row, axis=0), task.prompt(example), keys)
-        if (
-            task.slots
-        ):  # of the first sample: class probabilities stand for the samples of the class
-            return task.decode(drawn.tokens[:, 0], drawn.class_probs[:, 0], example)
-        return task.decode(drawn.tokens, drawn.scores, example)
+        tokens, scores = drawn.tokens, drawn.class_probs if task.slots else drawn.scores
+        if not task.prompted:
+            tokens, scores = tokens[:, None], scores[:, None]  # [B,1,K,T]
+        return task.decode(tokens, scores, example)
 
     return decode
+
+
+def _make_draw(model, task: Task, section: ml_collections.ConfigDict) -> Callable:
+    """`draw(variables, memory, prompt, keys) -> Generated`, as the task's section says."""
+    sampler = read_sampler(task, section)
+    options = {"max_len": task.max_len, "allowed": task.allowed if section.grammar else None}
+    if isinstance(sampler, sampling.Beam):
+        options |= {"beams": sampler.size, "length_penalty": sampler.length_penalty}
+
+        def search(variables, memory, prompt, keys):
+            del keys
+            return beam_search(
+                model, variables, memory, prompt, eos_token=task.eos_token, **options
+            )
+
+        return search
+    ends = task.eos_token is not None
+    options |= {"stop_at_eos": ends, "eos_token": task.eos_token if ends else 0}
+    options |= {"slots": Slots(*task.slots) if task.slots else None, "eos_bias": section.eos_bias}
+    options |= {"sampler": sampler, "num_samples": section.num_samples}
+
+    def sample(variables, memory, prompt, keys):
+        return generate(model, variables, memory, prompt, rng=keys, **options)
+
+    return sample
 
 
 def id_halves(image_ids: np.ndarray) -> np.ndarray:

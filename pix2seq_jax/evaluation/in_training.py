@@ -5,7 +5,8 @@ from pathlib import Path
 
 import ml_collections
 
-from pix2seq_jax.evaluation import evaluator
+from pix2seq_jax.evaluation.evaluator import Evaluator
+from pix2seq_jax.evaluation.report import flat
 from pix2seq_jax.experiment import stopping
 from pix2seq_jax.experiment.logs import MetricWriter, log
 from pix2seq_jax.training import checkpoint
@@ -24,19 +25,14 @@ class Evaluations:
     def __init__(
         self,
         config: ml_collections.ConfigDict,
-        evaluator: evaluator.Evaluator,
+        evaluator: Evaluator,
         saver: checkpoint.Checkpointer,
         terminated: stopping.Termination,
         workdir: str | Path,
         writer: MetricWriter,
     ) -> None:
-        self._config, self._evaluator, self._saver, self._terminated = (
-            config,
-            evaluator,
-            saver,
-            terminated,
-        )
-        self._workdir, self._writer = workdir, writer
+        self._config, self._evaluator, self._saver = config, evaluator, saver
+        self._terminated, self._workdir, self._writer = terminated, workdir, writer
         self._failed = 0
 
     def due(self, step: int) -> bool:
@@ -74,7 +70,7 @@ class Evaluations:
             self._count(error, step, final=final)
             return {}
         self._failed = 0
-        self._saver.set_metrics(step, evaluator.flat(metrics))
+        self._saver.set_metrics(step, flat(metrics))
         return metrics
 
     def _finish(self, step: int) -> None:

@@ -18,13 +18,15 @@ import jax
 import ml_collections
 import numpy as np
 
-from pix2seq_jax.data import feed, pipeline, rows
-from pix2seq_jax.evaluation import results
+from pix2seq_jax.data import feed, pipeline
+from pix2seq_jax.evaluation import make_host_tasks
+from pix2seq_jax.evaluation.base import Rows
 from pix2seq_jax.evaluation.boxes import Boxes
 from pix2seq_jax.evaluation.chunks import Chunk, Pictures
 from pix2seq_jax.evaluation.decoders import id_halves, make_decoder, make_encoder, to_host
+from pix2seq_jax.evaluation.views import make_view, whole_row, window_row
 from pix2seq_jax.experiment.logs import duration, log
-from pix2seq_jax.experiment.resolve import PROMPTED
+from pix2seq_jax.tasks import Task
 from pix2seq_jax.training import sharding
 
 _TELL_EVERY = 10.0  # seconds between log lines
@@ -66,47 +68,20 @@ class Part:
     pixels: Callable[[int], np.ndarray]
 
 
-@dataclass
-class _Prepared:
-    """How a task sees pictures.
+class _Progress:
+    """A log line now and then: how many images are decoded, and how long the rest will take."""
 
-    Attributes:
-        rows: makes a row of a picture, or of a window of it and the objects there.
-        view: key of what tasks share; None for a task that encodes rows of its own.
-        slots: objects in a row; 0 for tasks that are not prompted.
-    """
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._start = self._last = time.monotonic()
 
-    rows: rows.Preprocess
-    view: tuple | None
-    slots: int
-
-
-def _prepared(
-    name: str, section: ml_collections.ConfigDict, image_size: tuple[int, int]
-) -> _Prepared:
-    """Traces the preprocessing of a task; ValueError where it cannot be read or does not give what
-    the model takes."""
-    spec, slots = section.eval_ops, 0
-    try:
-        ops = rows.chain(spec)
-        view = rows.image_ops(ops)
-        if name in PROMPTED:
-            windows = rows.Preprocess(ops, objects=True, spec=spec)
-            slots = windows.shapes["boxes"][1][0]
-        if name in PROMPTED and not rows.keeps_whole(ops):
-            made = _Prepared(windows, None, slots)
-        else:
-            made = _Prepared(rows.Preprocess(view, objects=False, spec=spec), view, slots)
-    except ValueError as error:
-        raise ValueError(f"config.tasks.{name}.eval_ops: {error}") from error
-    if made.rows.shapes["image"][1] != (*image_size, 3):
-        height, width = made.rows.shapes["image"][1][:2]
-        raise ValueError(
-            f"config.tasks.{name}.eval_ops={spec!r} ends in images of {height} x {width} pixels, "
-            f"but config.model.image_size is {image_size[0]} x {image_size[1]}: end with "
-            f"pad_image({tuple(image_size)})"
-        )
-    return made
+    def report(self, done: int) -> None:
+        """`done` images are decoded."""
+        now = time.monotonic()
+        if now - self._last > _TELL_EVERY:
+            self._last = now
+            left = duration((now - self._start) / done * (self._total - done))
+            log.info("%d of %d images decoded, ETA %s", done, self._total, left)
 
 
 @dataclass
@@ -132,7 +107,11 @@ class Runner:
     """The encoder and the decoders of a model's tasks, each compiled once."""
 
     def __init__(
-        self, config: ml_collections.ConfigDict, model, tasks: dict, mesh: jax.sharding.Mesh
+        self,
+        config: ml_collections.ConfigDict,
+        model,
+        tasks: Mapping[str, Task],
+        mesh: jax.sharding.Mesh,
     ) -> None:
         """Builds all graphs of the preprocessing.
 
@@ -140,13 +119,16 @@ class Runner:
             ValueError: preprocessing or samplers that cannot be, by the name of their field.
         """
         self._config, self._mesh = config, mesh
+        self._host_tasks = make_host_tasks(config)
         self._rows_of = sharding.batch_sharding(mesh)
         self._decoders = {
             name: make_decoder(model, task, config.tasks[name]) for name, task in tasks.items()
         }
         self._encode = make_encoder(model)
         size = tuple(model.image_size)
-        self._prepared = {name: _prepared(name, config.tasks[name], size) for name in tasks}
+        self._views = {
+            name: make_view(task, config.tasks[name], size) for name, task in tasks.items()
+        }
 
     def run(
         self,
@@ -172,27 +154,15 @@ class Runner:
         workers = self._config.data.workers or pipeline.cpu_count()
         readers, writers, ahead = (ThreadPoolExecutor(number) for number in (workers, workers, 1))
         job = _Job(variables, pictures, asks, text, leave, size, readers, writers)
-        cuts = [
-            np.arange(start, min(start + size, len(pictures)))
-            for start in range(0, len(pictures), size)
-        ]
-        start = told = time.monotonic()
+        progress = _Progress(len(pictures))
+        # The results of a chunk are written while the devices work on the next one.
         waiting: deque[tuple[Chunk, dict[str, list[Future]]]] = deque()
         try:
-            following = ahead.submit(self._prepare, job, cuts[0]) if cuts else None
-            for number, places in enumerate(cuts):
-                chunk = following.result()
-                if number + 1 < len(cuts):
-                    following = ahead.submit(self._prepare, job, cuts[number + 1])
+            for chunk in self._chunks(job, ahead):
                 waiting.append((chunk, self._ask_all(job, chunk)))
-                if (
-                    len(waiting) > 1
-                ):  # its results were written while the devices worked on this chunk
+                if len(waiting) > 1:
                     yield _finished(*waiting.popleft())
-                if (now := time.monotonic()) - told > _TELL_EVERY:
-                    told, done = now, places[-1] + 1
-                    left = duration((now - start) / done * (len(pictures) - done))
-                    log.info("%d of %d images decoded, ETA %s", done, len(pictures), left)
+                progress.report(int(chunk.places[-1]) + 1)
             while waiting:
                 yield _finished(*waiting.popleft())
         finally:
@@ -200,13 +170,24 @@ class Runner:
                 pool.shutdown(cancel_futures=True)
         for name, (cut, total) in job.left_out.items():
             if cut:
-                log.info(
-                    "%s: %d of %d boxes left out, at most %d an image",
-                    name,
-                    cut,
-                    total,
-                    asks[name].objects,
-                )
+                most = asks[name].objects
+                text = "%s: %d of %d boxes left out, at most %d an image"
+                log.info(text, name, cut, total, most)
+
+    def _chunks(self, job: _Job, ahead: ThreadPoolExecutor) -> Iterator[Chunk]:
+        """The chunks of the pictures, each prepared while the one before is worked on."""
+        total = len(job.pictures)
+        cuts = [
+            np.arange(start, min(start + job.chunk_size, total))
+            for start in range(0, total, job.chunk_size)
+        ]
+        following = [ahead.submit(self._prepare, job, places) for places in cuts[:1]]
+        for places in cuts[1:]:
+            chunk = following.pop().result()
+            following.append(ahead.submit(self._prepare, job, places))
+            yield chunk
+        for last in following:
+            yield last.result()
 
     def _prepare(self, job: _Job, places: np.ndarray) -> Chunk:
         """Decodes this process' pictures of a chunk, and sends what the tasks share to the
@@ -218,15 +199,14 @@ class Runner:
         own = range(first, min(first + part, len(places)))
         list(job.readers.map(chunk.load, own))
         views = {
-            one.view: one.rows
-            for name, one in self._prepared.items()
-            if name in job.asks and one.view is not None
+            view.shared: view.rows
+            for name, view in self._views.items()
+            if name in job.asks and view.shared is not None
         }
         for key, view in views.items():
-            made = job.readers.map(lambda row, view=view: _whole_row(chunk, row, view), own)
-            filled = {
-                row - first: one for row, one in zip(own, made, strict=True) if one is not None
-            }
+            made = job.readers.map(lambda row, view=view: whole_row(chunk, row, view), own)
+            made = zip(own, made, strict=True)
+            filled = {row - first: one for row, one in made if one is not None}
             ids = np.zeros(part, np.int64)
             ids[: len(own)] = job.pictures.image_ids[places[own.start : own.stop]]
             chunk.batches[key] = self._to_devices(
@@ -252,32 +232,28 @@ class Runner:
         asked = {name: chunk.rows_of(ask.places) for name, ask in job.asks.items()}
         # Sent to the devices at once, so that they are busy while the boxes are looked at.
         sent = {
-            name: self._send_whole(job, name, memory, asked[name])
-            for name in asked
-            if name not in PROMPTED
+            name: self._send_whole(job, name, memory, rows)
+            for name, rows in asked.items()
+            if not self._host_tasks[name].needs_boxes
         }
-        found: dict[str, list[Future]] = {}
-        detected = None
-        if "detection" in sent:
-            detected, found["detection"] = self._detected(
-                job, chunk, asked["detection"], sent["detection"]
-            )
-        if "captioning" in sent:
-            found["captioning"] = [
-                self._write(
-                    job, results.captions, part, chunk.ids(asked["captioning"][cut]), job.text
-                )
-                for cut, part in _pulled(sent["captioning"])
-            ]
-        for name in (name for name in PROMPTED if name in asked):
-            found[name] = self._prompted(job, name, chunk, asked[name], detected, memory)
-        return found
+        writing: dict[str, list[Future]] = {}
+        boxes = None
+        for name, decoded in sent.items():
+            parts, writing[name] = self._pull_whole(job, name, chunk, asked[name], decoded)
+            if parts:
+                boxes = Boxes(*map(np.concatenate, zip(*parts, strict=True)))
+        for name in asked:
+            if name not in sent:
+                writing[name] = self._prompted(job, name, chunk, asked[name], boxes, memory)
+        return writing
 
-    def _write(self, job: _Job, make: Callable[..., list[dict]], *args, **options) -> Future:
-        """`make(...)` in another thread, on process 0 only."""
+    def _write(self, job: _Job, name: str, part: dict, chunk: Chunk, asked: np.ndarray) -> Future:
+        """The results of these rows of a chunk: made in another thread, on process 0 only."""
         if jax.process_index():
             return job.writers.submit(list)
-        return job.writers.submit(make, *args, **options)
+        sizes = [chunk.size(row) for row in asked.tolist()]
+        rows = Rows(chunk.ids(asked), sizes, job.asks[name].category_ids, job.text)
+        return job.writers.submit(self._host_tasks[name].results, part, rows)
 
     def _batch_size(self, job: _Job, name: str, most: int) -> int:
         """Rows that a task decodes at a time, of at most `most` of a chunk."""
@@ -289,7 +265,7 @@ class Runner:
     ) -> Iterator:
         """Decodes rows of whole pictures, `size` at a time: (which of the rows, arrays on the
         devices)."""
-        images, fields = memory[self._prepared[name].view]
+        images, fields = memory[self._views[name].shared]
         index, count = feed.row_block(self._rows_of)
         own = slice(index * size // count, (index + 1) * size // count)
         for start in range(0, len(given["row"]), size):
@@ -304,18 +280,20 @@ class Runner:
         size = self._batch_size(job, name, job.chunk_size)
         return list(self._decode_whole(job, name, memory, {"row": asked.astype(np.int32)}, size))
 
-    def _detected(
-        self, job: _Job, chunk: Chunk, asked: np.ndarray, sent: list
-    ) -> tuple[Boxes | None, list[Future]]:
-        """Boxes of the rows that were asked about, and their results."""
-        ask, parts, writing = job.asks["detection"], [], []
-        for cut, part in _pulled(sent):
-            if ask.labels is not None:
-                part["labels"] = np.where(np.isin(part["labels"], ask.labels), part["labels"], 0)
-            ids = chunk.ids(asked[cut])
-            parts.append(Boxes(ids, part["boxes"], part["labels"], part["scores"]))
-            writing.append(self._write(job, results.detections, part, ids, ask.category_ids))
-        return Boxes(*map(np.concatenate, zip(*parts, strict=True))) if parts else None, writing
+    def _pull_whole(
+        self, job: _Job, name: str, chunk: Chunk, asked: np.ndarray, decoded: list
+    ) -> tuple[list[Boxes], list[Future]]:
+        """The boxes of these rows of a chunk, if the task finds any, and their results."""
+        ask, boxes, writing = job.asks[name], [], []
+        for cut, part in _pulled(decoded):
+            if self._host_tasks[name].finds_boxes:
+                if ask.labels is not None:
+                    asked_for = np.isin(part["labels"], ask.labels)
+                    part["labels"] = np.where(asked_for, part["labels"], 0)
+                ids = chunk.ids(asked[cut])
+                boxes.append(Boxes(ids, part["boxes"], part["labels"], part["scores"]))
+            writing.append(self._write(job, name, part, chunk, asked[cut]))
+        return boxes, writing
 
     def _chosen(
         self, job: _Job, name: str, ids: np.ndarray, detected: Boxes | None
@@ -344,15 +322,15 @@ class Runner:
         memory: dict,
     ) -> list[Future]:
         """Results of a task that boxes prompt."""
-        boxes, how = self._chosen(job, name, chunk.ids(asked), detected), self._prepared[name]
+        boxes, view = self._chosen(job, name, chunk.ids(asked), detected), self._views[name]
         if boxes is None or not boxes.labels.any():
             return []
-        boxes = boxes.rows(how.slots)
+        boxes = boxes.rows(view.slots)
         place = dict(zip(chunk.ids(asked).tolist(), asked.tolist(), strict=True))
         row = np.array([place[image_id] for image_id in boxes.image_ids.tolist()], np.int32)
         objects = job.asks[name].objects or boxes.labels.shape[1]
-        size = self._batch_size(job, name, job.chunk_size * -(-objects // how.slots))
-        if how.view is None:
+        size = self._batch_size(job, name, job.chunk_size * -(-objects // view.slots))
+        if view.shared is None:
             decoded = self._decode_windows(job, name, chunk, boxes, row, size)
         else:
             given = {
@@ -362,25 +340,14 @@ class Runner:
                 "scores": boxes.scores,
             }
             decoded = self._decode_whole(job, name, memory, given, size)
-        writing, ids = [], job.asks[name].category_ids
-        for cut, part in _pulled(decoded):
-            if name == "segmentation":
-                sizes = [chunk.size(one) for one in row[cut].tolist()]
-                share = self._config.tasks.segmentation.mask_threshold
-                options = {"sizes": sizes, "threshold": share}
-                writing.append(
-                    self._write(job, results.outlines, part, boxes.image_ids[cut], ids, **options)
-                )
-            else:
-                writing.append(self._write(job, results.poses, part, boxes.image_ids[cut], ids))
-        return writing
+        return [self._write(job, name, part, chunk, row[cut]) for cut, part in _pulled(decoded)]
 
     def _decode_windows(
         self, job: _Job, name: str, chunk: Chunk, boxes: Boxes, row: np.ndarray, size: int
     ) -> Iterator:
         """Like `_decode_whole`, for a task that encodes rows of its own: windows cut from the
         decoded pictures."""
-        make = self._prepared[name].rows
+        make = self._views[name].rows
         index, count = feed.row_block(self._rows_of)
         part = size // count
 
@@ -388,7 +355,7 @@ class Runner:
             first = start + index * part
             own = range(first, max(min(first + part, len(row)), first))
             made = job.readers.map(
-                lambda number: _window_row(chunk, int(row[number]), boxes, number, make), own
+                lambda number: window_row(chunk, int(row[number]), boxes, number, make), own
             )
             filled = {number - first: one for number, one in zip(own, made, strict=True)}
             ids = np.zeros(part, np.int64)
@@ -422,31 +389,6 @@ def _without_image(batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
 def _filled(array: np.ndarray, size: int) -> np.ndarray:
     """Zeros behind the rows until there are `size`."""
     return np.pad(array, [(0, size - len(array))] + [(0, 0)] * (array.ndim - 1))
-
-
-def _whole_row(chunk: Chunk, row: int, make: rows.Preprocess) -> rows.Row | None:
-    """A whole picture, prepared; None where it cannot be read."""
-    loaded = chunk.load(row)
-    return loaded and make(
-        {"image": loaded.pixels, "orig_size": loaded.size}, int(chunk.places[row])
-    )
-
-
-def _window_row(
-    chunk: Chunk, row: int, boxes: Boxes, number: int, make: rows.Preprocess
-) -> rows.Row:
-    """A picture with the objects of row `number` of the boxes, prepared."""
-    loaded, real = chunk.load(row), boxes.labels[number] > 0
-    limits = np.tile(loaded.size, 2).astype(np.float32)
-    features = {
-        "image": loaded.pixels,
-        "orig_size": loaded.size,
-        "boxes": np.clip(boxes.boxes[number][real], 0, limits).astype(np.float32) / limits,
-        "labels": boxes.labels[number][real].astype(np.int32),
-        "scores": boxes.scores[number][real].astype(np.float32),
-        "is_crowd": np.zeros(np.count_nonzero(real), bool),
-    }
-    return make(features, int(chunk.places[row]))
 
 
 def _pulled(decoded) -> Iterator[tuple[slice, dict[str, np.ndarray]]]:

@@ -12,11 +12,10 @@ import jax
 import ml_collections
 
 from pix2seq_jax.config import ranges
-from pix2seq_jax.data import pipeline
 from pix2seq_jax.data.ops import geometry
 from pix2seq_jax.data.ops import image as ops_image
 from pix2seq_jax.data.ops import objects as ops_objects
-from pix2seq_jax.data.ops.chain import parse
+from pix2seq_jax.data.ops.chain import read_chain
 from pix2seq_jax.experiment import memory, resolve
 from pix2seq_jax.experiment import workdir as folder
 from pix2seq_jax.models.pix2seq import Pix2Seq
@@ -108,10 +107,10 @@ def _check_ops(config: ml_collections.ConfigDict, name: str) -> None:
     section, side = config.tasks[name], tuple(config.model.image_size)
     for field in ("train_ops", "eval_ops"):
         try:
-            chain = parse(section[field], pipeline.OPS)
+            chain = read_chain(section[field])
         except ValueError as error:
             raise ValueError(f"config.tasks.{name}.{field}: {error}") from error
-        for op in chain:
+        for op in chain.ops:
             if isinstance(op, ops_image.PadImage) and geometry.height_width(op.size) != side:
                 raise ValueError(
                     f"config.tasks.{name}.{field}: pad_image({op.size}) makes images of "

@@ -1,7 +1,5 @@
-"""What a config reads: the sources of its tasks, the streams of their training data, the text model
-of captions."""
+"""What a config reads: the sources of its tasks, and the streams of their training data."""
 
-import base64
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,21 +11,18 @@ from jax.experimental import multihost_utils
 
 from pix2seq_jax.config import layouts
 from pix2seq_jax.data import pipeline, selections
-from pix2seq_jax.data.coco import folder as coco_folder
 from pix2seq_jax.data.coco import json as coco_json
-from pix2seq_jax.data.coco.captions import CocoCaptions
 from pix2seq_jax.data.coco.checked_images import CheckedImages
 from pix2seq_jax.data.coco.columns import Cache
 from pix2seq_jax.data.coco.files import ImageRules
+from pix2seq_jax.data.ops.chain import read_chain
 from pix2seq_jax.data.text import Text
-from pix2seq_jax.experiment import resolve, saved_run
+from pix2seq_jax.evaluation import HOST_TASKS, make_host_tasks
+from pix2seq_jax.evaluation.base import Opening
+from pix2seq_jax.experiment import resolve
 from pix2seq_jax.experiment.logs import log
-from pix2seq_jax.experiment.workdir import CHECKPOINTS
-from pix2seq_jax.training import checkpoint
 
-COLUMNS = (
-    "columns"  # folder of a workdir: what is kept of the annotation and image files that it reads
-)
+COLUMNS = "columns"  # folder of a workdir: what is kept of the files that it reads
 
 
 class InputCache:
@@ -45,12 +40,12 @@ class InputCache:
         folder = Path(workdir) / COLUMNS if workdir else None
         writes = jax.process_index() == 0
         self.columns = Cache(folder, writes=writes) if folder else None
-        shared = (
-            {"part": (jax.process_index(), jax.process_count()), "gather": _maximum}
-            if _several()
-            else {}
-        )
-        self.images = CheckedImages(folder and folder / "images.npz", writes=writes, **shared)
+        part, gather = (jax.process_index(), jax.process_count()), _maximum
+        file = folder / "images.npz" if folder else None
+        if jax.process_count() == 1:
+            self.images = CheckedImages(file)
+        else:
+            self.images = CheckedImages(file, part=part, gather=gather, writes=writes)
 
     def save(self) -> None:
         """Process 0 writes what was learned; a file that cannot be written is a line in the log."""
@@ -59,16 +54,12 @@ class InputCache:
         self.images.save()
 
 
-def _several() -> bool:
-    return jax.process_count() > 1
-
-
 def _maximum(table: np.ndarray) -> np.ndarray:
     """Of the tables of all processes; all call it."""
     return np.asarray(multihost_utils.process_allgather(table)).max(axis=0)
 
 
-def _open(data: ml_collections.ConfigDict, split: str, kind: str) -> tuple[str, str]:
+def data_paths(data: ml_collections.ConfigDict, split: str, kind: str) -> tuple[str, str]:
     """(folder of images, annotation file) of a data section; ValueError where one is missing."""
     if data.source != "coco_dir":
         raise ValueError(
@@ -104,19 +95,11 @@ def bad_images(config: ml_collections.ConfigDict) -> coco_json.Report | None:
     return coco_json.Report() if config.data.bad_images == "replace" else None
 
 
-ANNOTATIONS = {  # which of the annotation files of a data section a task reads
-    "detection": "annotations",
-    "segmentation": "annotations",
-    "keypoints": "keypoints",
-    "captioning": "captions",
-}
-
-
 def check_paths(config: ml_collections.ConfigDict, split: str) -> None:
     """Raises ValueError where a file or folder that the tasks read is missing, before anything
     large is opened."""
     for name in resolve.task_names(config):
-        _open(config.data, split, ANNOTATIONS[name])
+        data_paths(config.data, split, HOST_TASKS[name].annotations)
 
 
 def open_sources(
@@ -142,42 +125,41 @@ def open_sources(
         ValueError: a file is missing or cannot be used; its classes or keypoints are not those of
             the training data, where the config is resolved and the split is another than those.
     """
-    resolved = (split == "val" or data is not None) and "category_names" in config.data
-    data, opened = data or config.data, {}
-    labels = _labels(config) if resolved else {"label_ids": tuple(data.label_ids)}
+    data = config.data if data is None else data
+    resolved = (split == "val" or data is not config.data) and "category_names" in config.data
     names = list(names) or resolve.task_names(config)
-    cache = cache or InputCache()
-    rules = ImageRules(
-        config.data.missing_images,
-        config.data.bad_images,
-        cache.images if data.check_images else None,
+    host_tasks = {name: one for name, one in make_host_tasks(config).items() if name in names}
+    points = [one.outline_points(config.tasks[name]) for name, one in host_tasks.items()]
+    opening = Opening(
+        paths=lambda kind: data_paths(data, split, kind),
+        labels=_labels(config) if resolved else {"label_ids": tuple(data.label_ids)},
+        reads=_rules(config, data, cache or InputCache()),
+        text=text,
+        flip_pairs=config.data.flip_pairs,
+        outline_points=max(points),
+        follows=not resolved,
     )
-    reads = {
+    opened = {}
+    for name, host_task in host_tasks.items():
+        source = opened[name] = host_task.open(opening, config.tasks[name])
+        if resolved and host_task.has_classes:
+            where = str(source.annotations_path)
+            resolve.check_classes(source.category_names, config, where=where)
+            host_task.check(source, config, where=where)
+    return {name: opened[name] for name in names}
+
+
+def _rules(
+    config: ml_collections.ConfigDict, data: ml_collections.ConfigDict, cache: InputCache
+) -> dict[str, Any]:
+    """What becomes of bad input, and the cache, as arguments of CocoDir."""
+    images = cache.images if data.check_images else None
+    rules = ImageRules(config.data.missing_images, config.data.bad_images, images)
+    return {
         "bad_annotations": config.data.bad_annotations,
         "cache": cache.columns,
         "image_rules": rules,
     }
-    if "detection" in names or "segmentation" in names:
-        max_points = config.tasks.segmentation.max_points if "segmentation" in names else 0
-        boxes = coco_folder.CocoDir(
-            *_open(data, split, "annotations"), max_points=max_points, **labels, **reads
-        )
-        opened = {"detection": boxes.without_polygons(), "segmentation": boxes}
-        if not resolved:
-            labels = {"label_ids": boxes.category_ids, "label_names": boxes.category_names}
-    if "keypoints" in names:
-        reads |= {"keypoints": True, "flip_pairs": config.data.flip_pairs}
-        opened["keypoints"] = coco_folder.CocoDir(
-            *_open(data, split, "keypoints"), **labels, **reads
-        )
-    if "captioning" in names:
-        section = config.tasks.captioning
-        options = {"per_image": section.captions_per_image, "max_tokens": section.max_tokens}
-        options |= {"bad_annotations": config.data.bad_annotations, "image_rules": rules}
-        opened["captioning"] = CocoCaptions(*_open(data, split, "captions"), text=text, **options)
-    if resolved:
-        _check_names(opened, config)
-    return {name: opened[name] for name in names}
 
 
 def _labels(config: ml_collections.ConfigDict) -> dict[str, tuple]:
@@ -187,18 +169,6 @@ def _labels(config: ml_collections.ConfigDict) -> dict[str, tuple]:
     if not ids:
         return {"label_ids": tuple(config.data.label_ids)}
     return {"label_ids": ids, "label_names": tuple(config.data.category_names[: len(ids)])}
-
-
-def _check_names(opened: dict[str, Any], config: ml_collections.ConfigDict) -> None:
-    """Raises ValueError unless sources have the classes and keypoints of a resolved config."""
-    for name, source in opened.items():
-        if name == "captioning":
-            continue
-        where = str(source.annotations_path)
-        resolve.check_classes(source.category_names, config, where=where)
-        if name == "keypoints":
-            number = config.tasks.keypoints.num_keypoints
-            resolve.check_keypoints(source.keypoint_names, config, number, where=where)
 
 
 def describe(opened: dict[str, Any]) -> str:
@@ -252,16 +222,10 @@ def _count_unseen(opened: dict[str, Any], config: ml_collections.ConfigDict) -> 
     of an image, and people without keypoints. A task that looks at one object at a time has a row
     for each."""
     for name, source in opened.items():
-        ops = config.tasks[name].train_ops
-        if name != "captioning" and not _one_object(ops):
-            source.count_over(pipeline.slots(ops), name)
-        if name == "keypoints":
-            source.count_unlabelled()
-
-
-def _one_object(ops: str) -> bool:
-    """Whether a task's rows are objects and not images."""
-    return "crop_to_box" in ops
+        chain, host_task = read_chain(config.tasks[name].train_ops), HOST_TASKS[name]
+        if host_task.has_classes and not chain.per_object:
+            source.count_over(chain.slots, name)
+        host_task.count_unseen(source)
 
 
 def open_streams(
@@ -308,103 +272,8 @@ def open_streams(
             if not share:
                 continue
             source = every[dataset][name]
-            if _one_object(section.train_ops):
-                source = selections.PerObject(source, min_keypoints=int(name == "keypoints"))
+            if read_chain(section.train_ops).per_object:
+                fewest = HOST_TASKS[name].min_keypoints
+                source = selections.PerObject(source, min_keypoints=fewest)
             streams[name].append(pipeline.Stream(source, section.train_ops, share / total))
     return streams
-
-
-def _sentences(path: str) -> list[str]:
-    """The captions of a COCO captions JSON."""
-    records = coco_json.read_json(Path(path), ("images", "annotations"))["annotations"]
-    return [
-        text
-        for text in coco_json.column(Path(path), records, "caption", "annotations")
-        if isinstance(text, str)
-    ]
-
-
-def _no_text(workdir: str | Path) -> ValueError:
-    return ValueError(
-        f"{workdir} has no text model: give that of the captions by --config.data.text_model=PATH "
-        "(the published models use a SentencePiece model of 32,000 pieces), or leave captioning "
-        "out, as in --config=configs/workdir.py:WORKDIR,tasks=detection+segmentation"
-    )
-
-
-def _load_given(config: ml_collections.ConfigDict) -> Text:
-    """The text model config.data.text_model; ValueError unless it has the pieces that a decided
-    vocabulary has."""
-    text, pieces = Text.load(config.data.text_model), config.vocab.text_size
-    if pieces and text.size != pieces:
-        raise ValueError(
-            f"{text.source} has {text.size} pieces and the model's vocabulary {pieces}: every "
-            "caption would be read as other words; give the text model that it was trained with, "
-            "or leave captioning out, as in "
-            "--config=configs/workdir.py:WORKDIR,tasks=detection+segmentation"
-        )
-    return text
-
-
-def _stored_text(workdir: str | Path) -> Text | None:
-    """The text model of a workdir, or of its newest checkpoint."""
-    stored = Path(workdir) / saved_run.TEXT_FILE
-    if stored.is_file():
-        return Text.load(stored)
-    if model := checkpoint.load_meta(Path(workdir) / CHECKPOINTS).get("text_model"):
-        return Text.from_bytes(base64.b64decode(model))
-    return None
-
-
-def open_text(config: ml_collections.ConfigDict, workdir: str | Path) -> Text | None:
-    """The text model of a run: that of the workdir, else config.data.text_model, else one of the
-    training captions.
-
-    None without captions. The last is a pure function of the captions, so all hosts make the same.
-
-    Raises:
-        ValueError: another text model than that of the workdir, one that does not fit the
-            vocabulary, or none for an imported model.
-    """
-    if "captioning" not in config.tasks:
-        return None
-    stored, given = _stored_text(workdir), config.data.text_model
-    if stored:
-        if given and Text.load(given) != stored:
-            raise ValueError(
-                f"workdir {workdir} was started with another text model ({stored.source}) than "
-                f"config.data.text_model={given}; use another --workdir, or leave "
-                "config.data.text_model empty"
-            )
-        return stored
-    if given:
-        return _load_given(config)
-    if saved_run.is_imported(workdir):
-        raise _no_text(workdir)
-    text = Text.train(
-        _sentences(_open(config.data, "train", "captions")[1]), config.data.text_pieces
-    )
-    log.info("text model of %s pieces trained from the training captions", text.size)
-    return text
-
-
-def load_text(config: ml_collections.ConfigDict, workdir: str | Path) -> Text | None:
-    """The text model of a trained workdir, or of its newest checkpoint; of an imported one
-    config.data.text_model."""
-    if "captioning" not in config.tasks:
-        return None
-    if stored := _stored_text(workdir):
-        return stored
-    if config.data.text_model:
-        return _load_given(config)
-    raise _no_text(workdir)
-
-
-def save_text(text: Text | None, workdir: str | Path) -> None:
-    """Process 0 puts the text model of a run into its workdir."""
-    path = Path(workdir) / saved_run.TEXT_FILE
-    if text is None or jax.process_index() or path.is_file():
-        return
-    partial = path.with_suffix(".partial")
-    partial.write_bytes(text.to_bytes())
-    partial.replace(path)

@@ -13,41 +13,15 @@ from typing import Any
 
 import ml_collections
 
-from pix2seq_jax import tasks
-from pix2seq_jax.data.coco import keypoints as coco_keypoints
 from pix2seq_jax.data.coco.classes import UNNAMED
 from pix2seq_jax.data.text import Text
-from pix2seq_jax.experiment.logs import log
+from pix2seq_jax.evaluation import HOST_TASKS, make_host_tasks
 from pix2seq_jax.models.pix2seq import Pix2Seq
+from pix2seq_jax.tasks import TASKS, Task
 from pix2seq_jax.vocab import CLASS_SHIFT, Vocab
 
-GROUND_TRUTH = (
-    "ground_truth"  # value of config.eval.boxes, and part of the names of what was measured with it
-)
-PROMPTED = ("segmentation", "keypoints")  # tasks that need boxes
-UNKNOWN_SIGMA = (
-    0.05  # of a keypoint that COCO does not have; between its eyes (0.025) and hips (0.107)
-)
-
-
-def keypoint_sigmas(names: tuple[str, ...], given: tuple[float, ...]) -> tuple[float, ...]:
-    """Deviations of keypoints: the given ones, or COCO's by name."""
-    if given and len(given) != len(names):
-        raise ValueError(
-            f"config.tasks.keypoints.sigmas has {len(given)} values for the {len(names)} "
-            f"keypoints {list(names)}"
-        )
-    known = dict(
-        zip(
-            coco_keypoints.COCO_KEYPOINTS["names"],
-            coco_keypoints.COCO_KEYPOINTS["sigmas"],
-            strict=True,
-        )
-    )
-    unknown = [name for name in names if name not in known]
-    if unknown and not given:
-        log.warning("sigmas of the keypoints %s are not known: %s each", unknown, UNKNOWN_SIGMA)
-    return given or tuple(known.get(name, UNKNOWN_SIGMA) for name in names)
+# Values of config.eval.boxes; the second is part of the names of what was measured with it.
+PREDICTED, GROUND_TRUTH = "predicted", "ground_truth"
 
 
 def resolve(
@@ -59,23 +33,16 @@ def resolve(
     A vocab.size, vocab.coord_shift or vocab.text_shift of 0 means as small as the data allow.
     """
     config = ml_collections.ConfigDict(config.to_dict())
-    vocab, boxed = config.vocab, [source for name, source in opened.items() if name != "captioning"]
+    vocab, data = config.vocab, config.data
+    boxed = [source for name, source in opened.items() if HOST_TASKS[name].has_classes]
     names = tuple(boxed[0].category_names) if boxed else ()
     vocab.num_classes = max(vocab.num_classes, len(names), 1)
     spare = range(len(names) + 1, vocab.num_classes + 1)  # of an imported model without names
-    config.data.category_names = (*names, *(UNNAMED.format(label) for label in spare))
-    config.data.category_ids = (
-        tuple(boxed[0].category_ids) if boxed else tuple(config.data.label_ids)
-    )
-    config.data.update({"keypoint_names": (), "keypoint_categories": (), "skeleton": ()})
-    if "keypoints" in opened:
-        joints, section = opened["keypoints"], config.tasks.keypoints
-        config.data.keypoint_names, config.data.skeleton = joints.keypoint_names, joints.skeleton
-        config.data.keypoint_categories = tuple(
-            config.data.category_ids[label - 1] for label in joints.keypoint_labels
-        )
-        section.num_keypoints = len(joints.keypoint_names)
-        section.sigmas = keypoint_sigmas(joints.keypoint_names, tuple(section.sigmas))
+    data.category_names = (*names, *(UNNAMED.format(label) for label in spare))
+    data.category_ids = tuple(boxed[0].category_ids) if boxed else tuple(data.label_ids)
+    data.update({"keypoint_names": (), "keypoint_categories": (), "skeleton": ()})
+    for name, host_task in make_host_tasks(config).items():
+        host_task.resolve(config, opened[name])
     if text:
         if 0 < vocab.text_size < text.size:
             raise ValueError(
@@ -112,22 +79,36 @@ def task_names(config: ml_collections.ConfigDict) -> list[str]:
         ValueError: none, or one that is not known.
     """
     for name in config.tasks:
-        if name not in tasks.TASKS:
-            raise ValueError(
-                f"config.tasks.{name}: unknown task; known tasks are {sorted(tasks.TASKS)}"
-            )
+        if name not in TASKS:
+            raise ValueError(f"config.tasks.{name}: unknown task; known tasks are {sorted(TASKS)}")
     if not len(config.tasks):
-        raise ValueError(f"config.tasks is empty: select at least one of {sorted(tasks.TASKS)}")
-    return [name for name in tasks.TASKS if name in config.tasks]
+        raise ValueError(f"config.tasks is empty: select at least one of {sorted(TASKS)}")
+    return [name for name in TASKS if name in config.tasks]
 
 
 def label(config: ml_collections.ConfigDict, name: str) -> str:
     """Name of what is measured for a task: says so where boxes come from the annotations."""
-    return (
-        f"{name}_{GROUND_TRUTH}_boxes"
-        if name in PROMPTED and config.eval.boxes == GROUND_TRUTH
-        else name
-    )
+    if HOST_TASKS[name].needs_boxes and config.eval.boxes == GROUND_TRUTH:
+        return f"{name}_{GROUND_TRUTH}_boxes"
+    return name
+
+
+def best_metric(config: ml_collections.ConfigDict) -> str:
+    """The metric that the best checkpoint is chosen by: config.train.best_metric, or that of the
+    first task.
+
+    Raises:
+        ValueError: config.train.best_metric is nothing that an evaluation of this config measures.
+    """
+    chosen, names = config.train.best_metric, task_names(config)
+    measured = [
+        f"{label(config, name)}/{metric}" for name in names for metric in HOST_TASKS[name].metrics
+    ]
+    if chosen and chosen not in measured:
+        raise ValueError(
+            f"config.train.best_metric={chosen!r} is not measured; give one of {measured}"
+        )
+    return chosen or f"{label(config, names[0])}/{HOST_TASKS[names[0]].main_metric}"
 
 
 def check_weights(config: ml_collections.ConfigDict) -> None:
@@ -155,17 +136,17 @@ def select_tasks(
     have = task_names(config)
     for name in chosen or [""]:
         if name not in have:
-            known = f"a task that this model was not trained on; it has {have}"
+            is_task = "a task that this model was not trained on" if name in TASKS else "no task"
             raise ValueError(
-                f"tasks={'+'.join(chosen)}: {name!r} is "
-                f"{known if name in tasks.TASKS else f'no task; it has {have}'}; join some of "
+                f"tasks={'+'.join(chosen)}: {name!r} is {is_task}; it has {have}; join some of "
                 "them by +"
             )
     config.tasks = {name: config.tasks[name] for name in have if name in chosen}
     total = sum(section.weight for section in config.tasks.values())
     for section in config.tasks.values():
         section.weight = section.weight / total if total else 1 / len(config.tasks)
-    if "detection" not in chosen and config.eval.boxes == "predicted":
+    finds_boxes = any(HOST_TASKS[name].finds_boxes for name in chosen)
+    if not finds_boxes and config.eval.boxes == PREDICTED:
         config.eval.boxes = GROUND_TRUTH
     task, _, metric = config.train.best_metric.partition("/")
     task = task.removesuffix(f"_{GROUND_TRUTH}_boxes")
@@ -173,18 +154,14 @@ def select_tasks(
     return config
 
 
-def make_tasks(config: ml_collections.ConfigDict) -> dict[str, object]:
+def make_tasks(config: ml_collections.ConfigDict) -> dict[str, Task]:
     """The tasks of a resolved config by name."""
     vocab = Vocab(**config.vocab)
     made = {}
     for name in task_names(config):
-        task, section = tasks.TASKS[name], config.tasks[name]
-        fields = {
-            field.name: section[field.name]
-            for field in dataclasses.fields(task)
-            if field.name != "vocab"
-        }
-        made[name] = task(vocab=vocab, **fields)
+        task, section = TASKS[name], config.tasks[name]
+        fields = [field.name for field in dataclasses.fields(task) if field.name != "vocab"]
+        made[name] = task(vocab=vocab, **{field: section[field] for field in fields})
     return made
 
 
@@ -199,34 +176,11 @@ def check_classes(names, config: ml_collections.ConfigDict, *, where: str) -> No
 
     A label that either side has no name for agrees with any name.
     """
-    known, found = tuple(config.data.category_names), tuple(names)
-    for label, pair in enumerate(itertools.zip_longest(known, found), 1):
-        if pair[0] != pair[1] and UNNAMED.format(label) not in pair:
+    expected, there = tuple(config.data.category_names), tuple(names)
+    for label, (ours, theirs) in enumerate(itertools.zip_longest(expected, there), 1):
+        if ours != theirs and UNNAMED.format(label) not in (ours, theirs):
             raise ValueError(
-                f"{where} has {len(found)} classes, the model has {len(known)}; the first that "
-                f"differ are {pair[1]!r} there and {pair[0]!r} in the model; give the annotations "
+                f"{where} has {len(there)} classes, the model has {len(expected)}; the first that "
+                f"differ are {theirs!r} there and {ours!r} in the model; give the annotations "
                 "it was trained for, or another --workdir"
             )
-
-
-def check_keypoints(names, config: ml_collections.ConfigDict, number: int, *, where: str) -> None:
-    """Raises ValueError unless `names` are the `number` keypoints that a resolved config was made
-    for, in its order.
-
-    Imported models have a number and no names.
-    """
-    known, found = list(config.data.keypoint_names), list(names)
-    if len(found) != number or (known and found != known):
-        raise ValueError(
-            f"{where} has the keypoints {found} and the model {known or number}; give the "
-            "annotations that it was trained for, in the same order, or leave keypoints out of "
-            "the tasks"
-        )
-
-
-def label_ids(config: ml_collections.ConfigDict) -> tuple[int, ...]:
-    """Category ids that the labels of a resolved config stand for, () for the order of the
-    annotations."""
-    return (
-        tuple(config.data.label_ids) if "label_ids" in config.data else ()
-    )  # early runs did not record it

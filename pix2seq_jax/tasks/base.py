@@ -1,22 +1,16 @@
-"""What every task shares: the token sequences of a batch, and the way from normalised coordinates
-to original pixels.
+"""What a task is on the device: the contract, and what several tasks share.
 
-A task is a frozen dataclass of plain fields; no base class, the contract is its methods:
-
-    encode(example, rng) -> Sequences        what the trainer learns from
-    prompt(example) -> i32[B,(N,)P]          what decoding starts from
-    decode(tokens, scores, example) -> dict  arrays in pixels of the original image
-    max_len, allowed, slots                  how to call decoding.generate
-
-The trainer runs the model on `concat(prompt, inputs)[..., :-1]` and scores its outputs from
+The trainer runs the model on `concat(prompt, inputs)[..., :-1]`. It scores the outputs from
 position P - 1 on against `targets` with `weights`: the output at the last prompt token predicts the
-first response token. Prompts never weigh. Axes: B images, N objects per image, P prompt tokens, T
-response tokens.
+first response token. Prompts never weigh.
+
+Axes: B images, N objects per image, K samples per object, P prompt tokens, T response tokens.
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol
 
+import jax
 import jax.numpy as jnp
 
 from pix2seq_jax.vocab import (
@@ -47,6 +41,77 @@ class Sequences(NamedTuple):
     inputs: jnp.ndarray
     targets: jnp.ndarray
     weights: jnp.ndarray
+
+
+class Task(Protocol):
+    """The device half of a task: pure functions between examples and token sequences.
+
+    A task is a frozen dataclass of plain fields that inherits from this class; its line in
+    `tasks.TASKS` makes it known. The fields are those of its section in a config, but for `vocab`.
+
+    Attributes:
+        name: of its section in a config, and in everything that is written.
+        vocab: token ranges.
+        prompted: whether its prompts are objects with boxes: then prompts are i32[B,N,P].
+        max_instances: objects per image that `encode` takes; None if it reads none.
+        eos_token: a sequence ends with it; None if every position is filled.
+        decoding_fields: those of its fields that only `decode` reads.
+    """
+
+    name: ClassVar[str]
+    vocab: Vocab
+    prompted: ClassVar[bool] = False
+    max_instances: Any = None
+    eos_token: Any = None
+    decoding_fields: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What its losses are called; several where one batch holds several tasks."""
+        return (self.name,)
+
+    @property
+    def per_image(self) -> int:
+        """Token sequences of an image in training."""
+        return 1
+
+    @property
+    def max_len(self) -> int:
+        """Tokens of prompt and response together."""
+        raise NotImplementedError
+
+    @property
+    def allowed(self) -> tuple[tuple[tuple[int, int], ...], ...] | None:
+        """The grammar: response position t may hold tokens of the half-open ranges
+        `allowed[t % len(allowed)]`. None: any token."""
+        return None
+
+    @property
+    def slots(self) -> tuple[int, int, int, int] | None:
+        """(start, stop, first, every): decoding keeps P(tokens start..stop-1) at the response
+        positions first, first + every, ... None: it keeps none."""
+        return None
+
+    def encode(self, example: Mapping[str, jnp.ndarray], rng: jax.Array) -> Sequences:
+        """What the trainer learns from."""
+        raise NotImplementedError
+
+    def prompt(self, example: Mapping[str, jnp.ndarray]) -> jnp.ndarray:
+        """i32[B,(N,)P], what decoding starts from."""
+        raise NotImplementedError
+
+    def decode(
+        self, tokens: jnp.ndarray, scores: jnp.ndarray, example: Mapping[str, jnp.ndarray]
+    ) -> dict[str, jnp.ndarray]:
+        """Arrays in pixels of the original image, rows on their first axis.
+
+        Args:
+            tokens: i32[B,N,K,T] responses; N is 1 for a task that is not prompted by objects.
+            scores: f32[B,N,K,T], the likelihood of each token; with `slots`
+                f32[B,N,K,M,stop-start], the probabilities at the M slots.
+            example: fields of the images, and of the objects that prompted.
+        """
+        raise NotImplementedError
 
 
 def images(example: Mapping[str, jnp.ndarray]) -> jnp.ndarray:
@@ -211,6 +276,14 @@ def read_points(vocab: Vocab, tokens: jnp.ndarray) -> jnp.ndarray:
     points = jnp.where(holds(pairs == SEPARATOR), POINT_SEPARATOR, points)
     ended = jnp.cumsum(holds(pairs == PADDING), axis=-2) > 0
     return jnp.where(ended, POINT_PADDING, points).reshape(*tokens.shape[:-1], 2 * count)
+
+
+def first_sample(tokens: jnp.ndarray, scores: jnp.ndarray) -> tuple[jnp.ndarray, jnp.ndarray]:
+    """[B,N,K,T...] -> [B,T...], of the first object and its first sample; [B,K,T...] and [B,T...]
+    are taken as well."""
+    for _ in range(tokens.ndim - 2):
+        tokens, scores = tokens[:, 0], scores[:, 0]
+    return tokens, scores
 
 
 def check_samples(tokens: jnp.ndarray, scores: jnp.ndarray, labels: jnp.ndarray) -> None:

@@ -11,12 +11,12 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from pix2seq_jax.tasks.base import Sequences
+from pix2seq_jax.tasks.base import Sequences, Task, first_sample
 from pix2seq_jax.vocab import END_PIECE, FAKE, PADDING, PROMPT_CAPTIONING, Vocab
 
 
 @dataclass(frozen=True)
-class Captioning:
+class Captioning(Task):
     """Captions of an image. Raises ValueError where a field is out of range.
 
     Attributes:
@@ -41,7 +41,6 @@ class Captioning:
     padding_weight: float = 0.0
 
     name: ClassVar[str] = "captioning"
-    slots: ClassVar[None] = None  # no class probabilities to keep
 
     def __post_init__(self) -> None:
         if self.vocab.text_size <= END_PIECE + 1:
@@ -136,17 +135,16 @@ class Captioning:
         """Pieces of the first of K sampled or searched captions.
 
         Args:
-            tokens: i32[B,K,T] responses, best first.
-            scores: f32[B,K,T], not read.
+            tokens: i32[B,1,K,T] responses, best first. The axis of objects may be left out.
+            scores: f32[B,1,K,T], not read.
             example: not read.
 
         Returns:
             `pieces i32[B,T]`: up to and with the first end piece, then 0. Tokens that are no piece
-                (specials, classes,
-            coordinates, piece 0) are left out and those behind them move up, so that the first 0
-            ends the caption.
+            (specials, classes, coordinates, piece 0) are left out and those behind them move up, so
+            that the first 0 ends the caption.
         """
-        pieces = tokens[:, 0] - self.vocab.text_shift
+        pieces = first_sample(tokens, tokens)[0] - self.vocab.text_shift
         is_piece = (pieces >= END_PIECE) & (pieces < self.vocab.text_size)
         ends = (pieces == END_PIECE).astype(jnp.int32)
         kept = is_piece & (jnp.cumsum(ends, axis=-1) - ends == 0)

@@ -11,7 +11,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from pix2seq_jax.tasks.base import Sequences, to_original
+from pix2seq_jax.tasks.base import Sequences, Task, first_sample, pad_objects, to_original
 from pix2seq_jax.vocab import FAKE, NOISE_LABEL, PADDING, PROMPT_DETECTION, Vocab
 
 TOKENS_PER_BOX = 5  # four coordinates and a class
@@ -25,7 +25,7 @@ CLASS_CORRUPTIONS = (
 
 
 @dataclass(frozen=True)
-class Detection:
+class Detection(Task):
     """Boxes of all objects of an image. Raises ValueError where a field is out of range.
 
     Attributes:
@@ -47,8 +47,6 @@ class Detection:
     eos_weight: float = 0.1
 
     name: ClassVar[str] = "detection"
-    per_image: ClassVar[int] = 1  # token sequence
-    eos_token: ClassVar[None] = None  # every slot is filled, nothing ends early
 
     def __post_init__(self) -> None:
         if self.max_instances < 1:
@@ -101,16 +99,8 @@ class Detection:
         Raises:
             ValueError: more boxes per image than max_instances.
         """
-        boxes, labels = example["boxes"], example["labels"]
-        batch, given = labels.shape
-        if given > self.max_instances:
-            raise ValueError(
-                f"{given} boxes per image but detection.max_instances={self.max_instances}; "
-                "raise it, or give the preprocessing a smaller pad(...)"
-            )
-        missing = self.max_instances - given
-        boxes = jnp.pad(boxes, ((0, 0), (0, missing), (0, 0)))
-        labels = jnp.pad(labels.astype(jnp.int32), ((0, 0), (0, missing)))
+        boxes, labels = pad_objects(example, ("boxes", "labels"), self.max_instances, self.name)
+        batch, labels = labels.shape[0], labels.astype(jnp.int32)
         real, noise = (labels > 0), (labels == NOISE_LABEL)  # the rest is padding
 
         def serialize(coordinates, classes):  # [B,N,4], [B,N] -> [B,5N]
@@ -136,26 +126,27 @@ class Detection:
     def decode(
         self, tokens: jnp.ndarray, scores: jnp.ndarray, example: Mapping[str, jnp.ndarray]
     ) -> dict[str, jnp.ndarray]:
-        """Boxes of sampled tokens; tokens after the last whole box are dropped, so N = T // 5.
+        """Boxes of sampled tokens; tokens after the last whole box are dropped: M = T // 5 boxes.
 
         Args:
-            tokens: i32[B,T] sampled response.
-            scores: either f32[B,N,C], the probabilities of labels 1..C at the class tokens
+            tokens: i32[B,1,K,T] sampled responses, of which the first is read: class probabilities
+                stand for samples of the class. The axes in front of T may be left out.
+            scores: either f32[B,1,K,M,C], the probabilities of labels 1..C at the class tokens
                 (`slots`): the label is the likeliest, whatever was sampled, and its probability the
-                score ("altered inference" of the paper). Or f32[B,T], the likelihood of each
+                score ("altered inference" of the paper). Or f32[B,1,K,T], the likelihood of each
                 sampled token: the label is the sampled one and its likelihood the score; a sample
                 that is no class gives label 0 and score 0.
             example: `image` (shape), `orig_size`, `unpadded_size`, see `base.to_original`.
 
         Returns:
-            `boxes f32[B,N,4]` yxyx in pixels of the original image, clipped to it, `labels
-            i32[B,N]`, `scores f32[B,N]`. A box whose ends are swapped becomes empty; it overlaps
+            `boxes f32[B,M,4]` yxyx in pixels of the original image, clipped to it, `labels
+            i32[B,M]`, `scores f32[B,M]`. A box whose ends are swapped becomes empty; it overlaps
             nothing either way.
 
         Raises:
             ValueError: `scores` of neither shape.
         """
-        boxes, labels, scores = self.read(tokens, scores)
+        boxes, labels, scores = self.read(*first_sample(tokens, scores))
         corners = to_original(boxes.reshape(*labels.shape, 2, 2), example)
         corners = corners.at[..., 1, :].max(corners[..., 0, :])
         return {"boxes": corners.reshape(boxes.shape), "labels": labels, "scores": scores}
@@ -163,8 +154,8 @@ class Detection:
     def read(
         self, tokens: jnp.ndarray, scores: jnp.ndarray
     ) -> tuple[jnp.ndarray, jnp.ndarray, jnp.ndarray]:
-        """Like `decode`, with boxes f32[B,N,4] as they were written: normalised to the padded
-        image, ends unchecked."""
+        """Like `decode`, of tokens i32[B,T], with boxes f32[B,M,4] as they were written: normalised
+        to the padded image, ends unchecked."""
         batch, count = tokens.shape[0], tokens.shape[1] // TOKENS_PER_BOX
         slots = tokens[:, : count * TOKENS_PER_BOX].reshape(batch, count, TOKENS_PER_BOX)
         boxes = self.vocab.coords(slots[..., :4])

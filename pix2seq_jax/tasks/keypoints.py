@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from pix2seq_jax.tasks.base import (
     OBJECT_PROMPT_TOKENS,
     Sequences,
+    Task,
     check_samples,
     object_prompt,
     pad_objects,
@@ -26,7 +27,7 @@ from pix2seq_jax.vocab import INVISIBLE, PADDING, PROMPT_KEYPOINTS, Vocab
 
 
 @dataclass(frozen=True)
-class Keypoints:
+class Keypoints(Task):
     """The joints of each object of an image, of its box and class. Raises ValueError where a field
     is out of range.
 
@@ -52,8 +53,8 @@ class Keypoints:
     points_score_weight: float = 1.0
 
     name: ClassVar[str] = "keypoints"
-    eos_token: ClassVar[None] = None  # every slot is filled, nothing ends early
-    slots: ClassVar[None] = None  # no class is drawn
+    prompted: ClassVar[bool] = True
+    decoding_fields: ClassVar[tuple[str, ...]] = ("points_score_weight",)
 
     def __post_init__(self) -> None:
         for field in ("max_instances", "num_keypoints"):

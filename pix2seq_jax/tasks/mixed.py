@@ -8,14 +8,14 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from pix2seq_jax.tasks.base import Sequences
+from pix2seq_jax.tasks.base import Sequences, Task
 from pix2seq_jax.vocab import PADDING
 
 PER_OBJECT = ("boxes", "labels", "polygons", "keypoints")  # [B,N,...]
 
 
 @dataclass(frozen=True)
-class Mixed:
+class Mixed(Task):
     """One sequence per row, of the task that the row's `task` names. For training only.
 
     Of tasks with several sequences per image (one per object or caption) a row takes a random one
@@ -29,7 +29,6 @@ class Mixed:
     tasks: tuple
 
     name: ClassVar[str] = "mixed"
-    per_image: ClassVar[int] = 1
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -64,9 +63,8 @@ class Mixed:
     def _one_each(self, task, example: Mapping[str, jnp.ndarray], rng: jax.Array) -> Sequences:
         """A task's sequences, one of each image, as long as those of all tasks."""
         rng_encode, rng_row = jax.random.split(rng)
-        if hasattr(
-            task, "max_instances"
-        ):  # the batch has room for the objects of the task that takes most
+        if task.max_instances is not None:
+            # The batch has room for the objects of the task that takes most.
             example = {
                 k: v[:, : task.max_instances] if k in PER_OBJECT else v for k, v in example.items()
             }

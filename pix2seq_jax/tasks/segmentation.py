@@ -16,6 +16,7 @@ from jax import lax
 from pix2seq_jax.tasks.base import (
     OBJECT_PROMPT_TOKENS,
     Sequences,
+    Task,
     check_samples,
     object_prompt,
     pad_objects,
@@ -64,7 +65,7 @@ def rotate_rings(points: jnp.ndarray, rng: jax.Array) -> jnp.ndarray:
 
 
 @dataclass(frozen=True)
-class Segmentation:
+class Segmentation(Task):
     """The outline of each object of an image, of its box and class. Raises ValueError where a field
     is out of range.
 
@@ -89,7 +90,7 @@ class Segmentation:
     padding_weight: float = 0.0
 
     name: ClassVar[str] = "segmentation"
-    slots: ClassVar[None] = None  # no class is drawn
+    prompted: ClassVar[bool] = True
     eos_token: ClassVar[int] = PADDING  # a sequence may stop here
 
     def __post_init__(self) -> None:

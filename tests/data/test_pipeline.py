@@ -16,9 +16,10 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from pix2seq_jax.data import pipeline, reading, rows
+from pix2seq_jax.data import pipeline, reading
 from pix2seq_jax.data.coco import folder as coco_folder
 from pix2seq_jax.data.coco.json import Report
+from pix2seq_jax.data.ops.chain import read_chain
 from tests.helpers import small
 
 ALL_OPS = (
@@ -345,7 +346,7 @@ def test_what_does_not_fit_is_refused_before_the_first_batch(options, message):
 
 def test_evaluation_refuses_ops_in_the_wrong_order_too():
     with pytest.raises(ValueError, match="flip_lr stands behind pad_image"):
-        rows.chain("decode|pad_image(8)|flip_lr")
+        read_chain("decode|pad_image(8)|flip_lr")
 
 
 def test_accelerators_are_left_to_jax():

@@ -7,6 +7,7 @@ from PIL import Image
 from pix2seq_jax.data import pipeline, rows
 from pix2seq_jax.data.coco.files import read_file
 from pix2seq_jax.data.coco.folder import IMAGE_FIELDS
+from pix2seq_jax.data.ops.chain import read_chain
 
 OPS = "decode|resize(32, antialias=True)|pad_image(32)|pad_objects(2)"
 SIZES = [(40, 60), (64, 30), (20, 20)]
@@ -42,7 +43,7 @@ def files(tmp_path_factory):
 
 
 def test_rows_are_those_of_the_pipeline(files):
-    ops = rows.image_ops(rows.chain(OPS))
+    ops = read_chain(OPS).image_ops
     make = rows.Preprocess(ops, objects=False, spec=OPS)
     (expected,) = pipeline.eval_dataset(
         Plain(files), "decode|resize(32, antialias=True)|pad_image(32)", batch_size=3
@@ -62,24 +63,14 @@ def test_rows_are_those_of_the_pipeline(files):
 
 
 def test_a_chain_is_traced_once():
-    ops = rows.chain(OPS)
+    ops = read_chain(OPS).tensor_ops
     rows.Preprocess(ops, objects=True, spec=OPS)
     before = rows._traced.cache_info().misses
-    assert rows.Preprocess(rows.chain(OPS), objects=True, spec=OPS).shapes["boxes"] == (
+    assert rows.Preprocess(read_chain(OPS).tensor_ops, objects=True, spec=OPS).shapes["boxes"] == (
         np.float32,
         (2, 4),
     )
     assert rows._traced.cache_info().misses == before
-
-
-def test_which_chains_share_images():
-    assert rows.keeps_whole(rows.chain(OPS))
-    assert not rows.keeps_whole(
-        rows.chain("decode|crop_to_box(2.0)|resize(32)|pad_image(32)|pad_objects(1)")
-    )
-    assert not rows.keeps_whole(
-        rows.chain("decode|resize(32)|pad_image(32)|order(area)|pad_objects(1)")
-    )
 
 
 @pytest.mark.parametrize(
@@ -98,4 +89,4 @@ def test_which_chains_share_images():
 )
 def test_chains_that_do_not_fit_are_named(ops, objects, message):
     with pytest.raises(ValueError, match=message):
-        rows.Preprocess(rows.chain(ops), objects=objects, spec=ops)
+        rows.Preprocess(read_chain(ops).tensor_ops, objects=objects, spec=ops)

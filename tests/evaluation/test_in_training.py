@@ -10,7 +10,7 @@ import signal
 import pytest
 
 from pix2seq_jax import evaluate, train
-from pix2seq_jax.experiment import logs, saved_run, stopping
+from pix2seq_jax.experiment import claim, logs, stopping
 from tests.helpers import small
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -162,4 +162,4 @@ def test_masks_that_coco_counts(folder):
     record it."""
     section = small.load("multitask.py").tasks.segmentation
     assert (section.objects, section.objects_final) == (20, 100)
-    assert "objects_final" in saved_run.FREE
+    assert claim._is_free("tasks.segmentation.objects_final")

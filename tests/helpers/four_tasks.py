@@ -99,4 +99,4 @@ def example(rows: int, slots: int, seed: int = 0) -> dict[str, jax.Array]:
 
 def slots_of(name: str) -> int:
     """Objects per image that a task takes."""
-    return getattr(TASKS[name], "max_instances", 1)
+    return TASKS[name].max_instances or 1

@@ -10,7 +10,7 @@ import pytest
 from pix2seq_jax import import_tf
 from pix2seq_jax.data.coco import keypoints as coco_keypoints
 from pix2seq_jax.data.text import Text
-from pix2seq_jax.experiment import inputs, resolve, saved_run
+from pix2seq_jax.experiment import resolve, saved_run, text_model
 from pix2seq_jax.official import names as official_names
 from pix2seq_jax.official import reader
 from pix2seq_jax.vocab import CLASS_SHIFT
@@ -256,7 +256,7 @@ def test_some_tasks_of_a_workdir(imported):
         {"detection": 2 / 3, "keypoints": 1 / 3}
     )
     resolve.check_weights(some)
-    assert some.eval.boxes == "predicted" and inputs.load_text(some, imported) is None
+    assert some.eval.boxes == "predicted" and text_model.load_text(some, imported) is None
     both = load(imported, ",data=my_data,tasks=segmentation")
     assert both.data.val_keypoints == "my_data/annotations/person_keypoints_val.json"
     assert list(both.tasks) == ["segmentation"] and both.eval.boxes == "ground_truth"
@@ -291,19 +291,19 @@ def test_tasks_that_the_model_does_not_have(imported):
 
 def test_captions_need_the_text_model_of_the_checkpoint(imported, tmp_path):
     config = load(imported)
-    for opened in (inputs.load_text, inputs.open_text):
+    for opened in (text_model.load_text, text_model.open_text):
         with pytest.raises(ValueError, match=r"has no text model.*tasks=detection\+segmentation"):
             opened(config, imported)
     text = Text.train(["a cat", "two cats", "a dog and a cat"], 24)
     config.data.text_model = str(tmp_path / "text.model")
     (tmp_path / "text.model").write_bytes(text.to_bytes())
-    for opened in (inputs.load_text, inputs.open_text):
+    for opened in (text_model.load_text, text_model.open_text):
         with pytest.raises(
             ValueError, match=f"text.model has {text.size} pieces and the model's vocabulary 30"
         ):
             opened(config, imported)
     config.vocab.text_size = text.size
-    assert inputs.load_text(config, imported) == inputs.open_text(config, imported) == text
+    assert text_model.load_text(config, imported) == text_model.open_text(config, imported) == text
 
 
 def test_import_and_evaluate(imported, tmp_path):

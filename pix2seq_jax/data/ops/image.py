@@ -1,27 +1,23 @@
-"""Ops on the image and the coordinates in it.
-
-An op is a frozen dataclass called as `op(example, seed) -> example`: a dict of tensors of one image
-(not batched; keys as in the Example dict) and a stateless seed i64[2] that no other op of this or
-any other image has; `derive` makes more of it. Images are u8[h,w,3] in [0,255] or f32[h,w,3] in
-[0,1]; resizing gives the latter, padding the former.
-"""
+"""Ops on the image and the coordinates in it."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import tensorflow as tf
 
 from pix2seq_jax.data.images import decode_image
 from pix2seq_jax.data.ops import geometry
+from pix2seq_jax.data.ops.base import Example, Op, derive
 
-Example = dict[str, tf.Tensor]
 Size = int | tuple[int, int]
 MIN_WINDOW = 8.0  # pixels; a predicted box may have no area, or lie outside the image
 
 
-def derive(seed: tf.Tensor, number: int) -> tf.Tensor:
-    """A further seed of the same op; `number` is 1 to 15."""
-    return seed + tf.constant([number, 0], tf.int64)
+class ImageOp(Op):
+    """An op that changes the image."""
+
+    on_image: ClassVar[bool] = True
 
 
 def to_float(image: tf.Tensor) -> tf.Tensor:
@@ -51,7 +47,7 @@ def _size(image: tf.Tensor) -> tf.Tensor:
 
 
 @dataclass(frozen=True)
-class Decode:
+class Decode(ImageOp):
     """Bytes of a file -> u8[h,w,3], oriented as annotated (see images.decode_image). The first op
     of every chain.
 
@@ -69,7 +65,7 @@ class Decode:
 
 
 @dataclass(frozen=True)
-class ScaleJitter:
+class ScaleJitter(ImageOp):
     """Resizes to fit a box of `size` times a factor uniform in [min, max), aspect kept, cut to
     whole pixels."""
 
@@ -90,9 +86,10 @@ class ScaleJitter:
 
 
 @dataclass(frozen=True)
-class Resize:
+class Resize(ImageOp):
     """Resizes to the largest size that fits `size`, aspect kept, rounded to whole pixels."""
 
+    keeps_whole: ClassVar[bool] = True
     size: Size
     antialias: bool = False
 
@@ -120,7 +117,7 @@ def crop(example: Example, corner: tf.Tensor, size: tf.Tensor) -> Example:
 
 
 @dataclass(frozen=True)
-class FixedCrop:
+class FixedCrop(ImageOp):
     """Window of at most `size`; the offsets of the two axes are drawn independently, uniform over
     all that fit."""
 
@@ -137,7 +134,7 @@ class FixedCrop:
 
 
 @dataclass(frozen=True)
-class CropToBox:
+class CropToBox(ImageOp):
     """Window of `scale` times the box of the first object, about its centre, cut at the image, for
     tasks on one object: Pix2Seq v2, section 3.1, looks at keypoints in twice the box. An image
     without objects stays whole.
@@ -147,6 +144,7 @@ class CropToBox:
     pixels of the original image.
     """
 
+    per_object: ClassVar[bool] = True
     scale: float = 2.0
 
     def __call__(self, example: Example, seed: tf.Tensor) -> Example:
@@ -168,7 +166,7 @@ class CropToBox:
 
 
 @dataclass(frozen=True)
-class FlipLr:
+class FlipLr(ImageOp):
     """Mirrors image and points with probability ½; left joints become right ones, polygons run
     clockwise as before.
 
@@ -194,7 +192,7 @@ class FlipLr:
 
 
 @dataclass(frozen=True)
-class ColorJitter:
+class ColorJitter(ImageOp):
     """SimCLR colour distortion: with probability 0.8 brightness, contrast, saturation (each ±
     0.8·strength) and hue (± 0.2·strength) in random order, clipped after each; then with
     probability 0.2 gray."""
@@ -225,7 +223,7 @@ class ColorJitter:
 
 
 @dataclass(frozen=True)
-class PadImage:
+class PadImage(ImageOp):
     """Pads at the bottom and on the right to `size` with `value`; coordinates become fractions of
     the padded image.
 
@@ -236,6 +234,7 @@ class PadImage:
     Raises ValueError (while iterating) for an image larger than `size`: resize or crop before.
     """
 
+    keeps_whole: ClassVar[bool] = True
     size: Size
     value: float = 0.3
 

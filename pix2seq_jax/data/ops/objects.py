@@ -1,14 +1,13 @@
-"""Ops on the objects of an image; the form of an op is described in ops_image."""
+"""Ops on the objects of an image."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import tensorflow as tf
 
+from pix2seq_jax.data.ops.base import Example, Op, derive
 from pix2seq_jax.data.ops.geometry import OBJECT_FIELDS
-from pix2seq_jax.data.ops.image import derive
 from pix2seq_jax.vocab import NOISE_LABEL
-
-Example = dict[str, tf.Tensor]
 
 
 def _fields(example: Example) -> list[str]:
@@ -20,7 +19,7 @@ def _gather(example: Example, rows: tf.Tensor) -> Example:
 
 
 @dataclass(frozen=True)
-class FilterObjects:
+class FilterObjects(Op):
     """Drops objects whose box has no area (left by a crop), by default crowd regions, and those
     with fewer than `min_keypoints` labelled keypoints in the image."""
 
@@ -44,7 +43,7 @@ class FilterObjects:
 
 
 @dataclass(frozen=True)
-class Order:
+class Order(Op):
     """Order of the objects in the sequence: random; area (largest first); dist2ori (distance of the
     upper left corner from that of the image, nearest first); class (by label); scores (highest
     first). Ties keep their order."""
@@ -71,10 +70,14 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Truncate:
+class Truncate(Op):
     """Keeps the first `n` objects."""
 
     n: int
+
+    @property
+    def slots(self) -> int:
+        return self.n
 
     def __call__(self, example: Example, seed: tf.Tensor) -> Example:
         return {**example, **{field: example[field][: self.n] for field in _fields(example)}}
@@ -86,10 +89,15 @@ def _grow(value: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
 
 
 @dataclass(frozen=True)
-class PadObjects:
+class PadObjects(Op):
     """Exactly `n` objects: the first ones, then zeros (label 0)."""
 
+    keeps_whole: ClassVar[bool] = True
     n: int
+
+    @property
+    def slots(self) -> int:
+        return self.n
 
     def __call__(self, example: Example, seed: tf.Tensor) -> Example:
         example = Truncate(self.n)(example, seed)
@@ -102,7 +110,7 @@ class PadObjects:
 
 
 @dataclass(frozen=True)
-class NoiseBoxes:
+class NoiseBoxes(Op):
     """Appends noise objects (label NOISE_LABEL) up to `n` objects: the sequence augmentation of
     Pix2Seq, section 3.2.
 

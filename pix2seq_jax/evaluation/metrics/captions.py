@@ -13,6 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "CIDEr-D", "ROUGE-L")
 ORDERS = 4  # n-grams of one to four words
 # words of difference in length that CIDEr-D forgives (Vedantam et al., arXiv:1411.5726, section 5)
 SIGMA = 6.0

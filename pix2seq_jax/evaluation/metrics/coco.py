@@ -21,6 +21,22 @@ from pycocotools.cocoeval import COCOeval
 
 # The key of a result that each kind of evaluation compares, and the official limits on predictions
 # per image and class.
+# Of boxes and of masks.
+BOX_METRICS = (
+    "AP",
+    "AP50",
+    "AP75",
+    "APs",
+    "APm",
+    "APl",
+    "AR1",
+    "AR10",
+    "AR100",
+    "ARs",
+    "ARm",
+    "ARl",
+)
+KEYPOINT_METRICS = ("AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl")
 IOU_TYPES = {
     "bbox": ("bbox", (1, 10, 100)),
     "segm": ("segmentation", (1, 10, 100)),

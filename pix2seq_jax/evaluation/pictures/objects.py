@@ -16,7 +16,7 @@ def drawable(
     """What `draw.draw_objects` takes, of the COCO results or annotations of one image by task.
 
     Args:
-        rows: of detection, segmentation and keypoints, with `bbox`; of captioning, with `caption`.
+        rows: with `bbox`, by task; the first task leads.
         label_of: category id -> label; rows of other categories are left out.
         size: height and width of the image in pixels.
     """
@@ -41,9 +41,6 @@ def drawable(
             if row.get("keypoints"):
                 keypoints[number] = np.reshape(row["keypoints"], (-1, 3))
         fields |= {"keypoints": keypoints[..., 1::-1], "visible": keypoints[..., 2] > 0}
-    captions = [row["caption"] for row in rows.get("captioning", ())]
-    if captions:
-        fields["captions"] = captions
     return fields
 
 
@@ -54,10 +51,10 @@ def merged(rows: Mapping[str, Sequence[dict]]) -> list[dict]:
     Every row has `bbox` [x, y, width, height] in pixels, `category_id` and what its task predicts.
     """
     objects: list[dict] = []
-    for name in ("detection", "segmentation", "keypoints"):
+    for own in rows.values():
         # A box that was detected twice is two objects: each takes one row of a task.
         unmatched = list(objects)
-        for row in rows.get(name, ()):
+        for row in own:
             match = next((i for i, one in enumerate(unmatched) if _same(one, row)), None)
             if match is None:
                 objects.append(dict(row))

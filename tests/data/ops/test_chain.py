@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from pix2seq_jax.data.ops.chain import parse
+from pix2seq_jax.data.ops.chain import parse, read_chain
 
 
 @dataclass(frozen=True)
@@ -57,3 +57,39 @@ def test_one_op():
 def test_what_cannot_be_read_is_named(spec, message):
     with pytest.raises(ValueError, match=message):
         parse(spec, TABLE)
+
+
+WHOLE = "decode|resize(32)|pad_image(32)|pad_objects(2)"
+WINDOWS = "decode|crop_to_box(2.0)|resize(32)|pad_image(32)|pad_objects(1)"
+TRAINING = "decode|flip_lr|truncate(5)|noise_boxes(7)|pad_image(32)|pad_objects(7)"
+
+
+def test_a_chain_answers():
+    whole, windows, training = map(read_chain, (WHOLE, WINDOWS, TRAINING))
+    assert [chain.per_object for chain in (whole, windows, training)] == [False, True, False]
+    assert [chain.keeps_whole for chain in (whole, windows, training)] == [True, False, False]
+    assert [chain.slots for chain in (whole, windows, training)] == [2, 1, 5]
+    assert not read_chain("decode|resize(32)|pad_image(32)|order(area)|pad_objects(1)").keeps_whole
+    assert whole.spec == WHOLE
+    assert whole.ops == (whole.decode, *whole.tensor_ops)
+    assert whole.image_ops == whole.tensor_ops[:2]
+    assert whole.image_ops == read_chain("decode|resize(32)|pad_image(32)").image_ops
+    assert read_chain(whole.ops).ops == whole.ops
+
+
+def test_a_chain_without_a_number_of_objects_says_so():
+    with pytest.raises(ValueError, match=r"'decode\|flip_lr' sets no number of objects"):
+        _ = read_chain("decode|flip_lr").slots
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("flip_lr|decode", "must begin with decode"),
+        ((), "must begin with decode"),
+        ("decode|pad_image(8)|order|flip_lr", "flip_lr stands behind pad_image"),
+    ],
+)
+def test_ops_in_an_order_that_cannot_be_are_refused(spec, message):
+    with pytest.raises(ValueError, match=message):
+        read_chain(spec)

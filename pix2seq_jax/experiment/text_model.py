@@ -1,0 +1,116 @@
+"""The text model of a run with captions: where it comes from, and where it is kept."""
+
+import base64
+from pathlib import Path
+
+import jax
+import ml_collections
+
+from pix2seq_jax.data.coco import json as coco_json
+from pix2seq_jax.data.text import Text
+from pix2seq_jax.evaluation import HOST_TASKS
+from pix2seq_jax.experiment import saved_run
+from pix2seq_jax.experiment.inputs import data_paths
+from pix2seq_jax.experiment.logs import log
+from pix2seq_jax.experiment.workdir import CHECKPOINTS
+from pix2seq_jax.training import checkpoint
+
+
+def needs_text(config: ml_collections.ConfigDict) -> bool:
+    """Whether a task of the config needs a text model."""
+    return any(HOST_TASKS[name].needs_text for name in config.tasks)
+
+
+def _sentences(path: str) -> list[str]:
+    """The captions of a COCO captions JSON."""
+    records = coco_json.read_json(Path(path), ("images", "annotations"))["annotations"]
+    return [
+        text
+        for text in coco_json.column(Path(path), records, "caption", "annotations")
+        if isinstance(text, str)
+    ]
+
+
+def _no_text(workdir: str | Path) -> ValueError:
+    return ValueError(
+        f"{workdir} has no text model: give that of the captions by --config.data.text_model=PATH "
+        "(the published models use a SentencePiece model of 32,000 pieces), or leave captioning "
+        "out, as in --config=configs/workdir.py:WORKDIR,tasks=detection+segmentation"
+    )
+
+
+def _load_given(config: ml_collections.ConfigDict) -> Text:
+    """The text model config.data.text_model; ValueError unless it has the pieces that a decided
+    vocabulary has."""
+    text, pieces = Text.load(config.data.text_model), config.vocab.text_size
+    if pieces and text.size != pieces:
+        raise ValueError(
+            f"{text.source} has {text.size} pieces and the model's vocabulary {pieces}: every "
+            "caption would be read as other words; give the text model that it was trained with, "
+            "or leave captioning out, as in "
+            "--config=configs/workdir.py:WORKDIR,tasks=detection+segmentation"
+        )
+    return text
+
+
+def _stored_text(workdir: str | Path) -> Text | None:
+    """The text model of a workdir, or of its newest checkpoint."""
+    stored = Path(workdir) / saved_run.TEXT_FILE
+    if stored.is_file():
+        return Text.load(stored)
+    if model := checkpoint.load_meta(Path(workdir) / CHECKPOINTS).get("text_model"):
+        return Text.from_bytes(base64.b64decode(model))
+    return None
+
+
+def open_text(config: ml_collections.ConfigDict, workdir: str | Path) -> Text | None:
+    """The text model of a run: that of the workdir, else config.data.text_model, else one of the
+    training captions.
+
+    None without captions. The last is a pure function of the captions, so all hosts make the same.
+
+    Raises:
+        ValueError: another text model than that of the workdir, one that does not fit the
+            vocabulary, or none for an imported model.
+    """
+    if not needs_text(config):
+        return None
+    stored, given = _stored_text(workdir), config.data.text_model
+    if stored:
+        if given and Text.load(given) != stored:
+            raise ValueError(
+                f"workdir {workdir} was started with another text model ({stored.source}) than "
+                f"config.data.text_model={given}; use another --workdir, or leave "
+                "config.data.text_model empty"
+            )
+        return stored
+    if given:
+        return _load_given(config)
+    if saved_run.is_imported(workdir):
+        raise _no_text(workdir)
+    _, annotations = data_paths(config.data, "train", "captions")
+    text = Text.train(_sentences(annotations), config.data.text_pieces)
+    log.info("text model of %s pieces trained from the training captions", text.size)
+    return text
+
+
+def load_text(config: ml_collections.ConfigDict, workdir: str | Path) -> Text | None:
+    """The text model of a trained workdir, or of its newest checkpoint; of an imported one
+    config.data.text_model."""
+    if not needs_text(config):
+        return None
+    if stored := _stored_text(workdir):
+        return stored
+    if config.data.text_model:
+        return _load_given(config)
+    raise _no_text(workdir)
+
+
+def save_text(text: Text | None, workdir: str | Path) -> None:
+    """Process 0 puts the text model of a run into its workdir."""
+    path = Path(workdir) / saved_run.TEXT_FILE
+    if text is None or jax.process_index() or path.is_file():
+        return
+    partial = path.with_suffix(".partial")
+    partial.write_bytes(text.to_bytes())
+    partial.replace(path)
