@@ -1,5 +1,4 @@
-"""Warm start: rows by meaning, positions by place, refusals, the report, and train.run from a run
-of its own."""
+"""Warm start: positions by place, refusals, the report, and train.run from a run of its own."""
 
 import json
 import shutil
@@ -10,63 +9,19 @@ import pytest
 from flax import traverse_util
 
 from pix2seq_jax import import_tf, train
-from pix2seq_jax.data.coco.classes import UNNAMED
 from pix2seq_jax.experiment import resolve, saved_run
 from pix2seq_jax.experiment import start as run_start
 from pix2seq_jax.experiment.logs import log
-from pix2seq_jax.official import reader, transfer
+from pix2seq_jax.official import transfer
+from pix2seq_jax.official.source import read
 from pix2seq_jax.training import checkpoint, optim, sharding, trees
 from pix2seq_jax.training import state as train_state
 from tests.helpers import small
+from tests.helpers.warm_start import BIAS, EMBEDDING, make, plan, shapes, source
 
-EMBEDDING, BIAS = "params/decoder/embedding", "params/decoder/output_bias"
 OUTPUT_EMBEDDING, CLS_TOKEN = "params/decoder/output_embedding", "params/image_encoder/cls_token"
 GRIDS = ("params/image_encoder/positions", "params/projection/positions")
 SEQUENCE = "params/decoder/positions"
-ANIMALS = ("Cat", "dog", "Polar_bear")
-
-
-def make(names=ANIMALS, *, ids=None, bins=16, text=0, seq=32, size=64, **model):
-    """A resolved config of a tiny model."""
-    config = small.load("detection.py:shapes")
-    config.update_from_flattened_dict(small.SHRUNK)
-    config.data.category_names = tuple(names)
-    config.data.category_ids = tuple(range(1, len(names) + 1) if ids is None else ids)
-    fields = {
-        "num_bins": bins,
-        "num_classes": len(names),
-        "coord_shift": 120,
-        "text_shift": 200,
-        "text_size": text,
-    }
-    config.vocab.update(fields | {"size": 200 + text})
-    sizes = {"vocab_size": 200 + text, "max_seq_len": seq, "image_size": (size, size)}
-    config.model.update(sizes | model)
-    return config
-
-
-def shapes(config) -> dict[str, tuple[int, ...]]:
-    model = resolve.make_model(config)
-    return {name: shape for name, (shape, _) in reader.wanted_variables(model).items()}
-
-
-def source(config) -> transfer.Source:
-    """A model of random numbers, none of them 0."""
-    rng = np.random.default_rng(3)
-    arrays = {
-        name: rng.uniform(1, 2, shape).astype(np.float32) for name, shape in shapes(config).items()
-    }
-    return transfer.Source("runs/a step 5", config, arrays)
-
-
-def plan(theirs, ours):
-    """(arrays of the source, what becomes of every parameter, the report)."""
-    given, wanted = source(theirs), shapes(ours)
-    parts = transfer.plan(given, ours, wanted)
-    assert all(
-        part.values is None or part.values.shape == wanted[name] for name, part in parts.items()
-    )
-    return given.arrays, parts, transfer.report(given, ours, wanted, parts)
 
 
 def apply(config, variables, *, image_seed=0):
@@ -94,95 +49,6 @@ def start(config, workdir, mesh=None):
     return fresh, train_state.variables(state), origin
 
 
-def test_classes_are_matched_by_name():
-    arrays, parts, text = plan(make(), make(("kite", "polar bear", "CAT")))
-    part = parts[EMBEDDING]
-    assert part.what == "rows" and not part.known[101] and part.known[102:104].all()
-    for table in (EMBEDDING, BIAS):
-        values = parts[table].values
-        np.testing.assert_array_equal(values[[103, 102]], arrays[table][[101, 103]])
-        np.testing.assert_array_equal(values[:101], arrays[table][:101])
-        np.testing.assert_array_equal(values[104:], arrays[table][104:])
-    assert (
-        "copied special 101, class 2, coordinate 16, unused 80; new class 1; dropped class 1"
-        in text
-    )
-    for line in (
-        "classes copied: 2 (polar bear, CAT)",
-        "classes new: 1 (kite)",
-        "classes dropped: 1 (dog)",
-    ):
-        assert line in text
-
-
-def test_rows_follow_a_vocabulary_that_is_laid_out_anew():
-    ours = make(text=9)
-    ours.vocab.update({"coord_shift": 110, "text_shift": 300, "size": 320})
-    ours.model.vocab_size = 320
-    arrays, parts, _ = plan(make(text=9), ours)
-    values, known = parts[EMBEDDING].values, parts[EMBEDDING].known
-    np.testing.assert_array_equal(values[110:126], arrays[EMBEDDING][120:136])
-    np.testing.assert_array_equal(values[300:309], arrays[EMBEDDING][200:209])
-    np.testing.assert_array_equal(
-        values[150:200], arrays[EMBEDDING][150:200]
-    )  # stands for nothing on either side
-    assert not known[126:136].any() and not known[309:].any()
-
-
-def test_labels_without_a_name():
-    """They are the same only in the same list of categories."""
-    names = ("person", UNNAMED.format(2), "bus")
-    rows = transfer.match_tokens(make(names, ids=(1, 2, 6)), make(names, ids=(1, 2, 6)))
-    assert rows.matched["class"] == 3 and not rows.new and not rows.dropped
-    rows = transfer.match_tokens(make(names, ids=(1, 2, 6)), make(names, ids=(1, 3, 6)))
-    assert (rows.matched["class"], rows.new["class"], rows.dropped["class"]) == (2, 1, 1)
-    rows = transfer.match_tokens(
-        make(names, ids=(1, 2, 6)), make(("person", "class 3", "class 2"), ids=(1, 2, 6))
-    )
-    assert rows.low[102] == -1 and rows.low[103] == -1, (
-        "'class 3' is the name of label 2 there, by chance"
-    )
-
-
-def test_a_name_that_two_classes_bear():
-    rows = transfer.match_tokens(make(("cat", "dog", "Cat")), make(("cat", "dog", "Cat")))
-    np.testing.assert_array_equal(rows.low, np.arange(200))
-    rows = transfer.match_tokens(make(("cat", "dog")), make(("cat", "cat")))
-    np.testing.assert_array_equal(rows.low[101:103], [101, -1])
-
-
-@pytest.mark.parametrize(("there", "here"), [(16, 31), (31, 16), (16, 50), (3, 2)])
-def test_bins_are_interpolated(there, here):
-    arrays, parts, text = plan(make(bins=there), make(bins=here))
-    places = (np.linspace(0, 1, count) for count in (here, there))
-    for table in (EMBEDDING, BIAS):
-        old = arrays[table][120 : 120 + there].reshape(there, -1)
-        new = parts[table].values[120 : 120 + here].reshape(here, -1)
-        places = np.linspace(0, 1, here), np.linspace(0, 1, there)
-        expected = np.stack([np.interp(*places, column) for column in old.T], axis=1)
-        np.testing.assert_allclose(new, expected, rtol=0, atol=1e-6)
-        np.testing.assert_array_equal(new[[0, -1]], old[[0, -1]])
-    assert parts[EMBEDDING].known[120 : 120 + here].all()
-    assert f"resized coordinate {there} -> {here}" in text
-
-
-def test_text_is_matched_by_piece_in_equal_text_models():
-    same = transfer.match_tokens(make(text=12), make(text=12))
-    assert same.matched["text"] == 12
-    other = transfer.match_tokens(make(text=12), make(text=13))
-    assert (other.matched["text"], other.new["text"], other.dropped["text"]) == (0, 13, 12)
-    given, config = source(make(text=12)), make(text=12)
-    for there, here, kept in (
-        ("a", "a", True),
-        ("a", None, True),
-        (None, "a", True),
-        ("a", "b", False),
-    ):
-        parts = transfer.plan(given._replace(text=there), config, shapes(config), here)
-        assert parts[EMBEDDING].what == ("copied" if kept else "rows")
-    np.testing.assert_array_equal(parts[EMBEDDING].known, np.arange(212) < 200)
-
-
 @pytest.mark.parametrize("cls", [False, True])
 def test_learned_positions_are_resized(cls):
     learned = {"pos_encoding": "learned", "use_cls_token": cls}
@@ -206,7 +72,7 @@ def test_positions_of_a_longer_or_shorter_sequence(length):
     arrays, parts, text = plan(make(), make(seq=length))
     common, part = min(length, 32), parts[SEQUENCE]
     np.testing.assert_array_equal(part.values[:common], arrays[SEQUENCE][:common])
-    np.testing.assert_array_equal(part.known, np.arange(length) < common)
+    np.testing.assert_array_equal(part.taken, np.arange(length) < common)
     assert (
         "copied positions 32; new 18" if length == 50 else "copied positions 20; dropped 12"
     ) in text
@@ -261,7 +127,7 @@ def test_another_architecture_is_refused(fields, parts):
 
 @pytest.mark.parametrize("name", ["vit_tiny", "resnet_tiny"])
 def test_an_official_checkpoint_with_an_unchanged_vocabulary(name, golden_dir):
-    given = transfer.read(str(golden_dir / name), sharding.make_mesh())
+    given = read(str(golden_dir / name), sharding.make_mesh())
     wanted = shapes(given.config)
     parts = transfer.plan(given, given.config, wanted)
     assert any(path.startswith("batch_stats/") for path in parts) == (name == "resnet_tiny")
@@ -324,30 +190,6 @@ def test_an_imported_workdir_for_another_model(golden_dir, tmp_path, quick_compi
     assert "dropped class 57, text 120" in text and "0 resized, 3 rows" in text
 
 
-def refused(init_from, *parts):
-    with pytest.raises(ValueError) as caught:
-        transfer.read(str(init_from), sharding.make_mesh())
-    for part in (f"config.init_from={str(init_from)!r}", *parts):
-        assert part in str(caught.value)
-
-
-def test_folders_that_are_no_source(golden_dir, tmp_path):
-    refused(tmp_path / "gone", "gone is not a folder")
-    refused(tmp_path, "neither the workdir of a run", "ckpt-*.index", "WORKDIR@STEP")
-    refused(f"{golden_dir / 'vit_tiny'}@3", "@STEP is for a workdir")
-    refused("gs://pix2seq-no-such-bucket/model", "cannot be read")
-    shutil.copy(golden_dir / "vit_tiny" / "ckpt-0.index", tmp_path)
-    refused(tmp_path, "config.json does not exist")
-    workdir = tmp_path / "run"
-    import_tf.run(golden_dir / "vit_tiny", workdir)
-    refused(f"{workdir}@7", "step 7 cannot be used", "steps there: [0]")
-    refused(workdir / "checkpoints" / "0", "neither the workdir of a run")
-    (workdir / "checkpoints" / "0" / "SHA256SUMS").write_text("0  state/x\n")
-    refused(workdir, "every checkpoint in", "is damaged")
-    shutil.rmtree(workdir / "checkpoints")
-    refused(workdir, "no checkpoint in")
-
-
 def test_train_from_a_run_of_ones_own(tmp_path, caplog, quick_compilation):
     """Other classes, bins, image size; then resumed without the source, and by a config that knows
     no warm start."""
@@ -358,7 +200,7 @@ def test_train_from_a_run_of_ones_own(tmp_path, caplog, quick_compilation):
         first,
         evaluate_too=False,
     )
-    newest, before = (transfer.read(name, sharding.make_mesh()) for name in (first, f"{first}@1"))
+    newest, before = (read(name, sharding.make_mesh()) for name in (first, f"{first}@1"))
     assert (newest.where, before.where) == (f"{first} step 2", f"{first} step 1")
     assert all(isinstance(array, np.ndarray) for array in newest.arrays.values())
     assert (newest.arrays[EMBEDDING] != before.arrays[EMBEDDING]).any()
