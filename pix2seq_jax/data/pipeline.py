@@ -17,10 +17,10 @@ import numpy as np
 import tensorflow as tf
 
 from pix2seq_jax.data.coco.json import Report
-from pix2seq_jax.data.ops import geometry
 from pix2seq_jax.data.ops.chain import Chain, read_chain
 from pix2seq_jax.data.order import placer
 from pix2seq_jax.data.reading import Reader
+from pix2seq_jax.data.source import LISTS, Source
 
 INNER = ("keypoint_swap",)  # fields for the ops alone
 
@@ -80,24 +80,17 @@ class BatchIterator:
 
 @dataclass(frozen=True)
 class Batches:
-    """Iterable of NumPy dicts; every `iter()` starts again at the first batch.
+    """Endless iterable of NumPy dicts; every `iter()` starts again at the first batch.
 
     Attributes:
         dataset: of batches.
         spec: preprocessing, for errors.
         readers: what the dataset reads with; they live as long as this and its iterators.
-        length: number of batches; None for endless ones.
     """
 
     dataset: tf.data.Dataset
     spec: str
     readers: tuple[Reader, ...]
-    length: int | None = None
-
-    def __len__(self) -> int:
-        if self.length is None:
-            raise TypeError("training batches have no end")
-        return self.length
 
     def __iter__(self) -> BatchIterator:
         return BatchIterator(self)
@@ -108,13 +101,13 @@ class Stream:
     """One of several kinds of rows in a batch.
 
     Attributes:
-        source: `len`, `[i]` -> raw features, `fields` (data.sources).
+        source: of the images.
         ops: preprocessing string (or op instances) that ends in fixed shapes.
         weight: share of the rows, in proportion to the sum of all weights.
         task: number to tell the rows by.
     """
 
-    source: object
+    source: Source
     ops: str | tuple
     weight: float = 1.0
     task: int = 0
@@ -188,14 +181,13 @@ def _union(rows: Sequence[dict[str, tf.TensorSpec]]) -> dict[str, tf.TensorSpec]
     Raises ValueError where streams differ in other ways: one batch cannot hold them.
     """
     fields = [(name, value) for row in rows for name, value in row.items()]
-    objects = max(
-        (value.shape[0] for name, value in fields if name in geometry.OBJECT_FIELDS), default=0
-    )
-    captions = max((value.shape[0] for name, value in fields if name == "captions"), default=0)
-    lengths = dict.fromkeys(geometry.OBJECT_FIELDS, objects) | {"captions": captions}
+    longest = {"N": 0, "C": 0}
+    for name, value in fields:
+        if name in LISTS:
+            longest[LISTS[name]] = max(longest[LISTS[name]], value.shape[0])
     union: dict[str, tf.TensorSpec] = {}
     for name, value in fields:
-        grown = [lengths[name], *value.shape[1:]] if name in lengths else value.shape
+        grown = [longest[LISTS[name]], *value.shape[1:]] if name in LISTS else value.shape
         other = union.setdefault(name, tf.TensorSpec(grown, value.dtype))
         if (other.shape, other.dtype) != (grown, value.dtype):
             raise ValueError(
@@ -271,7 +263,7 @@ def _check_numbers(batch_size: int, repeats: int, seed: int) -> None:
 
 
 def train_dataset(
-    source,
+    source: Source | Stream | Sequence[Stream],
     ops: str | tuple | None = None,
     *,
     batch_size: int,
@@ -286,8 +278,8 @@ def train_dataset(
     """Endless batches for training; the first one is that of `start_step`.
 
     Args:
-        source: `len`, `[i]` -> raw features, `fields` (data.sources). Or Streams, mixed row by row
-            in proportion to their weights, exactly so over CYCLE images.
+        source: of the images. Or Streams, mixed row by row in proportion to their weights, exactly
+            so over CYCLE images.
         ops: preprocessing string (or op instances) that ends in fixed shapes; None with Streams.
         batch_size: rows of a global batch, repeats included.
         seed: of the order and of all augmentation, 0 to 2³¹ - 1.
@@ -317,7 +309,7 @@ def train_dataset(
     place = placer([len(stream.source) for stream in streams], weights, seed=seed, repeats=repeats)
     chains = [read_chain(stream.ops) for stream in streams]
     readers = tuple(
-        Reader(stream.source, chain.decode, seed, bad_images, training=True)
+        Reader(stream.source, chain.decode, seed, bad_images)
         for stream, chain in zip(streams, chains, strict=True)
     )
     makers = [
@@ -341,49 +333,3 @@ def train_dataset(
         .unbatch()
     )
     return Batches(_batched(rows, make, local, workers or cpu_count(), spec), spec, readers)
-
-
-def eval_dataset(
-    source,
-    ops: str | tuple,
-    *,
-    batch_size: int,
-    process_index: int = 0,
-    process_count: int = 1,
-    limit: int | None = None,
-    workers: int | None = None,
-    bad_images: Report | None = None,
-) -> Batches:
-    """Every image once, in the order of the source; arguments as in `train_dataset`.
-
-    The last batch is filled up with rows of `valid` False, `image_id` -1 and labels 0. All
-    processes get the same number of batches; concatenated, their rows are the global batch.
-
-    Args:
-        limit: only the first `limit` images.
-        bad_images: counts and names the images that cannot be decoded; they are black. None: they
-            are errors.
-
-    Returns:
-        `len()` batches of this process' rows.
-    """
-    images = min(len(source), limit or len(source))
-    local = _rows(batch_size, process_index, process_count)
-    batches = -(-images // batch_size)
-    chain = read_chain(ops)
-    reader = Reader(source, chain.decode, 0, bad_images, training=False)
-    row_of = _row_maker(reader, chain, 0)
-
-    def make(row: tf.Tensor) -> dict[str, tf.Tensor]:
-        place = row // local * batch_size + process_index * local + row % local
-        valid = place < images
-        example = row_of(tf.minimum(place, images - 1), tf.zeros_like(place), place)
-        example["image_id"] = tf.where(valid, example["image_id"], -1)
-        if "labels" in example:
-            example["labels"] = tf.where(valid, example["labels"], 0)
-        return {**example, "valid": valid}
-
-    rows = tf.data.Dataset.range(batches * local)
-    return Batches(
-        _batched(rows, make, local, workers or cpu_count(), str(ops)), str(ops), (reader,), batches
-    )
