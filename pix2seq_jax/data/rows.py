@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from pix2seq_jax.data.ops import image as ops_image
+from pix2seq_jax.data.ops.chain import apply, check_shapes
 from pix2seq_jax.data.source import layout
 
 Row = dict[str, np.ndarray]
@@ -26,9 +27,7 @@ def _traced(ops: tuple, names: tuple[str, ...]) -> Any:
 
     def make(draw: tf.Tensor, *values: tf.Tensor) -> dict[str, tf.Tensor]:
         example = {"crop_offset": tf.zeros([2], tf.int32), **dict(zip(names, values, strict=True))}
-        for number, op in enumerate(ops):
-            example = op(example, tf.stack([tf.constant(16 * number, tf.int64), draw]))
-        return example
+        return apply(ops, example, 0, draw)
 
     specs = [tf.TensorSpec(shape, dtype) for dtype, shape in layout(names).values()]
     untouched = tf.autograph.experimental.do_not_convert(
@@ -68,13 +67,7 @@ class Preprocess:
                 f"preprocessing {spec!r} cannot be done: {error}; correct the arguments"
             ) from error
         outputs = self._function.structured_outputs
-        for name, value in outputs.items():
-            if not value.shape.is_fully_defined():
-                ends = "pad_image(size) and pad_objects(n)" if objects else "pad_image(size)"
-                raise ValueError(
-                    f"preprocessing {spec!r}: {name!r} has no fixed shape ({value.shape}) and "
-                    f"cannot be batched; end with {ends}"
-                )
+        check_shapes(outputs, spec)
         self.shapes = {
             name: (value.dtype.as_numpy_dtype, tuple(value.shape))
             for name, value in outputs.items()
