@@ -4,6 +4,7 @@ A field that the table does not list does not exist, so a new field of a config 
 What several fields must agree on (widths and heads, sizes in preprocessing strings) is in `checks`.
 """
 
+import dataclasses
 import difflib
 import math
 import re
@@ -14,6 +15,8 @@ from typing import Any
 import ml_collections
 
 from pix2seq_jax.models import pix2seq
+from pix2seq_jax.models.backbones import BACKBONES, base
+from pix2seq_jax.models.backbones.base import Backbone
 from pix2seq_jax.tasks import TASKS
 from pix2seq_jax.tasks.detection import CLASS_CORRUPTIONS
 from pix2seq_jax.training import optim
@@ -156,20 +159,33 @@ def _model() -> dict[str, Allowed]:
             f"{part}_{name}": COUNT for name in ("layers", "mlp", "heads")
         }
     fields |= {name: RATE for name in ("drop_path", "drop_units", "drop_att")}
-    fields |= {
-        name: FLAG
-        for name in ("frozen_bn", "use_cls_token", "shared_embedding", "output_bias", "remat")
-    }
+    flags = ("use_cls_token", "shared_embedding", "output_bias", "remat")
+    fields |= {name: FLAG for name in flags}
     fields |= {
         name: whole(0, also=" (0: what data and tasks need)")
         for name in ("vocab_size", "max_seq_len")
     }
     size = "two whole numbers of at least 1, height and width in pixels as in (640, 640)"
-    return fields | {
-        "image_size": each(COUNT, size, count=2),
-        "patch_size": COUNT,
-        "resnet_width": number(1 / 32),
-    }
+    return fields | {"image_size": each(COUNT, size, count=2)}
+
+
+BACKBONE = "model.backbone"  # the section whose fields depend on its name
+BACKBONE_NAME = one_of(BACKBONES)
+
+
+def _backbone(kind: type[Backbone]) -> dict[str, Allowed]:
+    """Fields of config.model.backbone for one backbone, as its dataclass says."""
+    allowed = {"name": BACKBONE_NAME}
+    for field in dataclasses.fields(kind):
+        limits = field.metadata
+        if base.CHOICES in limits:
+            allowed[field.name] = one_of(limits[base.CHOICES])
+        elif base.LOWEST in limits:
+            kind_of_number = whole if isinstance(field.default, int) else number
+            allowed[field.name] = kind_of_number(limits[base.LOWEST])
+        else:
+            allowed[field.name] = FLAG
+    return allowed
 
 
 def _data() -> dict[str, Allowed]:
@@ -254,6 +270,7 @@ TABLE = {  # by section; "" is the config itself
     "": {"about": text(), "seed": whole(0), "init_from": text()},
     "data": _data(),
     "model": _model(),
+    **{f"{BACKBONE}={name}": _backbone(kind) for name, kind in BACKBONES.items()},
     "vocab": {"num_bins": whole(2)}
     | {
         name: whole(0) for name in ("size", "num_classes", "coord_shift", "text_shift", "text_size")
@@ -325,7 +342,7 @@ def check(config: ml_collections.ConfigDict, *, where: str = "config") -> None:
     content = config.to_dict()
     check_fields(content, where=where)
     for name, value in leaves(content):
-        allowed = _allowed(name)
+        allowed = _allowed(name, content)
         if not allowed.holds(value):
             raise ValueError(f"{where}.{name}={value!r}: give {allowed.words}")
 
@@ -336,13 +353,17 @@ def check_fields(content: Mapping[str, Any], *, where: str = "config") -> None:
     Raises:
         ValueError: names the first one.
     """
-    sections = [section for section in TABLE if not section.startswith("tasks.")]
-    for section in [*sections[1:], "tasks", "more_data"]:
-        if not isinstance(content.get(section), Mapping):
+    sections = [section for section in TABLE if not section.startswith(("tasks.", BACKBONE))]
+    for section in [*sections[1:], "tasks", "more_data", BACKBONE]:
+        if not isinstance(_section(content, section), Mapping):
             raise ValueError(
                 f"{where} lacks the section {section!r}; restore the file from a copy, or make "
                 "the config by one of configs/*.py"
             )
+    name = content["model"]["backbone"].get("name")
+    if not BACKBONE_NAME.holds(name):
+        raise ValueError(f"{where}.{BACKBONE}.name={name!r}: give {BACKBONE_NAME.words}")
+    sections.append(BACKBONE)
     for name, section in content["tasks"].items():
         if name not in TASKS:
             raise ValueError(f"{where}.tasks.{name}: unknown task; known tasks are {sorted(TASKS)}")
@@ -352,10 +373,10 @@ def check_fields(content: Mapping[str, Any], *, where: str = "config") -> None:
             )
         sections.append(f"tasks.{name}")
     for name, _ in leaves(content):
-        _known(name, where)
+        _check_name(name, content, where)
     for section in sections:
         there = _section(content, section)
-        for name, allowed in TABLE[section].items():
+        for name, allowed in _fields(section, content).items():
             if name not in there and not allowed.optional:
                 prefix = f"{section}." if section else ""
                 raise ValueError(f"{where} lacks the field {prefix}{name}; give {allowed.words}")
@@ -370,34 +391,44 @@ def leaves(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield f"{prefix}{key}", value
 
 
-def _section(content: Mapping[str, Any], section: str) -> Mapping[str, Any]:
-    for part in section.split(".") if section else ():
-        content = content[part]
+def _section(content: Mapping[str, Any], section: str) -> Any:
+    """What is there by the dotted name; None for nothing."""
+    for part in filter(None, section.split(".")):
+        content = content[part] if isinstance(content, Mapping) and part in content else None
     return content
 
 
-def _allowed(name: str) -> Allowed | None:
+def _fields(section: str, content: Mapping[str, Any]) -> dict[str, Allowed]:
+    """The fields that a section may have, by name; none for a section that does not exist."""
+    if section == BACKBONE:
+        section = f"{BACKBONE}={content['model']['backbone']['name']}"
+    if section.startswith("more_data.") and section.count(".") == 1:
+        section = "data"
+    return TABLE.get(section, {})
+
+
+def _allowed(name: str, content: Mapping[str, Any]) -> Allowed | None:
     """What a field may hold; None for a name that is none."""
     section, _, field = name.rpartition(".")
     parts = section.split(".")
-    if parts[0] == "more_data" and len(parts) == 2:
-        section = "data"
     if parts[0] == "tasks" and len(parts) == 3 and parts[2] == "mix":
         return MIX_SHARE
-    return TABLE.get(section, {}).get(field)
+    return _fields(section, content).get(field)
 
 
-def _known(name: str, where: str) -> None:
+def _check_name(name: str, content: Mapping[str, Any], where: str) -> None:
     """Raises ValueError with the nearest names for a field that does not exist."""
-    if _allowed(name) is not None:
+    if _allowed(name, content) is not None:
         return
     section, _, field = name.rpartition(".")
-    fields = TABLE["data"] if section.startswith("more_data.") else TABLE.get(section)
-    if fields is None:
+    fields = _fields(section, content)
+    if not fields:
+        sections = {part.partition("=")[0] for part in TABLE if part}
         raise ValueError(
-            f"{where}.{name}: there is no section {section!r}; the sections are "
-            f"{sorted(filter(None, TABLE))}"
+            f"{where}.{name}: there is no section {section!r}; the sections are {sorted(sections)}"
         )
     near = difflib.get_close_matches(field, fields, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"its section has {sorted(fields)}"
+    if section == BACKBONE and not near:
+        hint += "; another backbone is chosen by the variant, as in --config=FILE:arch=resnet50"
     raise ValueError(f"{where}.{name}: there is no such field; {hint}")

@@ -13,6 +13,7 @@ import ml_collections
 from pix2seq_jax import tasks
 from pix2seq_jax.config import ranges
 from pix2seq_jax.data.text import Text
+from pix2seq_jax.experiment import earlier
 from pix2seq_jax.experiment.logs import log
 from pix2seq_jax.experiment.resolve import check_classes, check_keypoints, label_ids
 from pix2seq_jax.experiment.workdir import CHECKPOINTS, CONFIG_FILE, check_local, read_json
@@ -40,7 +41,7 @@ FIXED = (
 # Of the model: how it is computed and regularised, not what its weights are. These may change on a
 # resume.
 FREE_OF_MODEL = (
-    "frozen_bn",
+    "backbone.frozen_bn",
     "dtype",
     "remat",
     "attention_init",
@@ -96,6 +97,8 @@ def load_config(workdir: str | Path) -> ml_collections.ConfigDict:
             "fix --workdir"
         )
     content = read_json(path)
+    if isinstance(content.get("model"), dict):
+        content["model"] = earlier.upgrade_model(content["model"])
     content.setdefault("init_from", "")  # early runs did not record it
     for section, values in EARLIER.items():  # nor these
         there = content.get(section)
@@ -201,10 +204,12 @@ def adopt(
     """
     config = ml_collections.ConfigDict(given.to_dict())
     decided = ("vocab_size", "max_seq_len", *FREE_OF_MODEL)  # by the training data, or free
-    for name, value in json.loads(given.model.to_json()).items():
-        if name not in decided and json.loads(saved.model.to_json()).get(name) != value:
+    sides = (json.loads(config.model.to_json()) for config in (given, saved))
+    here, there = (dict(ranges.leaves(side)) for side in sides)
+    for name, value in here.items():
+        if name not in decided and there.get(name) != value:
             raise ValueError(
-                f"the checkpoint was trained with config.model.{name}={saved.model.get(name)!r}, "
+                f"the checkpoint was trained with config.model.{name}={there.get(name)!r}, "
                 f"not {value!r}; evaluate it with the config that it was trained with "
                 "(--config=configs/workdir.py:WORKDIR)"
             )
@@ -214,7 +219,9 @@ def adopt(
                 f"the checkpoint was trained on the tasks {sorted(saved.tasks)}, not on {name!r}"
             )
     config.vocab = saved.vocab
-    config.model = saved.model.to_dict() | {name: given.model[name] for name in FREE_OF_MODEL}
+    config.model = saved.model.to_dict()
+    free = {name: value for name, value in here.items() if name in FREE_OF_MODEL}
+    config.model.update_from_flattened_dict(free)
     if "keypoints" in given.tasks:
         for name in ("num_keypoints", "sigmas"):
             config.tasks.keypoints[name] = (

@@ -33,6 +33,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
+from pix2seq_jax.config import ranges
 from pix2seq_jax.data.coco.classes import UNNAMED
 from pix2seq_jax.experiment import resolve, saved_run
 from pix2seq_jax.experiment.logs import log
@@ -62,16 +63,7 @@ TABLES = (*TOKEN_TABLES, *GRID_TABLES, SEQUENCE_TABLE)  # the number of rows may
 # What an option of the same architecture adds or leaves out.
 OPTIONAL = (*TABLES[1:], "params/image_encoder/cls_token")
 # Fields of config.model that may differ without changing which parameters there are.
-FREE_FIELDS = (
-    "image_size",
-    "vocab_size",
-    "max_seq_len",
-    "frozen_bn",
-    "dtype",
-    "remat",
-    "attention_init",
-)
-FREE_FIELDS += ("drop_path", "drop_units", "drop_att")
+FREE_FIELDS = ("image_size", "vocab_size", "max_seq_len", *saved_run.FREE_OF_MODEL)
 SHOWN_NAMES = 20  # of classes, in the report
 
 
@@ -288,7 +280,8 @@ def differing_fields(
     theirs: ml_collections.ConfigDict, ours: ml_collections.ConfigDict, *, without=()
 ) -> str:
     """The fields of config.model that differ, with both values."""
-    there, here = (json.loads(config.model.to_json()) for config in (theirs, ours))
+    sides = (json.loads(config.model.to_json()) for config in (theirs, ours))
+    there, here = (dict(ranges.leaves(side)) for side in sides)
     names = [name for name in here if there.get(name) != here[name] and name not in without]
     return ", ".join(
         f"{name} is {there.get(name)!r} there and {here[name]!r} here" for name in names

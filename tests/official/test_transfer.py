@@ -13,6 +13,7 @@ from pix2seq_jax import import_tf, train
 from pix2seq_jax.data.coco.classes import UNNAMED
 from pix2seq_jax.experiment import resolve, saved_run
 from pix2seq_jax.experiment.logs import log
+from pix2seq_jax.models import backbones
 from pix2seq_jax.official import reader, transfer
 from pix2seq_jax.training import checkpoint, optim, sharding, trees
 from pix2seq_jax.training import state as train_state
@@ -28,7 +29,7 @@ ANIMALS = ("Cat", "dog", "Polar_bear")
 def make(names=ANIMALS, *, ids=None, bins=16, text=0, seq=32, size=64, **model):
     """A resolved config of a tiny model."""
     config = small.load("detection.py:shapes")
-    config.update_from_flattened_dict(small.SHRUNK)
+    config.update_from_flattened_dict(small.shrunk(config))
     config.data.category_names = tuple(names)
     config.data.category_ids = tuple(range(1, len(names) + 1) if ids is None else ids)
     fields = {
@@ -40,7 +41,10 @@ def make(names=ANIMALS, *, ids=None, bins=16, text=0, seq=32, size=64, **model):
     }
     config.vocab.update(fields | {"size": 200 + text})
     sizes = {"vocab_size": 200 + text, "max_seq_len": seq, "image_size": (size, size)}
-    config.model.update(sizes | model)
+    model = sizes | model
+    if "backbone" in model:
+        config.model.backbone = model.pop("backbone")
+    config.model.update(model)
     return config
 
 
@@ -241,10 +245,13 @@ def test_options_of_the_same_architecture():
         ),
         ({"dec_heads": 4}, ("dec_heads is 2 there and 4 here",)),
         (
-            {"patch_size": 8},
+            {"backbone": {"name": "vit", "patch_size": 8}},
             ("params/stem/kernel is [16, 16, 3, 16]", "[8, 8, 3, 16]", "patch_size is 16 there"),
         ),
-        ({"encoder": "resnet"}, ("missing", "encoder is 'vit' there and 'resnet' here")),
+        (
+            {"backbone": backbones.complete({"name": "resnet"})},
+            ("missing", "backbone.name is 'vit' there and 'resnet' here"),
+        ),
         (
             {"proj_mode": "linear"},
             ("params/projection/mlp", "and missing in the model", "proj_mode is 'mlp' there"),
