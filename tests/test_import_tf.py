@@ -196,7 +196,7 @@ def test_projections_without_mlp(mode, vit, changed):
 def test_old_configs_get_the_defaults_of_the_release(vit, golden_dir):
     config = {"model": {name: vit[0]["model"][name] for name in official_names.REQUIRED}}
     made = reader.make_config(config)
-    assert made.model.encoder == "vit" and made.model.max_seq_len == 512
+    assert made.model.backbone.name == "vit" and made.model.max_seq_len == 512
     assert (made.vocab.size, made.vocab.num_bins) == (3000, 1000)
     assert (
         made.tasks.detection.max_instances == 100 and made.tasks.detection.sampler == "nucleus(0.4)"
@@ -209,7 +209,8 @@ def test_old_configs_get_the_defaults_of_the_release(vit, golden_dir):
     odd = reader.make_config(
         {"model": VIT_B | {"image_size": 1333}}
     )  # published, though 1333 is not whole patches
-    assert odd.model.encoder == "vit_crop" and "pad_image(1333)" in odd.tasks.detection.eval_ops
+    assert odd.model.backbone.name == "vit_crop"
+    assert "pad_image(1333)" in odd.tasks.detection.eval_ops
     assert resolve.make_model(odd).image_size == (1333, 1333)
 
 
@@ -308,7 +309,7 @@ def test_another_architecture_is_refused(golden_dir, changed, tmp_path):
     refused(folder, "another architecture than its config.json says")
     refused(changed({"dim_att": 64}, {}), "another architecture")
     refused(changed({"name": "image_diffusion_model"}, {}), "config.json", "image_diffusion_model")
-    refused(changed({"resnet_variant": "c5"}, {}), "config.json", "resnet_variant='c5'", "dc5")
+    refused(changed({"resnet_variant": "c5"}, {}), "config.json", "backbone.variant='c5'", "dc5")
     refused(changed({"resnet_variant": "c4", "resnet_sk_ratio": 0.06}, {}), "resnet_sk_ratio=0.06")
     refused(
         write(

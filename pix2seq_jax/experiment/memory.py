@@ -10,13 +10,12 @@ import jax
 import ml_collections
 
 from pix2seq_jax import vocab
-from pix2seq_jax.models.backbones.resnet import PIXELS_PER_TOKEN
+from pix2seq_jax.models import backbones
 from pix2seq_jax.tasks import TASKS
 from pix2seq_jax.training import sharding
 
 FLOAT = 4  # bytes of a parameter, of a logit, of a channel of a pixel
 MOMENTS = {"adamw": 2, "lamb": 2, "momentum": 1}  # that the optimizer keeps of each parameter
-STEM_CHANNELS = 128  # of the narrowest ResNet's last group, before resnet_width
 GIB = 2**30
 # Any vocabulary will do to ask the tasks for their lengths.
 ANY_VOCAB = vocab.Vocab(
@@ -90,9 +89,7 @@ def _matrices(config: ml_collections.ConfigDict) -> list[Part]:
     tables = (1 if model.shared_embedding else 2) * tokens * model.dec_dim
     decoder = model.dec_layers * model.dec_dim * (8 * model.dec_dim + 2 * model.dec_mlp)
     encoder = model.enc_layers * model.enc_dim * (4 * model.enc_dim + 2 * model.enc_mlp)
-    stem = 9 * round(STEM_CHANNELS * model.resnet_width) ** 2
-    if model.encoder != "resnet":
-        stem = 3 * model.patch_size**2 * model.enc_dim
+    stem, field = backbones.from_config(model.backbone).largest_kernel(model.enc_dim)
     return [
         Part(
             f"the tables of {tokens:,} tokens of width {model.dec_dim}",
@@ -114,9 +111,7 @@ def _matrices(config: ml_collections.ConfigDict) -> list[Part]:
             encoder,
             "config.model.enc_layers, config.model.enc_dim or config.model.enc_mlp",
         ),
-        Part(
-            "the stem of the encoder", stem, "config.model.patch_size or config.model.resnet_width"
-        ),
+        Part("the stem of the encoder", stem, f"config.model.backbone.{field}"),
     ]
 
 
@@ -128,8 +123,7 @@ def _step(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> list[Pa
         * config.train.accumulate
     )
     height, width = model.image_size
-    side = PIXELS_PER_TOKEN[model.resnet_variant] if model.encoder == "resnet" else model.patch_size
-    patches = -(-height // side) * -(-width // side)
+    patches = math.prod(backbones.from_config(model.backbone).grid(model.image_size))
     width_of_number = 2 if model.dtype == "bfloat16" else FLOAT
     most: list[Part] = []
     for name, task in _tasks(config).items():
@@ -152,7 +146,7 @@ def _step(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> list[Pa
             Part(
                 f"{patches:,} image tokens in each layer of the encoder",
                 rows * patches * model.enc_dim * model.enc_layers * width_of_number,
-                f"config.model.image_size or {batch}, or raise config.model.patch_size",
+                f"config.model.image_size or {batch}, or make config.model.backbone coarser",
             ),
             Part(
                 f"the logits of {name} ({rows:,} images x {task.per_image:,} x "
