@@ -15,14 +15,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pix2seq_jax import import_tf
 from pix2seq_jax.config import layouts
 from pix2seq_jax.data.coco.folder import CocoDir
 from pix2seq_jax.experiment import inputs, resolve, saved_run
 from pix2seq_jax.experiment.workdir import CHECKPOINTS
 from pix2seq_jax.models.positions import sin_cos_2d
+from pix2seq_jax.official import importing, reader
 from pix2seq_jax.official import names as official_names
-from pix2seq_jax.official import reader
 from pix2seq_jax.training import checkpoint, trees
 from tests.helpers import small
 
@@ -125,7 +124,7 @@ def test_every_variable_is_in_the_table(golden_dir):
         }
         assert len({row[0] for row in imported.mapping}) == len(imported.mapping) == len(theirs)
         assert imported.ignored == len(entries) + 1 - len(theirs)  # and the object graph
-        text = import_tf.table(imported)
+        text = importing.table(imported)
         assert text.count("\n") == len(theirs) + 1
         assert "params/decoder/body/layers/mlp/dense1/kernel[2]" in text and "[48, 96]" in text
 
