@@ -16,129 +16,9 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import jax
-import ml_collections
-import numpy as np
-
-from pix2seq_jax.evaluation import inference
-from pix2seq_jax.evaluation.chunks import Pictures
-from pix2seq_jax.evaluation.inference import Ask
-from pix2seq_jax.evaluation.metrics import masks
-from pix2seq_jax.evaluation.pictures import draw
-from pix2seq_jax.evaluation.pictures.objects import drawable
-from pix2seq_jax.experiment import resolve, saved_run
+from pix2seq_jax.evaluation import predictor
 from pix2seq_jax.experiment.guard import guarded
 from pix2seq_jax.experiment.logs import log, phase, setup_logging
-from pix2seq_jax.training import sharding
-
-
-def names_for(paths: Sequence[str]) -> list[str]:
-    """A PNG's name for each file; files of the same name in several folders get the folders into
-    their names."""
-    stems = [Path(path).stem for path in paths]
-    if len(set(stems)) == len(stems):
-        return [f"{stem}.png" for stem in stems]
-    root = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
-    return [
-        os.path.relpath(os.path.abspath(path), root).replace(os.sep, "_") + ".png" for path in paths
-    ]
-
-
-def check_names(paths: Sequence[str], names: Sequence[str], folder: Path) -> None:
-    """Raises ValueError where a picture would overwrite one of the images, or two would have one
-    name."""
-    taken = {Path(path).resolve() for path in paths}
-    for path, name in zip(paths, names, strict=True):
-        target = (folder / name).resolve()
-        if target in taken:
-            raise ValueError(
-                f"--out={folder}: the picture of {path} would overwrite {target}; choose "
-                "another folder"
-            )
-        taken.add(target)
-
-
-def prediction(path: str, found: dict, names: Sequence[str], threshold: float) -> dict:
-    """A row of predictions.json: `file`; `objects`, best first; `caption` where the model writes
-    one.
-
-    An object has `box` [ymin, xmin, ymax, xmax] in pixels, `category`, `score`, and where the model
-    finds them `mask` (compressed RLE) and `keypoints` [[y, x], ...] in pixels.
-    """
-    objects, order = [], np.argsort(-np.asarray(found["scores"], np.float64), kind="stable")
-    for i in order.tolist():
-        if found["scores"][i] < threshold:
-            break
-        row = {
-            "box": [round(float(edge), 2) for edge in found["boxes"][i]],
-            "category": names[found["labels"][i] - 1],
-            "score": round(float(found["scores"][i]), 6),
-        }
-        if "masks" in found and found["masks"][i].any():
-            row["mask"] = masks.to_rle(found["masks"][i])
-        if "keypoints" in found and found["visible"][i].any():
-            row["keypoints"] = np.round(found["keypoints"][i], 2).tolist()
-        objects.append(row)
-    captions = found.get("captions", ())
-    return {"file": path, "objects": objects} | ({"caption": captions[0]} if captions else {})
-
-
-@contextlib.contextmanager
-def json_list(path: Path) -> Iterator[Callable[[dict], None]]:
-    """A function that appends to a JSON list, which gets its name when the block ends well."""
-    partial = path.with_suffix(".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        before = "["
-
-        def append(row: dict) -> None:
-            nonlocal before
-            file.write(before + json.dumps(row))
-            before = ", "
-
-        yield append
-        file.write("]" if before == ", " else "[]")
-    partial.replace(path)
-
-
-def asks_of(config: ml_collections.ConfigDict, count: int, threshold: float) -> dict[str, Ask]:
-    """What the tasks of a model are asked about `count` pictures; category ids are labels.
-
-    Raises:
-        ValueError: without detection and captions nothing can be predicted.
-    """
-    tasks, labels = resolve.task_names(config), range(1, len(config.data.category_names) + 1)
-    if not {"detection", "captioning"} & set(tasks):
-        raise ValueError(
-            f"{' and '.join(tasks)} alone cannot predict: boxes are needed, so detection is"
-        )
-    every, asks = np.arange(count), {}
-    for name in tasks:
-        if name in ("detection", "captioning"):
-            asks[name] = Ask(every, labels)
-        elif "detection" not in tasks:
-            log.warning("no %s: it needs boxes, and this model is not asked for detection", name)
-        elif name == "segmentation":
-            asks[name] = Ask(
-                every, labels, objects=config.tasks[name].objects_final, threshold=threshold
-            )
-        else:
-            ids = config.data.category_ids
-            joined = [ids.index(category_id) + 1 for category_id in config.data.keypoint_categories]
-            objects = config.tasks[name].objects
-            asks[name] = Ask(every, labels, labels=joined, objects=objects, threshold=threshold)
-    return asks
-
-
-class Skipped:
-    """Files that cannot be decoded: named in the log and counted."""
-
-    count = 0
-
-    def __call__(self, file: str, size: tuple[int, int], error: ValueError) -> None:
-        """See chunks.Pictures.broken."""
-        del file, size
-        log.warning("skipped: %s", error)
-        self.count += 1
 
 
 def stream(
@@ -172,78 +52,93 @@ def stream(
             overwrite one.
     """
     setup_logging()
-    config = ml_collections.ConfigDict(saved_run.load_config(workdir).to_dict())
-    if tasks:
-        config = resolve.select_tasks(config, tasks.split("+"))
-    config.eval.batch_size, config.data.text_model = (
-        batch_size,
-        text_model or config.data.text_model,
-    )
     matched = sorted(path for path in glob.glob(images, recursive=True) if os.path.isfile(path))
     paths, folder, skipped = matched[: max(limit, 0) or None], Path(out), Skipped()
-    none = (
-        f"--images={images!r}: {len(matched)} files match and none is an image; give a glob of "
-        "images"
-    )
+    none = f"--images={images!r}: {len(matched)} files match and none is an image"
+    none = f"{none}; give a glob of images"
     if not paths:
         raise ValueError(none)
     check_names(paths, names := names_for(paths), folder)
-    asks, mesh = asks_of(config, len(paths), threshold), sharding.make_mesh()
-    model, text = resolve.make_model(config), text_model.load_text(config, workdir)
-    runner = inference.Runner(config, model, resolve.make_tasks(config), mesh)
-    pictures = Pictures(np.arange(len(paths)), paths, np.zeros((len(paths), 2), np.int32), skipped)
-    with jax.set_mesh(mesh), contextlib.ExitStack() as stack:
-        with phase("restore"):
-            step, variables = saved_run.load_variables(workdir, config, model, mesh, step=step)
-        stack.enter_context(phase(f"predict {len(paths)} images with the weights of step {step}"))
-        append = None
-        for part in runner.run(variables, pictures, asks, text=text):
-            for place in part.places:
-                if append is None:  # nothing is written before there is an image
-                    folder.mkdir(parents=True, exist_ok=True)
-                    append = stack.enter_context(json_list(folder / "predictions.json"))
-                row = write(
-                    part,
-                    place,
-                    paths[place],
-                    folder / names[place],
-                    config=config,
-                    threshold=threshold,
-                )
-                append(row)
-                yield row
+    with phase("restore"):
+        model = predictor.load(
+            workdir,
+            tasks=tasks.split("+") if tasks else None,
+            step=step,
+            batch_size=batch_size,
+            text_model_path=text_model,
+        )
+    append = None
+    with contextlib.ExitStack() as stack:
+        doing = f"predict {len(paths)} images with the weights of step {model.step}"
+        stack.enter_context(phase(doing))
+        images_found = model.stream(paths, threshold=threshold, broken=skipped)
+        for number, pixels, objects in images_found:
+            if append is None:  # nothing is written before there is an image
+                folder.mkdir(parents=True, exist_ok=True)
+                append = stack.enter_context(json_list(folder / "predictions.json"))
+            model.picture(pixels, objects, threshold).save(folder / names[number])
+            row = {"file": paths[number]} | model.prediction(objects, threshold).to_dict()
+            append(row)
+            yield row
     if append is None:
         raise ValueError(none)
     counts = len(paths) - skipped.count, skipped.count
     log.info("%d images, %d skipped; pictures and predictions.json are in %s", *counts, out)
 
 
-def write(
-    part: inference.Part,
-    place: int,
-    path: str,
-    picture: Path,
-    *,
-    config: ml_collections.ConfigDict,
-    threshold: float,
-) -> dict:
-    """Saves the picture of what was found in the image `path`, and returns its row of
-    predictions.json."""
-    names, pixels = config.data.category_names, part.pixels(place)
-    rows = {
-        name: [row for row in found if row["image_id"] == place]
-        for name, found in part.results.items()
-    }
-    found = drawable(rows, {label: label for label in range(1, len(names) + 1)}, pixels.shape[:2])
-    drawing = draw.draw_objects(
-        pixels,
-        {key: value for key, value in found.items() if key != "captions"},
-        names,
-        skeleton=tuple(map(tuple, config.data.skeleton)),
-        threshold=threshold,
-    )
-    draw.captioned(drawing, found.get("captions", ())).save(picture)
-    return prediction(path, found, names, threshold)
+def names_for(paths: Sequence[str]) -> list[str]:
+    """A PNG's name for each file; files of the same name in several folders get the folders into
+    their names."""
+    stems = [Path(path).stem for path in paths]
+    if len(set(stems)) == len(stems):
+        return [f"{stem}.png" for stem in stems]
+    root = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
+    return [
+        os.path.relpath(os.path.abspath(path), root).replace(os.sep, "_") + ".png" for path in paths
+    ]
+
+
+def check_names(paths: Sequence[str], names: Sequence[str], folder: Path) -> None:
+    """Raises ValueError where a picture would overwrite one of the images, or two would have one
+    name."""
+    taken = {Path(path).resolve() for path in paths}
+    for path, name in zip(paths, names, strict=True):
+        target = (folder / name).resolve()
+        if target in taken:
+            raise ValueError(
+                f"--out={folder}: the picture of {path} would overwrite {target}; choose "
+                "another folder"
+            )
+        taken.add(target)
+
+
+@contextlib.contextmanager
+def json_list(path: Path) -> Iterator[Callable[[dict], None]]:
+    """A function that appends to a JSON list, which gets its name when the block ends well."""
+    partial = path.with_suffix(".partial")
+    with partial.open("w", encoding="utf-8") as file:
+        before = "["
+
+        def append(row: dict) -> None:
+            nonlocal before
+            file.write(before + json.dumps(row))
+            before = ", "
+
+        yield append
+        file.write("]" if before == ", " else "[]")
+    partial.replace(path)
+
+
+class Skipped:
+    """Files that cannot be decoded: named in the log and counted."""
+
+    count = 0
+
+    def __call__(self, file: str, size: tuple[int, int], error: ValueError) -> None:
+        """See chunks.Pictures.broken."""
+        del file, size
+        log.warning("skipped: %s", error)
+        self.count += 1
 
 
 def run(*args, **options) -> list[dict]:

@@ -11,7 +11,7 @@ from pix2seq_jax import evaluate, predict, train
 from pix2seq_jax.data.ops import image as ops_image
 from pix2seq_jax.evaluation import HOST_TASKS, report
 from pix2seq_jax.evaluation.metrics import masks
-from pix2seq_jax.experiment import logs, resolve, saved_run
+from pix2seq_jax.experiment import feeds, logs, resolve, saved_run
 from pix2seq_jax.training import checkpoint
 from tests.helpers import small
 
@@ -176,7 +176,7 @@ def test_the_metric_of_fewer_tasks(before, names, after):
 
 
 def test_tasks_read_apart():
-    seeds = [train.task_seed(2**31 - 1, name) for name in (*TASKS, "mixed")]
+    seeds = [feeds.task_seed(2**31 - 1, name) for name in (*TASKS, "mixed")]
     assert (
         seeds[0] == seeds[4] == 2**31 - 1
         and len(set(seeds)) == 4

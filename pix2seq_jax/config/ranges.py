@@ -4,6 +4,7 @@ A field that the table does not list does not exist, so a new field of a config 
 What several fields must agree on (widths and heads, sizes in preprocessing strings) is in `checks`.
 """
 
+import dataclasses
 import difflib
 import math
 import re
@@ -13,6 +14,7 @@ from typing import Any
 
 import ml_collections
 
+from pix2seq_jax.evaluation import HOST_TASKS
 from pix2seq_jax.models import pix2seq
 from pix2seq_jax.tasks import TASKS
 from pix2seq_jax.tasks.detection import CLASS_CORRUPTIONS
@@ -111,6 +113,7 @@ def each(
 
 
 FLAG = Allowed("true or false", lambda value: isinstance(value, bool))
+ANYTHING = Allowed("a value", lambda value: True)
 ANY_LIST = Allowed("a list", lambda value: isinstance(value, list | tuple), optional=True)
 COUNT, NOT_NEGATIVE, RATE, SHARE = whole(1), number(0), number(0, 1, below=True), number(0, 1)
 EVEN = Allowed(
@@ -355,7 +358,7 @@ def check_fields(content: Mapping[str, Any], *, where: str = "config") -> None:
         _known(name, where)
     for section in sections:
         there = _section(content, section)
-        for name, allowed in TABLE[section].items():
+        for name, allowed in _fields(section).items():
             if name not in there and not allowed.optional:
                 prefix = f"{section}." if section else ""
                 raise ValueError(f"{where} lacks the field {prefix}{name}; give {allowed.words}")
@@ -376,6 +379,19 @@ def _section(content: Mapping[str, Any], section: str) -> Mapping[str, Any]:
     return content
 
 
+def _fields(section: str) -> Mapping[str, Allowed] | None:
+    """The fields of a section; None for one that does not exist. A task that the table does not
+    list has the fields of its two halves, with any value of their types."""
+    first, _, task = section.partition(".")
+    if section in TABLE or first != "tasks" or task not in TASKS:
+        return TABLE.get(section)
+    halves = [*dataclasses.fields(TASKS[task]), *dataclasses.fields(HOST_TASKS[task])]
+    types = {bool: FLAG, int: whole(0), float: number(), str: text()}
+    return EVERY_TASK | {
+        field.name: types.get(field.type, ANYTHING) for field in halves if field.name != "vocab"
+    }
+
+
 def _allowed(name: str) -> Allowed | None:
     """What a field may hold; None for a name that is none."""
     section, _, field = name.rpartition(".")
@@ -384,7 +400,7 @@ def _allowed(name: str) -> Allowed | None:
         section = "data"
     if parts[0] == "tasks" and len(parts) == 3 and parts[2] == "mix":
         return MIX_SHARE
-    return TABLE.get(section, {}).get(field)
+    return (_fields(section) or {}).get(field)
 
 
 def _known(name: str, where: str) -> None:
@@ -392,7 +408,7 @@ def _known(name: str, where: str) -> None:
     if _allowed(name) is not None:
         return
     section, _, field = name.rpartition(".")
-    fields = TABLE["data"] if section.startswith("more_data.") else TABLE.get(section)
+    fields = TABLE["data"] if section.startswith("more_data.") else _fields(section)
     if fields is None:
         raise ValueError(
             f"{where}.{name}: there is no section {section!r}; the sections are "

@@ -106,6 +106,33 @@ def decode_image(data: bytes, name: str, size: tuple[int, int] | None = None) ->
         raise _damaged(name, error) from error
 
 
+def pixels_of(image) -> np.ndarray:
+    """An image in memory as u8[h,w,3].
+
+    Args:
+        image: u8[h,w,3], u8[h,w] or u8[h,w,1] in grey, or a PIL image of any mode, whose EXIF
+            orientation is applied.
+
+    Raises:
+        ValueError: another type or shape.
+    """
+    if isinstance(image, Image.Image):
+        return np.asarray(_eight_bits(ImageOps.exif_transpose(image)).convert("RGB"))
+    pixels = np.asarray(image)
+    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or 0 in pixels.shape:
+        raise ValueError(
+            f"an image of type {pixels.dtype} and shape {list(pixels.shape)}: give u8[h,w,3] or "
+            "u8[h,w] with values from 0 to 255, a PIL image, or the path of a file"
+        )
+    if pixels.ndim == 2 or pixels.shape[2] == 1:
+        pixels = np.repeat(pixels.reshape(*pixels.shape[:2], 1), 3, axis=2)
+    if pixels.shape[2] != 3:
+        raise ValueError(
+            f"an image of shape {list(pixels.shape)}: give three channels, red, green and blue"
+        )
+    return pixels
+
+
 _ENDS = {b"\xff\xd8": b"\xff\xd9", b"\x89PNG": b"IEND"}  # how a JPEG and a PNG begin and end
 _TAIL = 4096  # bytes; some cameras write after the end
 

@@ -8,10 +8,10 @@ import numpy as np
 from pix2seq_jax.data.coco.json import Report
 from pix2seq_jax.data.ops import image as ops_image
 from pix2seq_jax.data.order import other_index
+from pix2seq_jax.data.source import Source
 
 ATTEMPTS = 20  # images that are tried for one row before the run ends
 REPLACED = "images that cannot be read, others are read in their place"
-BLANK = "images that cannot be decoded, evaluated as black ones"
 
 
 def _captions_in_turn(captions: np.ndarray, count: int, epoch: int) -> np.ndarray:
@@ -26,7 +26,7 @@ def _captions_in_turn(captions: np.ndarray, count: int, epoch: int) -> np.ndarra
     return np.pad(captions, [(0, count - total), (0, 0)])
 
 
-def _taken(source, features: dict, epoch: int) -> tuple[np.ndarray, ...]:
+def _taken(source: Source, features: dict, epoch: int) -> tuple[np.ndarray, ...]:
     """The fields of a source, of raw features whose image is decoded."""
     if "captions" in source.fields:
         count = source.fields["captions"][1][0]
@@ -39,27 +39,23 @@ class Reader:
     """Reads and decodes the images of a source.
 
     Attributes:
-        source: `len`, `[i]` -> raw features, `fields`.
+        source: of the images.
         decode: first op of the preprocessing.
         seed: of what is read in place of images that cannot be.
         bad_images: counts and names these; None: they are errors.
-        training: False for an evaluation, which has no other images to read.
     """
 
-    source: object
+    source: Source
     decode: ops_image.Decode
     seed: int
     bad_images: Report | None
-    training: bool
 
     def __call__(self, index: int, epoch: int, draw: int) -> tuple[np.ndarray, ...]:
-        """The fields of a row. Raises ValueError where images cannot be read."""
-        return (
-            self._for_training(index, epoch, draw) if self.training else self._for_evaluation(index)
-        )
+        """The fields of an image, or of another one where that cannot be read.
 
-    def _for_training(self, index: int, epoch: int, draw: int) -> tuple[np.ndarray, ...]:
-        """The fields of an image; those of another one where that cannot be read."""
+        Raises:
+            ValueError: the image cannot be read and `bad_images` is None; or ATTEMPTS in a row.
+        """
         first = None
         for attempt in range(1, ATTEMPTS + 1):
             try:
@@ -71,18 +67,3 @@ class Reader:
                 self.bad_images.add_once(REPLACED, error)
                 index = other_index(self.seed, draw, attempt, len(self.source))
         raise ValueError(f"{ATTEMPTS} images in a row cannot be read, first: {first}")
-
-    def _for_evaluation(self, index: int) -> tuple[np.ndarray, ...]:
-        """The fields of an image; one that cannot be decoded is black, of the size that the
-        annotations say."""
-        features = self.source[index]
-        try:
-            return _taken(self.source, self.decode.read(features), 0)
-        except ValueError as error:
-            height, width = features["orig_size"].tolist()
-            if self.bad_images is None or not height:
-                raise
-            self.bad_images.add_once(BLANK, error)
-            return _taken(
-                self.source, {**features, "image": np.zeros((height, width, 3), np.uint8)}, 0
-            )

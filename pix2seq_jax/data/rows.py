@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pix2seq_jax.data.coco.folder import FIELDS
 from pix2seq_jax.data.ops import image as ops_image
+from pix2seq_jax.data.ops.chain import apply, check_shapes
+from pix2seq_jax.data.source import layout
 
 Row = dict[str, np.ndarray]
-WHOLE_FIELDS = ("image", "orig_size")
-OBJECT_FIELDS = ("boxes", "labels", "scores", "is_crowd")
+PIXEL_FIELDS = ("image", "orig_size")
+PROMPT_FIELDS = ("boxes", "labels", "scores", "is_crowd")  # of predicted objects
 
 
 @functools.lru_cache(maxsize=64)
@@ -26,11 +27,9 @@ def _traced(ops: tuple, names: tuple[str, ...]) -> Any:
 
     def make(draw: tf.Tensor, *values: tf.Tensor) -> dict[str, tf.Tensor]:
         example = {"crop_offset": tf.zeros([2], tf.int32), **dict(zip(names, values, strict=True))}
-        for number, op in enumerate(ops):
-            example = op(example, tf.stack([tf.constant(16 * number, tf.int64), draw]))
-        return example
+        return apply(ops, example, 0, draw)
 
-    specs = [tf.TensorSpec(FIELDS[name][1], FIELDS[name][0]) for name in names]
+    specs = [tf.TensorSpec(shape, dtype) for dtype, shape in layout(names).values()]
     untouched = tf.autograph.experimental.do_not_convert(
         make
     )  # errors of our code stay as they are
@@ -55,7 +54,8 @@ class Preprocess:
         Raises:
             ValueError: the ops need what a row does not have, or what they give has no fixed shape.
         """
-        self._names, self._spec = WHOLE_FIELDS + OBJECT_FIELDS if objects else WHOLE_FIELDS, spec
+        self._names = PIXEL_FIELDS + PROMPT_FIELDS if objects else PIXEL_FIELDS
+        self._spec = spec
         try:
             self._function = _traced(ops, self._names)
         except KeyError as error:
@@ -67,13 +67,7 @@ class Preprocess:
                 f"preprocessing {spec!r} cannot be done: {error}; correct the arguments"
             ) from error
         outputs = self._function.structured_outputs
-        for name, value in outputs.items():
-            if not value.shape.is_fully_defined():
-                ends = "pad_image(size) and pad_objects(n)" if objects else "pad_image(size)"
-                raise ValueError(
-                    f"preprocessing {spec!r}: {name!r} has no fixed shape ({value.shape}) and "
-                    f"cannot be batched; end with {ends}"
-                )
+        check_shapes(outputs, spec)
         self.shapes = {
             name: (value.dtype.as_numpy_dtype, tuple(value.shape))
             for name, value in outputs.items()
@@ -83,7 +77,7 @@ class Preprocess:
         """The row of one image.
 
         Args:
-            features: `image u8[h,w,3]` and the other fields, as data.sources.FIELDS describes them.
+            features: `image u8[h,w,3]` and the other fields, as data.source.FIELDS describes them.
             draw: number of the row, which random ops draw from.
 
         Raises:

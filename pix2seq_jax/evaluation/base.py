@@ -121,7 +121,8 @@ class HostTask(Protocol):
             ValueError: they differ.
         """
 
-    def count_unseen(self, source: Any) -> None:
+    @staticmethod
+    def count_unseen(source: Any) -> None:
         """Puts into the report of a training source what the task never sees of it."""
 
     def prompting(self, data: ml_collections.ConfigDict, category_ids: list[int]) -> list | None:

@@ -19,7 +19,7 @@ class Pictures:
 
     Attributes:
         image_ids: i64[n].
-        files: n paths.
+        files: n paths, or pixels u8[h,w,3] that are in memory.
         sizes: i32[n,2], height and width in pixels by the annotations; 0, 0 means that of the file
             as viewers show it.
         broken: (file, (height, width), error) -> pixels u8[h,w,3] in place of those of a file that
@@ -27,7 +27,7 @@ class Pictures:
     """
 
     image_ids: np.ndarray
-    files: Sequence[str]
+    files: Sequence[str | np.ndarray]
     sizes: np.ndarray
     broken: Callable[[str, tuple[int, int], ValueError], np.ndarray | None]
 
@@ -70,6 +70,8 @@ class Chunk:
 
     def _decode(self, place: int) -> Loaded | None:
         file, size = self.pictures.files[place], tuple(self.pictures.sizes[place].tolist())
+        if isinstance(file, np.ndarray):
+            return Loaded(file, np.array(file.shape[:2], np.int32))
         try:
             return Loaded(*rows.read(file, size, read_file))
         except ValueError as error:

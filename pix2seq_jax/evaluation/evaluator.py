@@ -19,9 +19,9 @@ from jax.experimental import multihost_utils
 
 from pix2seq_jax.data.text import Text
 from pix2seq_jax.evaluation import HOST_TASKS, inference, make_host_tasks
+from pix2seq_jax.evaluation.asks import Ask
 from pix2seq_jax.evaluation.boxes import boxes_of_annotations, boxes_of_results, same_images
 from pix2seq_jax.evaluation.chunks import Pictures
-from pix2seq_jax.evaluation.inference import Ask
 from pix2seq_jax.evaluation.report import Album, Evaluation, flat, table, write
 from pix2seq_jax.experiment import inputs
 from pix2seq_jax.experiment.logs import MetricWriter, log, phase

@@ -8,6 +8,7 @@ was decoded into results as COCO writes them, in pixels of the original image. M
 with the number of pictures.
 """
 
+import functools
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ import numpy as np
 
 from pix2seq_jax.data import feed, pipeline
 from pix2seq_jax.evaluation import make_host_tasks
+from pix2seq_jax.evaluation.asks import Ask, Part
 from pix2seq_jax.evaluation.base import Rows
 from pix2seq_jax.evaluation.boxes import Boxes
 from pix2seq_jax.evaluation.chunks import Chunk, Pictures
@@ -30,42 +32,6 @@ from pix2seq_jax.tasks import Task
 from pix2seq_jax.training import sharding
 
 _TELL_EVERY = 10.0  # seconds between log lines
-
-
-@dataclass(frozen=True)
-class Ask:
-    """What a task is asked about.
-
-    Attributes:
-        places: i64[n], which of the pictures, ascending.
-        category_ids: category id of label l at l - 1; not for captions.
-        labels: those that are looked at; None for all.
-        boxes: that prompt; None for those that detection finds.
-        objects: so many of the best-scored boxes of a picture prompt; 0 for all.
-        threshold: boxes that score less do not prompt.
-    """
-
-    places: np.ndarray
-    category_ids: Sequence[int] = ()
-    labels: Sequence[int] | None = None
-    boxes: Boxes | None = None
-    objects: int = 0
-    threshold: float = 0.0
-
-
-@dataclass(frozen=True)
-class Part:
-    """What was found in a chunk of pictures.
-
-    Attributes:
-        places: which of the pictures; those that cannot be read are left out.
-        results: COCO results by task, on process 0; [] on the others.
-        pixels: place -> u8[h,w,3].
-    """
-
-    places: list[int]
-    results: dict[str, list[dict]]
-    pixels: Callable[[int], np.ndarray]
 
 
 class _Progress:
@@ -347,35 +313,42 @@ class Runner:
     ) -> Iterator:
         """Like `_decode_whole`, for a task that encodes rows of its own: windows cut from the
         decoded pictures."""
-        make = self._views[name].rows
+        decode, seed = self._decoders[name], self._config.seed
         index, count = feed.row_block(self._rows_of)
-        part = size // count
-
-        def prepare(start: int) -> dict[str, jax.Array]:
-            first = start + index * part
-            own = range(first, max(min(first + part, len(row)), first))
-            made = job.readers.map(
-                lambda number: window_row(chunk, int(row[number]), boxes, number, make), own
-            )
-            filled = {number - first: one for number, one in zip(own, made, strict=True)}
-            ids = np.zeros(part, np.int64)
-            ids[: len(own)] = boxes.image_ids[own.start : own.stop]
-            return self._to_devices(make.batch(filled, part) | {"ids": id_halves(ids)})
-
+        own = np.arange(index * size // count, (index + 1) * size // count, dtype=np.int32)
         with ThreadPoolExecutor(1) as ahead:
-            following = ahead.submit(prepare, 0)
+            prepare = functools.partial(self._windows, job, name, chunk, boxes, row)
+            following = ahead.submit(prepare, own)
             for start in range(0, len(row), size):
                 batch = following.result()
                 if start + size < len(row):
-                    following = ahead.submit(prepare, start + size)
+                    following = ahead.submit(prepare, own + start + size)
                 job.leave()
-                rows = self._to_devices(
-                    {"row": np.arange(size, dtype=np.int32)[index * part : (index + 1) * part]}
-                )
+                rows = self._to_devices({"row": own})
                 memory = self._encode(job.variables, batch)
-                decode, seed = self._decoders[name], self._config.seed
                 cut = slice(start, min(start + size, len(row)))
                 yield cut, decode(job.variables, memory, _without_image(batch), rows, seed)
+
+    def _windows(
+        self,
+        job: _Job,
+        name: str,
+        chunk: Chunk,
+        boxes: Boxes,
+        row: np.ndarray,
+        numbers: np.ndarray,
+    ) -> dict[str, jax.Array]:
+        """The windows of the boxes' rows of these numbers; further ones are blank."""
+        make = self._views[name].rows
+        own = numbers[numbers < len(row)].tolist()
+
+        def cut(number: int):
+            return window_row(chunk, int(row[number]), boxes, number, make)
+
+        filled = dict(enumerate(job.readers.map(cut, own)))
+        ids = np.zeros(len(numbers), np.int64)
+        ids[: len(own)] = boxes.image_ids[own]
+        return self._to_devices(make.batch(filled, len(numbers)) | {"ids": id_halves(ids)})
 
 
 def _without_image(batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:

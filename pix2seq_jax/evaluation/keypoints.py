@@ -66,7 +66,8 @@ class Keypoints(HostTask):
                 "the tasks"
             )
 
-    def count_unseen(self, source: CocoDir) -> None:
+    @staticmethod
+    def count_unseen(source: CocoDir) -> None:
         """People without keypoints."""
         source.count_unlabelled()
 

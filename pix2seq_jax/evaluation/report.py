@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image
 
 from pix2seq_jax.evaluation import make_host_tasks
+from pix2seq_jax.evaluation.asks import Part
 from pix2seq_jax.evaluation.chunks import Pictures
-from pix2seq_jax.evaluation.inference import Part
 from pix2seq_jax.evaluation.marks import marks, rows_of
 from pix2seq_jax.evaluation.metrics import coco
 from pix2seq_jax.evaluation.pictures import draw

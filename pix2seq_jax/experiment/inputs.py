@@ -183,13 +183,18 @@ def describe(opened: dict[str, Any]) -> str:
     return "\n".join(dict.fromkeys(lines))
 
 
-def tell_new(opened: dict[str, Any], told: str) -> str:
-    """Logs the lines of `describe` that are not among those `told` before, and returns all:
-    outlines are first looked at when they are read."""
-    now = describe(opened)
-    if fresh := [line for line in now.splitlines() if line not in told.splitlines()]:
-        log.warning("data: %s", "\n".join(fresh))
-    return now
+class Teller:
+    """Called again and again, logs the lines of `describe` that are new since the last call:
+    outlines and images are first looked at when they are read."""
+
+    def __init__(self, opened: dict[str, Any]) -> None:
+        self._opened, self._logged = opened, describe(opened).splitlines()
+
+    def __call__(self) -> None:
+        lines = describe(self._opened).splitlines()
+        if fresh := [line for line in lines if line not in self._logged]:
+            log.warning("data: %s", "\n".join(fresh))
+        self._logged = lines
 
 
 def _open_more(

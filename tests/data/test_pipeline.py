@@ -1,5 +1,4 @@
-"""Batches: a pure function of (seed, step); every image once in evaluation; errors that can be
-read."""
+"""Batches: a pure function of (seed, step); errors that can be read."""
 
 import gc
 import io
@@ -17,10 +16,11 @@ import tensorflow as tf
 from PIL import Image
 
 from pix2seq_jax.data import pipeline, reading
-from pix2seq_jax.data.coco import folder as coco_folder
 from pix2seq_jax.data.coco.json import Report
 from pix2seq_jax.data.ops.chain import read_chain
+from pix2seq_jax.data.source import BOX_FIELDS, IMAGE_FIELDS, layout
 from tests.helpers import small
+from tests.helpers.epochs import one_epoch
 
 ALL_OPS = (
     "decode|scale_jitter(24,0.5,1.5)|fixed_crop(24)|flip_lr|color_jitter(0.5)|filter_objects|"
@@ -47,7 +47,7 @@ class Source:
     """Images of several shapes; image i has i % 3 objects. `broken` names the ones that do not
     decode."""
 
-    fields = coco_folder.FIELDS
+    fields = layout((*IMAGE_FIELDS, *BOX_FIELDS))
 
     def __init__(self, count: int, broken: tuple = ()) -> None:
         self.count, self.broken = count, broken
@@ -161,49 +161,12 @@ def test_repeats_are_the_same_images_augmented_differently():
         train(repeats=3)
 
 
-@pytest.mark.parametrize("size", [1, 3, 7, 20])
-@pytest.mark.parametrize("processes", [1, 2])
-def test_evaluation_sees_every_image_once(size, processes):
-    size *= processes
-    parts = [
-        list(
-            pipeline.eval_dataset(
-                Source(7), EVAL_OPS, batch_size=size, process_index=p, process_count=processes
-            )
-        )
-        for p in range(processes)
-    ]
-    assert [len(part) for part in parts] == [-(-7 // size)] * processes
-    rows = [
-        {k: np.concatenate([b[k] for b in batches]) for k in TYPES}
-        for batches in zip(*parts, strict=True)
-    ]
-    joined = {k: np.concatenate([row[k] for row in rows]) for k in TYPES}
-    valid = joined["valid"]
-    assert len(valid) % size == 0
-    np.testing.assert_array_equal(joined["image_id"][valid], np.arange(1000, 1007))
-    assert (joined["image_id"][~valid] == -1).all()
-    assert (joined["labels"][~valid] == 0).all()
-    one = list(pipeline.eval_dataset(Source(7), EVAL_OPS, batch_size=1))
-    for name in TYPES:
-        np.testing.assert_array_equal(
-            joined[name][valid], np.concatenate([b[name] for b in one]), err_msg=name
-        )
-
-
-def test_evaluation_of_a_part():
-    dataset = pipeline.eval_dataset(Source(7), EVAL_OPS, batch_size=2, limit=3)
-    assert len(dataset) == 2
-    assert [batch["image_id"].tolist() for batch in dataset] == [[1000, 1001], [1002, -1]]
-    assert [batch["image_id"].tolist() for batch in dataset] == [[1000, 1001], [1002, -1]]  # again
-
-
 def test_size_zero_is_that_of_the_file():
     class Unannotated(Source):
         def __getitem__(self, index):
             return super().__getitem__(index) | {"orig_size": np.zeros(2, np.int32)}
 
-    (batch,) = pipeline.eval_dataset(Unannotated(3), EVAL_OPS, batch_size=3)
+    batch = one_epoch(Unannotated(3), EVAL_OPS)
     np.testing.assert_array_equal(batch["orig_size"], [[20, 12], [10, 30], [16, 16]])
 
 
@@ -215,14 +178,13 @@ def test_size_of_the_annotations_wins():
         def __getitem__(self, index):
             return super().__getitem__(index) | {"orig_size": np.array([40, 24], np.int32)}
 
-    (batch,) = pipeline.eval_dataset(Smaller(1), EVAL_OPS, batch_size=1)
+    batch = one_epoch(Smaller(1), EVAL_OPS)
     np.testing.assert_array_equal(batch["orig_size"], [[40, 24]])
 
 
-@pytest.mark.parametrize("make", [pipeline.train_dataset, pipeline.eval_dataset])
-def test_an_image_that_does_not_decode_is_one_clear_error(make):
-    options = {"seed": 0} if make is pipeline.train_dataset else {}
-    batches = iter(make(Source(7, broken=(4,)), EVAL_OPS, batch_size=7, **options))
+def test_an_image_that_does_not_decode_is_one_clear_error():
+    source = Source(7, broken=(4,))
+    batches = iter(pipeline.train_dataset(source, EVAL_OPS, batch_size=7, seed=0))
     with pytest.raises(
         ValueError, match=r"^image folder/4\.png cannot be decoded .*; replace the file"
     ) as caught:
@@ -257,33 +219,12 @@ def test_images_that_all_do_not_decode_are_an_error():
         train(source=Source(7, broken=tuple(range(7))), bad_images=Report())
 
 
-def test_an_image_that_does_not_decode_counts_as_a_black_one_in_evaluation():
-    report = Report()
-    (batch,) = pipeline.eval_dataset(
-        Source(7, broken=(4,)), EVAL_OPS, batch_size=7, bad_images=report
-    )
-    (whole,) = pipeline.eval_dataset(Source(7), EVAL_OPS, batch_size=7)
-    np.testing.assert_array_equal(batch["image_id"], np.arange(1000, 1007))
-    assert not batch["image"][4].any() and whole["image"][4].any()
-    for name in set(whole) - {"image"}:
-        np.testing.assert_array_equal(batch[name], whole[name], err_msg=name)
-    assert report == {reading.BLANK: 1} and "folder/4.png" in report.describe()
-
-
-@pytest.mark.parametrize("make", [pipeline.train_dataset, pipeline.eval_dataset])
-def test_batches_that_are_closed_let_go_of_their_source(make):
+def test_batches_that_are_closed_let_go_of_their_source():
     """TensorFlow keeps every Python function of its graphs; with it, it kept each source that was
     ever read."""
     source = Source(3)
     alive = weakref.ref(source)
-    batches = iter(
-        make(
-            source,
-            EVAL_OPS,
-            batch_size=1,
-            **({"seed": 0} if make is pipeline.train_dataset else {}),
-        )
-    )
+    batches = iter(pipeline.train_dataset(source, EVAL_OPS, batch_size=1, seed=0))
     del source
     next(batches)
     assert alive() is not None  # the iterator alone keeps it

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pix2seq_jax.data import pipeline, rows
+from pix2seq_jax.data import rows
 from pix2seq_jax.data.coco.files import read_file
-from pix2seq_jax.data.coco.folder import IMAGE_FIELDS
 from pix2seq_jax.data.ops.chain import read_chain
+from pix2seq_jax.data.source import IMAGE_FIELDS, layout
+from tests.helpers.epochs import one_epoch
 
 OPS = "decode|resize(32, antialias=True)|pad_image(32)|pad_objects(2)"
 SIZES = [(40, 60), (64, 30), (20, 20)]
@@ -17,7 +18,7 @@ class Plain:
     """A source of image files without objects."""
 
     def __init__(self, files):
-        self.files, self.fields = files, IMAGE_FIELDS
+        self.files, self.fields = files, layout(IMAGE_FIELDS)
 
     def __len__(self):
         return len(self.files)
@@ -45,9 +46,7 @@ def files(tmp_path_factory):
 def test_rows_are_those_of_the_pipeline(files):
     ops = read_chain(OPS).image_ops
     make = rows.Preprocess(ops, objects=False, spec=OPS)
-    (expected,) = pipeline.eval_dataset(
-        Plain(files), "decode|resize(32, antialias=True)|pad_image(32)", batch_size=3
-    )
+    expected = one_epoch(Plain(files), "decode|resize(32, antialias=True)|pad_image(32)")
     decoded = [rows.read(file, size, read_file) for file, size in zip(files, SIZES, strict=True)]
     made = {
         i: make({"image": pixels, "orig_size": size}, i) for i, (pixels, size) in enumerate(decoded)

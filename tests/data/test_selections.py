@@ -1,5 +1,4 @@
-"""Rows of one object, images with predicted objects, and the way of their windows back to the
-original image."""
+"""Rows of one object, and the way of their windows back to the original image."""
 
 import json
 
@@ -7,10 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pix2seq_jax.data import pipeline
-from pix2seq_jax.data.coco.folder import FIELDS, CocoDir
-from pix2seq_jax.data.selections import PerObject, WithObjects
+from pix2seq_jax.data import pipeline, rows
+from pix2seq_jax.data.coco.folder import CocoDir
+from pix2seq_jax.data.ops.chain import read_chain
+from pix2seq_jax.data.selections import PerObject
 from pix2seq_jax.tasks.base import to_original
+from tests.helpers.epochs import one_epoch
 
 SIZES = {7: (40, 60), 3: (64, 30), 5: (20, 20)}  # image id -> height, width
 EVAL_OPS = "decode|crop_to_box(2.0)|resize(32,antialias=True)|pad_image(32)|pad_objects(1)"
@@ -58,7 +59,6 @@ def source(tmp_path_factory):
 def test_one_row_per_object(source):
     objects = PerObject(source)
     np.testing.assert_array_equal(objects.rows, [[0, 0], [0, 2], [2, 0]])
-    np.testing.assert_array_equal(objects.image_ids, [7, 7, 5])
     assert objects.fields == source.fields
     assert len(objects) == 3
     whole, second = source[0], objects[1]
@@ -78,58 +78,11 @@ def test_objects_with_few_keypoints_are_left_out(source):
         PerObject(plain, min_keypoints=1)
 
 
-def predicted(source, boxes, labels=None, image_ids=(5, 7)) -> WithObjects:
-    boxes = np.asarray(boxes, np.float32)
-    labels = np.ones(boxes.shape[:2], np.int32) if labels is None else np.asarray(labels)
-    scores = np.linspace(0.1, 0.9, labels.size).reshape(labels.shape)
-    return WithObjects(source, np.array(image_ids), boxes, labels, scores)
-
-
-BOXES = [
-    [[1, 2, 11, 12], [0, 0, 0, 0], [-5, 10, 30, 15]],
-    [[8, 6, 20, 30], [3, 3, 3, 3], [1, 1, 2, 2]],
-]
-
-
-def test_given_objects_take_the_place_of_the_annotated(source):
-    given = predicted(source, BOXES, [[2, 0, 1], [0, 0, 3]])
-    assert len(given) == 2
-    assert given.fields == FIELDS
-    first, second = given[0], given[1]
-    assert first.keys() == FIELDS.keys() | {"file"}
-    assert (first["image_id"], second["image_id"]) == (5, 7)
-    assert second["image"] == source[0]["image"]
-    np.testing.assert_allclose(first["boxes"], [[0.05, 0.1, 0.55, 0.6], [0, 0.5, 1, 0.75]])
-    np.testing.assert_array_equal(first["labels"], [2, 1])
-    np.testing.assert_allclose(first["area"], [100, 100])
-    np.testing.assert_allclose(second["scores"], [0.9])
-    for name, (dtype, _) in FIELDS.items():
-        assert name == "image" or first[name].dtype == dtype, name
-    objects = PerObject(given)
-    np.testing.assert_array_equal(objects.rows, [[0, 0], [0, 1], [1, 0]])
-    np.testing.assert_allclose(objects[1]["boxes"], [[0, 0.5, 1, 0.75]])
-    assert predicted(source, BOXES, [[0, 0, 0], [0, 0, 3]])[0]["boxes"].shape == (0, 4)
-
-
-def test_objects_that_do_not_fit_are_named(source):
-    with pytest.raises(ValueError, match="1 of 2 images are not in the source, first: image id 8"):
-        predicted(source, BOXES, image_ids=(5, 8))
-    with pytest.raises(ValueError, match=r"image_ids\(2,\), boxes\(2, 3, 4\), labels\(2, 2\)"):
-        predicted(source, BOXES, [[1, 1], [1, 1]])
-    with pytest.raises(ValueError, match="image_ids"):
-        predicted(source, BOXES, image_ids=(5,))
-    broken = np.array(BOXES, np.float32)
-    broken[1, 1, 2] = np.nan
-    with pytest.raises(ValueError, match=r"1 boxes are not finite, first: .*nan.* of image id 7"):
-        predicted(source, broken)
-    assert len(predicted(source, broken, [[1, 1, 1], [1, 0, 1]])) == 2
-
-
 def test_objects_come_back_from_their_windows(source):
     """Through crop_to_box, resize and pad_image, and back by tasks.base.to_original: the same
     pixels."""
     objects = PerObject(source)
-    batch = next(iter(pipeline.eval_dataset(objects, EVAL_OPS, batch_size=3)))
+    batch = one_epoch(objects, EVAL_OPS)
     assert "keypoint_swap" not in batch
     np.testing.assert_array_equal(batch["crop_offset"], [[1, 0], [12, 25], [0, 0]])
     np.testing.assert_array_equal(batch["orig_size"], [[20, 34], [28, 20], [14, 14]])
@@ -156,9 +109,19 @@ def test_objects_come_back_from_their_windows(source):
         [20, 30, 10, 20],
     ],
 )
-def test_a_window_has_some_pixels_whatever_the_box(source, box):
-    row = PerObject(predicted(source, [[box]], image_ids=(7,)))
-    (batch,) = pipeline.eval_dataset(row, EVAL_OPS, batch_size=1)
+def test_a_window_has_some_pixels_whatever_the_box(box):
+    """As evaluation makes rows of predicted boxes; yxyx in pixels, clipped to the image before."""
+    make = rows.Preprocess(read_chain(EVAL_OPS).tensor_ops, objects=True, spec=EVAL_OPS)
+    features = {
+        "image": np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8),
+        "orig_size": np.array([40, 60], np.int32),
+        "boxes": np.clip([box], 0, [40, 60, 40, 60]).astype(np.float32)
+        / np.array([40, 60, 40, 60], np.float32),
+        "labels": np.ones(1, np.int32),
+        "scores": np.ones(1, np.float32),
+        "is_crowd": np.zeros(1, bool),
+    }
+    batch = make.batch({0: make(features, 0)}, 1)
     (height, width), (top, left) = batch["orig_size"][0], batch["crop_offset"][0]
     assert 8 <= height <= 40 and 8 <= width <= 60
     assert 0 <= top <= 40 - height and 0 <= left <= 60 - width
@@ -166,7 +129,7 @@ def test_a_window_has_some_pixels_whatever_the_box(source, box):
 
 
 def test_an_image_without_objects_stays_whole(source):
-    batch = next(iter(pipeline.eval_dataset(source, EVAL_OPS, batch_size=3)))
+    batch = one_epoch(source, EVAL_OPS)
     np.testing.assert_array_equal(batch["orig_size"][1], [64, 30])
     np.testing.assert_array_equal(batch["crop_offset"][1], [0, 0])
 

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from pix2seq_jax.data import order, pipeline
-from pix2seq_jax.data.coco.folder import FIELDS, IMAGE_FIELDS
 from pix2seq_jax.data.order import CYCLE
 from pix2seq_jax.data.pipeline import Stream
+from pix2seq_jax.data.source import BOX_FIELDS, IMAGE_FIELDS, layout
 
 OPS = "decode|flip_lr|order(random)|pad_image(16)|pad_objects({})"
 
@@ -25,14 +25,8 @@ class Source:
         self, first: int, count: int, extra: dict | None = None, silent: bool = False
     ) -> None:
         self.first, self.count, self.extra, self.silent = first, count, extra or {}, silent
-        objects = (
-            {} if silent else {name: FIELDS[name] for name in FIELDS.keys() - IMAGE_FIELDS.keys()}
-        )
-        self.fields = (
-            IMAGE_FIELDS
-            | objects
-            | {k: (v.dtype, (None, *v.shape[1:])) for k, v in self.extra.items()}
-        )
+        own = {k: (v.dtype, (None, *v.shape[1:])) for k, v in self.extra.items()}
+        self.fields = layout(IMAGE_FIELDS if silent else (*IMAGE_FIELDS, *BOX_FIELDS)) | own
         self.read, self.lock = [], threading.Lock()
 
     def __len__(self) -> int:

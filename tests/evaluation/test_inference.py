@@ -8,6 +8,7 @@ import ml_collections
 import numpy as np
 import pytest
 
+from pix2seq_jax.evaluation import HOST_TASKS
 from pix2seq_jax.evaluation.boxes import Boxes, boxes_of_annotations, boxes_of_results
 from pix2seq_jax.evaluation.decoders import make_decoder, row_keys
 from tests.helpers import four_tasks
@@ -134,6 +135,10 @@ def annotation(image_id: int, box, category: int = 7, crowd: int = 0, **more) ->
     return {"image_id": image_id, "bbox": box, "category_id": category, "iscrowd": crowd} | more
 
 
+any_object = HOST_TASKS["segmentation"]().prompts
+with_keypoints = HOST_TASKS["keypoints"]().prompts
+
+
 def test_boxes_of_annotations():
     rows = [
         annotation(4, [1, 2, 3, 4], num_keypoints=0),
@@ -142,16 +147,16 @@ def test_boxes_of_annotations():
         annotation(4, [2, 2, 2, 2], 3, num_keypoints=1),
         annotation(5, [9, 9, 9, 9]),
     ]
-    found = boxes_of_annotations({"annotations": rows}, [9, 6, 4], CATEGORIES)
+    found = boxes_of_annotations({"annotations": rows}, [9, 6, 4], CATEGORIES, any_object)
     assert found.image_ids.tolist() == [9, 6, 4]  # the order that was asked for
     np.testing.assert_array_equal(found.labels, [[2, 0], [0, 0], [1, 2]])
     np.testing.assert_array_equal(found.scores, found.labels > 0)
     np.testing.assert_array_equal(
         found.boxes[:, 0], [[6, 5, 14, 12], [0] * 4, [2, 1, 6, 4]]
     )  # yxyx
-    joints = boxes_of_annotations({"annotations": rows}, [9, 6, 4], CATEGORIES, with_keypoints=True)
+    joints = boxes_of_annotations({"annotations": rows}, [9, 6, 4], CATEGORIES, with_keypoints)
     np.testing.assert_array_equal(joints.labels, [[2], [0], [2]])
-    nothing = boxes_of_annotations({"annotations": rows}, [6], CATEGORIES)
+    nothing = boxes_of_annotations({"annotations": rows}, [6], CATEGORIES, any_object)
     assert nothing.labels.tolist() == [[0]]
 
 

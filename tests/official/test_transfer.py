@@ -10,6 +10,7 @@ from flax import traverse_util
 
 from pix2seq_jax import import_tf, train
 from pix2seq_jax.experiment import resolve, saved_run
+from pix2seq_jax.experiment import start as run_start
 from pix2seq_jax.experiment.logs import log
 from pix2seq_jax.official import transfer
 from pix2seq_jax.official.source import read
@@ -37,14 +38,14 @@ def taken(parts) -> dict:
 
 
 def start(config, workdir, mesh=None):
-    """(fresh variables, variables after train.first_state, where they come from)."""
+    """(fresh variables, variables after run_start.first_state, where they come from)."""
     mesh = mesh or sharding.make_mesh()
     model, tx = resolve.make_model(config), optim.make(learning_rate=1e-3, **config.optim)
     fresh = train_state.variables(
         train_state.init_state(model, tx, jax.random.key(config.seed), mesh=mesh)
     )
     with jax.set_mesh(mesh):
-        state, origin = train.first_state(config, workdir, {}, model, tx, mesh)
+        state, origin = run_start.first_state(config, workdir, {}, model, tx, mesh)
     return fresh, train_state.variables(state), origin
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 
 from pix2seq_jax.data.coco.files import ImageRules, read_file, read_images
-from pix2seq_jax.data.coco.folder import IMAGE_FIELDS
 from pix2seq_jax.data.coco.json import (
     BadAnnotations,
     Report,
@@ -18,6 +17,7 @@ from pix2seq_jax.data.coco.json import (
     return_memory,
     whole_numbers,
 )
+from pix2seq_jax.data.source import IMAGE_FIELDS, layout
 from pix2seq_jax.vocab import END_PIECE
 
 
@@ -66,7 +66,7 @@ class CocoCaptions:
         image_ids: i64[len].
         files: paths.
         references: image id -> all of its captions, as written.
-        fields: what a row of a batch has of it, see data.sources.
+        fields: what a row of a batch has of it, see data.source.
         report: what was left out or cut, kind -> count.
     """
 
@@ -105,7 +105,7 @@ class CocoCaptions:
             if value < 1:
                 raise ValueError(f"{name}={value}: must be at least 1")
         self.annotations_path, self.report = Path(annotations), Report()
-        self.fields = IMAGE_FIELDS | {"captions": (np.int32, (per_image, max_tokens))}
+        self.fields = layout((*IMAGE_FIELDS, "captions"), C=per_image, T=max_tokens)
         content = read_json(self.annotations_path, ("images", "annotations"))
         found = read_images(
             self.annotations_path, Path(images), content["images"], self.report, image_rules

@@ -1,9 +1,4 @@
-"""Randomly accessible sources: `len(source)` images, `source[i]` -> raw features of image i.
-
-Raw features are NumPy arrays as in the table `source.fields`, name -> (type, shape with None where
-it varies), but for `image`: a source gives the bytes of the file, and `file`, its name; the table
-says what the decoded image is.
-"""
+"""The source of objects: a folder of images and a COCO-format JSON of their annotations."""
 
 import copy
 from collections.abc import Sequence
@@ -23,22 +18,10 @@ from pix2seq_jax.data.coco.json import (
 )
 from pix2seq_jax.data.coco.keypoints import Joints
 from pix2seq_jax.data.coco.outlines import Outlines, check_mask_sizes
+from pix2seq_jax.data.source import BOX_FIELDS, IMAGE_FIELDS, layout
 from pix2seq_jax.vocab import POINT_PADDING
 
 _CLIP_TOLERANCE = 1e-3  # pixels; JSON files round box + size to two decimals
-
-IMAGE_FIELDS = {
-    "image": (np.uint8, (None, None, 3)),
-    "image_id": (np.int64, ()),
-    "orig_size": (np.int32, (2,)),
-}
-FIELDS = IMAGE_FIELDS | {
-    "boxes": (np.float32, (None, 4)),
-    "labels": (np.int32, (None,)),
-    "area": (np.float32, (None,)),
-    "is_crowd": (np.bool_, (None,)),
-    "scores": (np.float32, (None,)),
-}
 
 
 class CocoDir:
@@ -60,7 +43,7 @@ class CocoDir:
         labelled; the joint that each becomes in a mirror image, or -1 (data.joints.mirrored).
 
     Attributes:
-        fields: what `source[i]` gives, see the module.
+        fields: what `source[i]` gives, see data.source.
         annotations_path: the JSON.
         category_names, category_ids: label l is `category_names[l-1]`, `category_ids[l-1]`;
             `label_ids` and `label_names` say what they are for a label that the JSON lacks.
@@ -118,7 +101,7 @@ class CocoDir:
                 or see the rules.
         """
         self.annotations_path, self.folder = Path(annotations), Path(images)
-        self.fields, self.report = dict(FIELDS), Report()
+        self.fields, self.report = layout((*IMAGE_FIELDS, *BOX_FIELDS)), Report()
         reads = {"outlines": bool(max_points), "keypoints": keypoints}
         columns = read_columns(self.annotations_path, **reads, bad=bad_annotations, cache=cache)
         self.report.add_content(content_of(columns["report"]))
@@ -212,16 +195,12 @@ class CocoDir:
             self.annotations_path, columns, rows, self._ids, sizes, max_points
         )
         self._outlines.count(self._crowd, self.report)
-        self.fields["polygons"] = (np.float32, (None, 2 * max_points))
+        self.fields |= layout(["polygons"], M=max_points)
 
     def _read_keypoints(self, columns: dict[str, np.ndarray], rows: np.ndarray) -> None:
         wanted = np.isin(self._labels, self.keypoint_labels) & ~self._crowd
         self._joints.take(columns, rows, self._ids, self.sizes[self._image], wanted, self.report)
-        number = len(self.keypoint_names)
-        self.fields |= {
-            "keypoints": (np.float32, (None, 2 * number)),
-            "keypoint_swap": (np.int32, (number,)),
-        }
+        self.fields |= layout(["keypoints", "keypoint_swap"], J=len(self.keypoint_names))
 
     def _clip(self) -> None:
         """Boxes in the file -> normalised yxyx clipped to the image; rows without area leave the

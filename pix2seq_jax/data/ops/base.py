@@ -1,9 +1,13 @@
 """What an op of the preprocessing is: a function of one image and its objects, with attributes that
 say what a chain of ops has to know."""
 
+import contextlib
 from typing import ClassVar
 
 import tensorflow as tf
+
+with contextlib.suppress(RuntimeError):  # in use by the caller already, who then has chosen
+    tf.config.set_visible_devices([], "GPU")  # it would reserve the memory of every GPU it sees
 
 Example = dict[str, tf.Tensor]  # of one image, not batched; keys as in the Example dict
 

@@ -5,10 +5,12 @@ Other modules ask the chain, never the string.
 
 import ast
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+
+import tensorflow as tf
 
 from pix2seq_jax.data.ops import image, objects
-from pix2seq_jax.data.ops.base import Op
+from pix2seq_jax.data.ops.base import Example, Op
 
 OPS: dict[str, type[Op]] = {**image.OPS, **objects.OPS}
 
@@ -84,6 +86,26 @@ def read_chain(spec: str | tuple[Op, ...]) -> Chain:
             )
         padded = padded or isinstance(op, image.PadImage)
     return Chain(ops, str(spec))
+
+
+def apply(ops: Iterable[Op], example: Example, seed: int, draw: tf.Tensor) -> Example:
+    """What ops make of row number `draw` i64[] of a run with this seed.
+
+    Op number i draws from the stateless seed (seed·2²⁰ + 16·i, draw), which is unique.
+    """
+    for number, op in enumerate(ops):
+        example = op(example, tf.stack([tf.constant(seed * 2**20 + 16 * number, tf.int64), draw]))
+    return example
+
+
+def check_shapes(values: Mapping[str, tf.Tensor | tf.TensorSpec], spec: str) -> None:
+    """Raises ValueError for rows of the preprocessing `spec` that cannot be batched."""
+    for name, value in values.items():
+        if not value.shape.is_fully_defined():
+            raise ValueError(
+                f"preprocessing {spec!r}: {name!r} has no fixed shape ({value.shape}) and cannot "
+                "be batched; end with pad_image(size) and, for objects, pad_objects(n)"
+            )
 
 
 def parse(spec: str, table: Mapping[str, type]) -> tuple:

@@ -9,9 +9,6 @@ import tensorflow as tf
 
 from pix2seq_jax.vocab import POINT_INVISIBLE
 
-POINT_FIELDS = ("boxes", "polygons", "keypoints")
-OBJECT_FIELDS = (*POINT_FIELDS, "labels", "area", "is_crowd", "scores")  # first axis: the objects
-
 
 def height_width(size: int | tuple[int, int]) -> tuple[int, int]:
     """A size given as one number or as (height, width), in pixels. Raises ValueError where it is

@@ -9,6 +9,7 @@ import tensorflow as tf
 from pix2seq_jax.data.images import decode_image
 from pix2seq_jax.data.ops import geometry
 from pix2seq_jax.data.ops.base import Example, Op, derive
+from pix2seq_jax.data.source import POINT_FIELDS
 
 Size = int | tuple[int, int]
 MIN_WINDOW = 8.0  # pixels; a predicted box may have no area, or lie outside the image
@@ -107,11 +108,7 @@ def crop(example: Example, corner: tf.Tensor, size: tf.Tensor) -> Example:
     image = example["image"]
     now = tf.cast(_size(image), tf.float32)
     offset, factor = tf.cast(corner, tf.float32) / now, now / tf.cast(size, tf.float32)
-    points = {
-        k: geometry.crop(k, example[k], offset, factor)
-        for k in geometry.POINT_FIELDS
-        if k in example
-    }
+    points = {k: geometry.crop(k, example[k], offset, factor) for k in POINT_FIELDS if k in example}
     window = tf.slice(image, tf.concat([corner, [0]], 0), tf.concat([size, [3]], 0))
     return {**example, **points, "image": window, "crop_offset": example["crop_offset"] + corner}
 
@@ -179,9 +176,7 @@ class FlipLr(ImageOp):
         if swap is not None:
             coin, swap = coin & tf.reduce_all(swap >= 0), tf.maximum(swap, 0)
         image = tf.cond(coin, lambda: tf.reverse(example["image"], [1]), lambda: example["image"])
-        points = {
-            k: geometry.flip_lr(k, example[k], swap) for k in geometry.POINT_FIELDS if k in example
-        }
+        points = {k: geometry.flip_lr(k, example[k], swap) for k in POINT_FIELDS if k in example}
         if "polygons" in points:
             points["polygons"] = geometry.reverse_rings(points["polygons"])
         return {
@@ -244,9 +239,7 @@ class PadImage(ImageOp):
         room = tf.concat([target - now, [0]], 0)
         image = tf.pad(to_bytes(example["image"]), tf.stack([[0, 0, 0], room], 1))
         factor = tf.cast(now, tf.float32) / tf.constant(target, tf.float32)
-        points = {
-            k: geometry.scale(k, example[k], factor) for k in geometry.POINT_FIELDS if k in example
-        }
+        points = {k: geometry.scale(k, example[k], factor) for k in POINT_FIELDS if k in example}
         image = tf.ensure_shape(image, [*target, 3])
         value = tf.constant(self.value, tf.float32)
         return {**example, **points, "image": image, "unpadded_size": now, "pad_value": value}

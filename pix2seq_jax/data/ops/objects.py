@@ -6,7 +6,7 @@ from typing import ClassVar
 import tensorflow as tf
 
 from pix2seq_jax.data.ops.base import Example, Op, derive
-from pix2seq_jax.data.ops.geometry import OBJECT_FIELDS
+from pix2seq_jax.data.source import OBJECT_FIELDS
 from pix2seq_jax.vocab import NOISE_LABEL
 
 

@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from pix2seq_jax.data.ops import geometry
+from pix2seq_jax.data.source import POINT_FIELDS
 
 SWAP = [
     0,
@@ -44,7 +45,7 @@ def test_flip_equals_the_release(ops_golden, name):
     np.testing.assert_array_equal(flipped[reserved], points[reserved])
 
 
-@pytest.mark.parametrize("field", geometry.POINT_FIELDS)
+@pytest.mark.parametrize("field", POINT_FIELDS)
 def test_flipping_twice_gives_back_the_points(ops_golden, field):
     points = tf.constant(ops_golden["crop/keypoints_in"])[:, : 4 if field == "boxes" else 34]
     np.testing.assert_allclose(
@@ -64,7 +65,7 @@ def test_reserved_points_pass_through_every_change():
     np.testing.assert_array_equal(geometry.scale("polygons", points, half)[0, :2], [0.25, 0.25])
 
 
-@pytest.mark.parametrize("field", geometry.POINT_FIELDS)
+@pytest.mark.parametrize("field", POINT_FIELDS)
 def test_no_objects(field):
     points, pair = tf.zeros([0, 4 if field == "boxes" else 34]), tf.constant([0.5, 0.5])
     for changed in (geometry.scale(field, points, pair), geometry.crop(field, points, pair, pair)):

@@ -100,14 +100,6 @@ def test_nothing_to_draw():
         assert not np.asarray(picture).any()
 
 
-def test_captions_go_with_or_without_objects():
-    texts = [{"caption": "a circle"}, {"caption": "a ring left of a star"}]
-    found = drawable({"captioning": texts}, LABELS, SIZE)
-    assert found["captions"] == ["a circle", "a ring left of a star"] and found["labels"] == []
-    found = drawable({"captioning": texts[:1], "detection": [detected()]}, LABELS, SIZE)
-    assert found["captions"] == ["a circle"] and found["labels"] == [1]
-
-
 def test_other_categories_are_left_out():
     rows = {
         "detection": [detected(category=5), detected(OTHER, category=3)],

@@ -1,0 +1,113 @@
+"""What is in the batches of a training step: sizes, tasks, and where they come from."""
+
+import dataclasses
+
+import jax
+import ml_collections
+
+from pix2seq_jax.data import feed, pipeline
+from pix2seq_jax.data.coco.json import Report
+from pix2seq_jax.data.pipeline import Stream
+from pix2seq_jax.tasks import TASKS, Task
+from pix2seq_jax.tasks.mixed import Mixed
+from pix2seq_jax.training import sharding
+
+
+def batch_sizes(config: ml_collections.ConfigDict) -> dict[str, int]:
+    """Images in the global batches of a step, by what is trained (see `trained_tasks`)."""
+    if config.train.mixing == "data":
+        return {Mixed.name: config.train.batch_size}
+    return {
+        name: section.batch_size or config.train.batch_size
+        for name, section in config.tasks.items()
+    }
+
+
+def trained_tasks(config: ml_collections.ConfigDict, tasks: dict[str, Task]) -> dict[str, Task]:
+    """What the step trains: every task on a batch of its own, or ("data" mixing) all of them as
+    one.
+
+    Raises:
+        ValueError: config.train.mixing is neither "batch" nor "data".
+    """
+    if config.train.mixing == "data":
+        weighing = tuple(task for name, task in tasks.items() if config.tasks[name].weight)
+        return {Mixed.name: Mixed(weighing)}
+    if config.train.mixing != "batch":
+        raise ValueError(f"config.train.mixing={config.train.mixing!r}: give 'batch' or 'data'")
+    return tasks
+
+
+def images_per_step(config: ml_collections.ConfigDict) -> dict[str, float]:
+    """Images of a step by task; where all tasks share a batch, what their weights give on
+    average."""
+    if config.train.mixing == "data":
+        return {
+            name: section.weight * config.train.batch_size for name, section in config.tasks.items()
+        }
+    return batch_sizes(config)
+
+
+def tokens_per_step(images: dict[str, float], trained: dict) -> dict[str, float]:
+    """Tokens that a step reads of each task, prompts and padding counted."""
+    rows = {name: trained.get(name, trained.get(Mixed.name)) for name in images}
+    return {
+        name: number * rows[name].per_image * rows[name].max_len for name, number in images.items()
+    }
+
+
+def task_seed(seed: int, name: str) -> int:
+    """The seed of a task's data: tasks that read the same images would else see the same ones in
+    each step. All tasks in one batch read different images anyway."""
+    number = 0 if name == Mixed.name else list(TASKS).index(name)
+    return (seed + 1_000_003 * number) % 2**31 if number else seed
+
+
+def open_feeds(
+    config: ml_collections.ConfigDict,
+    streams: dict[str, list[Stream]],
+    mesh: jax.sharding.Mesh,
+    *,
+    start: int,
+    bad_images: Report | None,
+) -> dict[str, feed.Feed]:
+    """One feed of training batches per task, or one for all of them, from step `start` on."""
+    sizes, rows = batch_sizes(config), sharding.batch_sharding(mesh)
+    index, count = feed.row_block(rows)
+    if config.train.mixing == "data":
+        streams = {Mixed.name: _together(config, streams)}
+    feeds = {}
+    for name, own in streams.items():
+        batches = pipeline.train_dataset(
+            own,
+            batch_size=sizes[name],
+            seed=task_seed(config.seed, name),
+            start_step=start,
+            repeats=config.train.repeats,
+            bad_images=bad_images,
+            workers=config.data.workers or None,
+            process_index=index,
+            process_count=count,
+        )
+        feeds[name] = feed.Feed(batches, rows)
+    return feeds
+
+
+def _together(config: ml_collections.ConfigDict, streams: dict[str, list[Stream]]) -> list[Stream]:
+    """The streams of all tasks that weigh something as those of one batch."""
+    weights = {name: config.tasks[name].weight for name in streams}
+    names = [name for name, weight in weights.items() if weight]
+    return [
+        dataclasses.replace(stream, weight=stream.weight * weights[name], task=number)
+        for number, name in enumerate(names)
+        for stream in streams[name]
+    ]
+
+
+def task_rates(
+    steps_per_s: float, images: dict[str, float], tokens: dict[str, float]
+) -> dict[str, float]:
+    """Images and tokens per second of each task."""
+    return {f"{name}/images_per_s": steps_per_s * count for name, count in images.items()} | {
+        f"{name}/tokens_per_s": steps_per_s * count for name, count in tokens.items()
+    }

@@ -1,0 +1,131 @@
+"""What happens around the steps of a training run: log lines, checkpoints, evaluations, SIGTERM."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+
+from pix2seq_jax.data.feed import Feed
+from pix2seq_jax.evaluation.in_training import Evaluations
+from pix2seq_jax.experiment import feeds as batches
+from pix2seq_jax.experiment import stopping
+from pix2seq_jax.experiment.logs import MetricWriter, Progress, phase, profiler
+from pix2seq_jax.tasks import Task
+from pix2seq_jax.training import checkpoint
+from pix2seq_jax.training import state as train_state
+
+SHOWN = ("loss", "token_accuracy", "grad_norm", "lr")  # in the log line; metrics.jsonl has all
+
+
+class RunHooks:
+    """The hooks of training.loop for a run in a workdir."""
+
+    def __init__(
+        self,
+        config: ml_collections.ConfigDict,
+        workdir: str | Path,
+        trained: Mapping[str, Task],
+        feeds: Mapping[str, Feed],
+        *,
+        start: int,
+        meta: dict,
+        saver: checkpoint.Checkpointer,
+        writer: MetricWriter,
+        evaluations: Evaluations | None,
+        terminated: stopping.Termination,
+        tell_data: Callable[[], None],
+    ) -> None:
+        """Takes what it uses.
+
+        Args:
+            config: resolved.
+            workdir: of the run.
+            trained: the tasks by what has a batch of its own (see feeds.trained_tasks).
+            feeds: of these.
+            start: number of updates done.
+            meta: what checkpoints hold besides the state.
+            saver: of checkpoints.
+            writer: of metrics.
+            evaluations: of saved states; None for none.
+            terminated: whether SIGTERM has come.
+            tell_data: logs what was found in the data since the last call.
+        """
+        self._config, self._workdir, self._meta = config, workdir, meta
+        self._saver, self._writer, self._feeds = saver, writer, feeds
+        self._evaluations, self._terminated, self._tell_data = evaluations, terminated, tell_data
+        self._images = batches.images_per_step(config)
+        self._tokens = batches.tokens_per_step(self._images, trained)
+        self._profile = None
+        if config.train.profile_at:
+            self._profile = profiler(workdir, first_profile=config.train.profile_at)
+        self._progress = Progress(
+            first=start,
+            total=config.train.steps,
+            log_steps=config.train.log_steps,
+            images_per_step=sum(self._images.values()),
+            tokens_per_step=sum(self._tokens.values()),
+        )
+
+    def __enter__(self) -> "RunHooks":
+        self._progress.__enter__()
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._progress.__exit__(*error)
+
+    @contextlib.contextmanager
+    def first_step(self) -> Iterator[None]:
+        """It compiles: it gets a heartbeat and is left out of the rates."""
+        with phase("first batch and compilation"), self._progress.paused():
+            yield
+
+    def after_update(self, step: int) -> None:
+        """Records a trace where one is wanted."""
+        if self._profile is not None:
+            self._profile(step)
+
+    def reports(self, step: int) -> bool:
+        """After the first step, every log_steps, and at the end."""
+        return self._progress.due(step)
+
+    def report(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """A line in the log, and one in metrics.jsonl."""
+        values = {name: float(value) for name, value in metrics.items()}
+        names: Sequence[str] = (*SHOWN, *(f"{task}/loss" for task in self._images))
+        shown = {name: values[name] for name in names if name in values}
+        waited = sum(feed.wait_seconds for feed in self._feeds.values())
+        rates = self._progress.report(step, shown, waited=waited)
+        if len(self._images) > 1:
+            rates |= batches.task_rates(rates["steps_per_s"], self._images, self._tokens)
+        written = {f"train/{name}": value for name, value in (values | rates).items()}
+        self._writer.scalars(step, written)
+
+    def interrupted(self) -> bool:
+        """Whether SIGTERM has come."""
+        return self._terminated()
+
+    def saves(self, step: int) -> bool:
+        """Every checkpoint_steps, and at the end."""
+        return step % self._config.train.checkpoint_steps == 0 or step == self._config.train.steps
+
+    def save(self, step: int, state: train_state.TrainState) -> None:
+        """A checkpoint; what was found in the data since the last one goes into the log."""
+        self._tell_data()
+        self._saver.save(step, state, self._meta)
+
+    def leave(self, step: int) -> None:
+        """Raises Interrupted."""
+        stopping.say_saved(step, self._workdir)
+        raise stopping.Interrupted
+
+    def evaluates(self, step: int) -> bool:
+        """Every eval_steps, and at the end."""
+        return self._evaluations is not None and self._evaluations.due(step)
+
+    def evaluate(self, step: int, state: train_state.TrainState) -> dict:
+        """The metrics of a state, {} where the evaluation failed; its time is left out of the
+        rates."""
+        with self._progress.paused():
+            return self._evaluations.run(train_state.variables(state), step)

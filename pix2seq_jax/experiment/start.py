@@ -1,0 +1,74 @@
+"""Where the weights of a run come from.
+
+In this order: the newest whole checkpoint of the workdir (resume), the model that was imported into
+it (import_tf), another model as far as it fits (config.init_from, a warm start), scratch. The log
+says which ("weights: ...").
+"""
+
+from pathlib import Path
+
+import jax
+import ml_collections
+
+from pix2seq_jax.experiment import saved_run
+from pix2seq_jax.experiment.logs import log, phase
+from pix2seq_jax.experiment.resolve import check_classes
+from pix2seq_jax.official import transfer
+from pix2seq_jax.training import checkpoint
+from pix2seq_jax.training import state as train_state
+
+
+def restore_or_start(
+    config: ml_collections.ConfigDict,
+    workdir: str | Path,
+    saver: checkpoint.Checkpointer,
+    meta: dict,
+    model,
+    tx,
+    mesh: jax.sharding.Mesh,
+) -> train_state.TrainState:
+    """The state that a run goes on from. `meta` is what checkpoints will hold.
+
+    Raises:
+        ValueError: checkpoints or weights that are damaged or do not fit.
+    """
+    with phase("restore"):
+        restored = saver.restore_latest(train_state.abstract_state(model, tx, mesh=mesh))
+    if restored:
+        state, saved = restored
+        check_classes(saved["category_names"], config, where=f"{workdir}/checkpoints")
+        origin = f"resumed at step {int(state.step)}{passed_over(config)}"
+    else:
+        with phase("initialise"):
+            state, origin = first_state(config, workdir, meta, model, tx, mesh)
+    log.info("weights: %s", origin)
+    return state
+
+
+def passed_over(config: ml_collections.ConfigDict) -> str:
+    """For the log, where the workdir has weights of its own."""
+    if not config.init_from:
+        return ""
+    return f"; config.init_from={config.init_from!r} is ignored, it is for a new workdir"
+
+
+def first_state(
+    config: ml_collections.ConfigDict,
+    workdir: str | Path,
+    meta: dict,
+    model,
+    tx,
+    mesh: jax.sharding.Mesh,
+) -> tuple[train_state.TrainState, str]:
+    """(state of step 0, where its weights come from); the optimizer is fresh. `meta` is what
+    checkpoints will hold."""
+    state = train_state.init_state(model, tx, jax.random.key(config.seed), mesh=mesh)
+    if saved_run.is_imported(workdir):
+        _, imported = saved_run.load_variables(workdir, config, model, mesh)
+        state = state.replace(
+            params=imported["params"], batch_stats=imported.get("batch_stats", {})
+        )
+        return state, "imported" + passed_over(config)
+    if config.init_from:
+        return transfer.start(state, config, workdir, mesh, text=meta.get("text_model"))
+    return state, "from scratch"
