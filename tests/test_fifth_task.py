@@ -93,7 +93,7 @@ def fifth(monkeypatch):
 def test_it_trains_evaluates_and_is_in_the_metrics(fifth, tmp_path):
     folder = small.make_shapes(tmp_path / "shapes")
     config = get_config("shapes")
-    config.update_from_flattened_dict(small.SHRUNK | small.on_folder(folder))
+    config.update_from_flattened_dict(small.shrunk(config) | small.on_folder(folder))
     metrics = train.run(config, tmp_path / "run")
     assert metrics["counting"]["error"] >= 0
     written = json.loads((tmp_path / "run" / "metrics.json").read_text())
@@ -109,6 +109,6 @@ def test_it_trains_evaluates_and_is_in_the_metrics(fifth, tmp_path):
 def test_it_is_unknown_without_its_lines(tmp_path):
     folder = small.make_shapes(tmp_path / "shapes")
     config = get_config("shapes")
-    config.update_from_flattened_dict(small.SHRUNK | small.on_folder(folder))
+    config.update_from_flattened_dict(small.shrunk(config) | small.on_folder(folder))
     with pytest.raises(ValueError, match="counting: unknown task"):
         train.run(config, tmp_path / "run")

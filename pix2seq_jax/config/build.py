@@ -11,6 +11,7 @@ import ml_collections
 
 from pix2seq_jax.config import architectures, layouts, recipes, shapes
 from pix2seq_jax.config.sections import SECTIONS, share_out
+from pix2seq_jax.models import backbones
 
 
 def parse(arg: str, *, recipe: str) -> ml_collections.ConfigDict:
@@ -127,11 +128,8 @@ def data(name: str) -> ml_collections.ConfigDict:
 
 
 def padded(arch: str, size: int) -> int:
-    """Side in pixels of the padded images: whole patches of a ViT."""
-    model = architectures.MODEL | architectures.ARCHITECTURES[arch]
-    return (
-        -(-size // model["patch_size"]) * model["patch_size"] if model["encoder"] == "vit" else size
-    )
+    """Side in pixels of the padded images, as in whole patches of a ViT."""
+    return backbones.from_config(architectures.section(arch)["backbone"]).padded(size)
 
 
 def _training(recipe: dict) -> dict:
@@ -176,7 +174,7 @@ def _training(recipe: dict) -> dict:
 def base(variant: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """A config without tasks: data, model, vocabulary, optimizer and intervals of a recipe."""
     recipe = recipes.RECIPES[variant.recipe]
-    model = architectures.MODEL | architectures.ARCHITECTURES[variant.arch]
+    model = architectures.section(variant.arch)
     side = padded(variant.arch, variant.size)
     return ml_collections.ConfigDict(
         {
@@ -186,7 +184,7 @@ def base(variant: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
             "data": data(variant.data),
             "more_data": {},  # name -> section like `data`, for tasks.NAME.mix
             # vocab_size and max_seq_len grow with what the data and the tasks need.
-            "model": model | {"image_size": (side, side), "vocab_size": 0, "max_seq_len": 512},
+            "model": model | {"image_size": (side, side), "vocab_size": 0},
             "vocab": {
                 "size": 3000,
                 "num_bins": recipe["num_bins"],

@@ -14,8 +14,9 @@ from typing import Any
 
 import ml_collections
 
-from pix2seq_jax.evaluation import HOST_TASKS
 from pix2seq_jax.models import pix2seq
+from pix2seq_jax.models.backbones import BACKBONES, base
+from pix2seq_jax.models.backbones.base import Backbone
 from pix2seq_jax.tasks import TASKS
 from pix2seq_jax.tasks.detection import CLASS_CORRUPTIONS
 from pix2seq_jax.training import optim
@@ -113,7 +114,6 @@ def each(
 
 
 FLAG = Allowed("true or false", lambda value: isinstance(value, bool))
-ANYTHING = Allowed("a value", lambda value: True)
 ANY_LIST = Allowed("a list", lambda value: isinstance(value, list | tuple), optional=True)
 COUNT, NOT_NEGATIVE, RATE, SHARE = whole(1), number(0), number(0, 1, below=True), number(0, 1)
 EVEN = Allowed(
@@ -159,20 +159,33 @@ def _model() -> dict[str, Allowed]:
             f"{part}_{name}": COUNT for name in ("layers", "mlp", "heads")
         }
     fields |= {name: RATE for name in ("drop_path", "drop_units", "drop_att")}
-    fields |= {
-        name: FLAG
-        for name in ("frozen_bn", "use_cls_token", "shared_embedding", "output_bias", "remat")
-    }
+    flags = ("use_cls_token", "shared_embedding", "output_bias", "remat")
+    fields |= {name: FLAG for name in flags}
     fields |= {
         name: whole(0, also=" (0: what data and tasks need)")
         for name in ("vocab_size", "max_seq_len")
     }
     size = "two whole numbers of at least 1, height and width in pixels as in (640, 640)"
-    return fields | {
-        "image_size": each(COUNT, size, count=2),
-        "patch_size": COUNT,
-        "resnet_width": number(1 / 32),
-    }
+    return fields | {"image_size": each(COUNT, size, count=2)}
+
+
+BACKBONE = "model.backbone"  # the section whose fields depend on its name
+BACKBONE_NAME = one_of(BACKBONES)
+
+
+def _backbone(kind: type[Backbone]) -> dict[str, Allowed]:
+    """Fields of config.model.backbone for one backbone, as its dataclass says."""
+    allowed = {"name": BACKBONE_NAME}
+    for field in dataclasses.fields(kind):
+        limits = field.metadata
+        if base.CHOICES in limits:
+            allowed[field.name] = one_of(limits[base.CHOICES])
+        elif base.LOWEST in limits:
+            kind_of_number = whole if isinstance(field.default, int) else number
+            allowed[field.name] = kind_of_number(limits[base.LOWEST])
+        else:
+            allowed[field.name] = FLAG
+    return allowed
 
 
 def _data() -> dict[str, Allowed]:
@@ -257,6 +270,7 @@ TABLE = {  # by section; "" is the config itself
     "": {"about": text(), "seed": whole(0), "init_from": text()},
     "data": _data(),
     "model": _model(),
+    **{f"{BACKBONE}={name}": _backbone(kind) for name, kind in BACKBONES.items()},
     "vocab": {"num_bins": whole(2)}
     | {
         name: whole(0) for name in ("size", "num_classes", "coord_shift", "text_shift", "text_size")
@@ -328,7 +342,7 @@ def check(config: ml_collections.ConfigDict, *, where: str = "config") -> None:
     content = config.to_dict()
     check_fields(content, where=where)
     for name, value in leaves(content):
-        allowed = _allowed(name)
+        allowed = _allowed(name, content)
         if not allowed.holds(value):
             raise ValueError(f"{where}.{name}={value!r}: give {allowed.words}")
 
@@ -339,13 +353,17 @@ def check_fields(content: Mapping[str, Any], *, where: str = "config") -> None:
     Raises:
         ValueError: names the first one.
     """
-    sections = [section for section in TABLE if not section.startswith("tasks.")]
-    for section in [*sections[1:], "tasks", "more_data"]:
-        if not isinstance(content.get(section), Mapping):
+    sections = [section for section in TABLE if not section.startswith(("tasks.", BACKBONE))]
+    for section in [*sections[1:], "tasks", "more_data", BACKBONE]:
+        if not isinstance(_section(content, section), Mapping):
             raise ValueError(
                 f"{where} lacks the section {section!r}; restore the file from a copy, or make "
                 "the config by one of configs/*.py"
             )
+    name = content["model"]["backbone"].get("name")
+    if not BACKBONE_NAME.holds(name):
+        raise ValueError(f"{where}.{BACKBONE}.name={name!r}: give {BACKBONE_NAME.words}")
+    sections.append(BACKBONE)
     for name, section in content["tasks"].items():
         if name not in TASKS:
             raise ValueError(f"{where}.tasks.{name}: unknown task; known tasks are {sorted(TASKS)}")
@@ -355,10 +373,10 @@ def check_fields(content: Mapping[str, Any], *, where: str = "config") -> None:
             )
         sections.append(f"tasks.{name}")
     for name, _ in leaves(content):
-        _known(name, where)
+        _check_name(name, content, where)
     for section in sections:
         there = _section(content, section)
-        for name, allowed in _fields(section).items():
+        for name, allowed in _fields(section, content).items():
             if name not in there and not allowed.optional:
                 prefix = f"{section}." if section else ""
                 raise ValueError(f"{where} lacks the field {prefix}{name}; give {allowed.words}")
@@ -373,47 +391,44 @@ def leaves(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield f"{prefix}{key}", value
 
 
-def _section(content: Mapping[str, Any], section: str) -> Mapping[str, Any]:
-    for part in section.split(".") if section else ():
-        content = content[part]
+def _section(content: Mapping[str, Any], section: str) -> Any:
+    """What is there by the dotted name; None for nothing."""
+    for part in filter(None, section.split(".")):
+        content = content[part] if isinstance(content, Mapping) and part in content else None
     return content
 
 
-def _fields(section: str) -> Mapping[str, Allowed] | None:
-    """The fields of a section; None for one that does not exist. A task that the table does not
-    list has the fields of its two halves, with any value of their types."""
-    first, _, task = section.partition(".")
-    if section in TABLE or first != "tasks" or task not in TASKS:
-        return TABLE.get(section)
-    halves = [*dataclasses.fields(TASKS[task]), *dataclasses.fields(HOST_TASKS[task])]
-    types = {bool: FLAG, int: whole(0), float: number(), str: text()}
-    return EVERY_TASK | {
-        field.name: types.get(field.type, ANYTHING) for field in halves if field.name != "vocab"
-    }
+def _fields(section: str, content: Mapping[str, Any]) -> dict[str, Allowed]:
+    """The fields that a section may have, by name; none for a section that does not exist."""
+    if section == BACKBONE:
+        section = f"{BACKBONE}={content['model']['backbone']['name']}"
+    if section.startswith("more_data.") and section.count(".") == 1:
+        section = "data"
+    return TABLE.get(section, {})
 
 
-def _allowed(name: str) -> Allowed | None:
+def _allowed(name: str, content: Mapping[str, Any]) -> Allowed | None:
     """What a field may hold; None for a name that is none."""
     section, _, field = name.rpartition(".")
     parts = section.split(".")
-    if parts[0] == "more_data" and len(parts) == 2:
-        section = "data"
     if parts[0] == "tasks" and len(parts) == 3 and parts[2] == "mix":
         return MIX_SHARE
-    return (_fields(section) or {}).get(field)
+    return _fields(section, content).get(field)
 
 
-def _known(name: str, where: str) -> None:
+def _check_name(name: str, content: Mapping[str, Any], where: str) -> None:
     """Raises ValueError with the nearest names for a field that does not exist."""
-    if _allowed(name) is not None:
+    if _allowed(name, content) is not None:
         return
     section, _, field = name.rpartition(".")
-    fields = TABLE["data"] if section.startswith("more_data.") else _fields(section)
-    if fields is None:
+    fields = _fields(section, content)
+    if not fields:
+        sections = {part.partition("=")[0] for part in TABLE if part}
         raise ValueError(
-            f"{where}.{name}: there is no section {section!r}; the sections are "
-            f"{sorted(filter(None, TABLE))}"
+            f"{where}.{name}: there is no section {section!r}; the sections are {sorted(sections)}"
         )
     near = difflib.get_close_matches(field, fields, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"its section has {sorted(fields)}"
+    if section == BACKBONE and not near:
+        hint += "; another backbone is chosen by the variant, as in --config=FILE:arch=resnet50"
     raise ValueError(f"{where}.{name}: there is no such field; {hint}")

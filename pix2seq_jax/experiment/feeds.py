@@ -7,7 +7,7 @@ import ml_collections
 
 from pix2seq_jax.data import feed, pipeline
 from pix2seq_jax.data.coco.json import Report
-from pix2seq_jax.data.pipeline import Stream
+from pix2seq_jax.data.mixing import Stream
 from pix2seq_jax.tasks import TASKS, Task
 from pix2seq_jax.tasks.mixed import Mixed
 from pix2seq_jax.training import sharding

@@ -10,7 +10,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from pix2seq_jax.config import layouts
-from pix2seq_jax.data import pipeline, selections
+from pix2seq_jax.data import mixing, selections
 from pix2seq_jax.data.coco import json as coco_json
 from pix2seq_jax.data.coco.checked_images import CheckedImages
 from pix2seq_jax.data.coco.columns import Cache
@@ -280,5 +280,5 @@ def open_streams(
             if read_chain(section.train_ops).per_object:
                 fewest = HOST_TASKS[name].min_keypoints
                 source = selections.PerObject(source, min_keypoints=fewest)
-            streams[name].append(pipeline.Stream(source, section.train_ops, share / total))
+            streams[name].append(mixing.Stream(source, section.train_ops, share / total))
     return streams

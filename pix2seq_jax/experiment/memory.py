@@ -10,13 +10,12 @@ import jax
 import ml_collections
 
 from pix2seq_jax import vocab
-from pix2seq_jax.models.backbones.resnet import PIXELS_PER_TOKEN
+from pix2seq_jax.models import backbones
 from pix2seq_jax.tasks import TASKS
 from pix2seq_jax.training import sharding
 
 FLOAT = 4  # bytes of a parameter, of a logit, of a channel of a pixel
 MOMENTS = {"adamw": 2, "lamb": 2, "momentum": 1}  # that the optimizer keeps of each parameter
-STEM_CHANNELS = 128  # of the narrowest ResNet's last group, before resnet_width
 GIB = 2**30
 # Any vocabulary will do to ask the tasks for their lengths.
 ANY_VOCAB = vocab.Vocab(
@@ -89,9 +88,7 @@ def _matrices(config: ml_collections.ConfigDict) -> list[Part]:
     tables = (1 if model.shared_embedding else 2) * tokens * model.dec_dim
     decoder = model.dec_layers * model.dec_dim * (8 * model.dec_dim + 2 * model.dec_mlp)
     encoder = model.enc_layers * model.enc_dim * (4 * model.enc_dim + 2 * model.enc_mlp)
-    stem = 9 * round(STEM_CHANNELS * model.resnet_width) ** 2
-    if model.encoder != "resnet":
-        stem = 3 * model.patch_size**2 * model.enc_dim
+    stem, field = backbones.from_config(model.backbone).largest_kernel(model.enc_dim)
     return [
         Part(
             f"the tables of {tokens:,} tokens of width {model.dec_dim}",
@@ -113,9 +110,7 @@ def _matrices(config: ml_collections.ConfigDict) -> list[Part]:
             encoder,
             "config.model.enc_layers, config.model.enc_dim or config.model.enc_mlp",
         ),
-        Part(
-            "the stem of the encoder", stem, "config.model.patch_size or config.model.resnet_width"
-        ),
+        Part("the stem of the encoder", stem, f"config.model.backbone.{field}"),
     ]
 
 
@@ -137,7 +132,7 @@ def _task_step(
         batch, field = config.tasks[name].batch_size, f"tasks.{name}.batch_size"
     batch_field, rows = f"config.{field}={batch}", max(batch // parts, 1)
     height, width = model.image_size
-    patches = _patches(model)
+    patches = math.prod(backbones.from_config(model.backbone).grid(model.image_size))
     layers = rows * patches * model.enc_dim * model.enc_layers
     logits = 2 * rows * task.per_image * task.max_len * tokens * FLOAT
     logits //= mesh.shape.get("model", 1)
@@ -159,13 +154,6 @@ def _task_step(
             f"{batch_field}, {_largest_field(task)} or {_largest_range(config)}",
         ),
     ]
-
-
-def _patches(model: ml_collections.ConfigDict) -> int:
-    """Image tokens of one image."""
-    side = PIXELS_PER_TOKEN[model.resnet_variant] if model.encoder == "resnet" else model.patch_size
-    height, width = model.image_size
-    return -(-height // side) * -(-width // side)
 
 
 def _samples(config: ml_collections.ConfigDict) -> list[Part]:

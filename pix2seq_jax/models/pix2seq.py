@@ -2,25 +2,22 @@
 section 3)."""
 
 from collections.abc import Mapping
-from dataclasses import fields
-from math import ceil
+from dataclasses import MISSING, fields
 from typing import Any
 
 from flax import linen as nn
 from jax import numpy as jnp
 
+from pix2seq_jax.models import backbones
 from pix2seq_jax.models.attention import Cache
-from pix2seq_jax.models.backbones.resnet import BLOCKS, GROUPS, PIXELS_PER_TOKEN, ResNetStem
-from pix2seq_jax.models.backbones.vit import PatchEmbed
+from pix2seq_jax.models.backbones.base import Backbone
+from pix2seq_jax.models.backbones.vit import VitBackbone
 from pix2seq_jax.models.decoder import Decoder
 from pix2seq_jax.models.encoder import PROJECTIONS, Encoder, Projection
 from pix2seq_jax.models.layers import ATTENTION_INITS, Stack
 from pix2seq_jax.models.positions import KINDS
 
 ALLOWED = {
-    "encoder": ("vit", "vit_crop", "resnet"),
-    "resnet_depth": tuple(BLOCKS),
-    "resnet_variant": tuple(GROUPS),
     "pos_encoding": KINDS,
     "dec_pos_encoding": KINDS,
     "proj_mode": PROJECTIONS,
@@ -35,17 +32,9 @@ class Pix2Seq(nn.Module):
 
     Attributes:
         image_size: (height, width) in pixels of the padded images.
-        encoder: 'vit', 'resnet', or 'vit_crop': a ViT for images of any size that does not look at
-            what is left at the bottom and at the right of the last whole patch, as the published
-            models of 1333 x 1333 pixels.
-        patch_size: side of a patch in pixels; of the ViT only.
-        resnet_depth: 18, 34, 50, 101, 152 or 200; this and the next three of the ResNet only.
-        resnet_variant: 'standard' (a token for 32 x 32 pixels), 'dc5' or 'c4' (16 x 16), 'c3' (8 x
-            8).
-        resnet_width: multiplies all channels.
-        frozen_bn: whether training uses the stored batch statistics and leaves them alone.
-        enc_layers, enc_dim, enc_mlp, enc_heads: the encoder's transformer; enc_mlp is a multiple of
-            enc_dim.
+        backbone: what makes image tokens, one of models.backbones with its own fields.
+        enc_layers, enc_dim, enc_mlp, enc_heads: the transformer on top of any backbone; enc_mlp is
+            a multiple of enc_dim.
         dec_layers, dec_dim, dec_mlp, dec_heads: the decoder's.
         vocab_size: V.
         max_seq_len: longest sequence, prompt and response together.
@@ -70,12 +59,7 @@ class Pix2Seq(nn.Module):
 
     image_size: tuple[int, int]
     vocab_size: int
-    encoder: str = "vit"
-    patch_size: int = 16
-    resnet_depth: int = 50
-    resnet_variant: str = "standard"
-    resnet_width: float = 1.0
-    frozen_bn: bool = False
+    backbone: Backbone = VitBackbone()
     enc_layers: int = 12
     enc_dim: int = 768
     enc_mlp: int = 3072
@@ -109,22 +93,7 @@ class Pix2Seq(nn.Module):
                 raise ValueError(
                     f"model.{name}={getattr(self, name)}; a rate is at least 0 and below 1"
                 )
-        if self.encoder == "vit" and any(side % self.patch_size for side in self.image_size):
-            near = tuple(ceil(side / self.patch_size) * self.patch_size for side in self.image_size)
-            raise ValueError(
-                f"model.image_size={self.image_size} is not divisible by "
-                f"model.patch_size={self.patch_size}; pad images to {near} or change the patch "
-                "size"
-            )
-        if min(self.image_size) < (self.patch_size if self.encoder == "vit_crop" else 1):
-            raise ValueError(
-                f"model.image_size={self.image_size} holds no patch of "
-                f"model.patch_size={self.patch_size}"
-            )
-        if self.resnet_width < 1 / 32:
-            raise ValueError(
-                f"model.resnet_width={self.resnet_width} leaves no channels; it is at least 1/32"
-            )
+        self.backbone.check_size(self.image_size)
         for part, dim, mlp, heads in (
             ("enc", self.enc_dim, self.enc_mlp, self.enc_heads),
             ("dec", self.dec_dim, self.dec_mlp, self.dec_heads),
@@ -145,7 +114,7 @@ class Pix2Seq(nn.Module):
     def from_config(cls, config: Mapping[str, Any]) -> "Pix2Seq":
         """The model of `config.model`, whose keys are exactly the fields; ValueError names keys
         unknown or missing."""
-        names = [field.name for field in fields(cls) if field.name not in ("parent", "name")]
+        names = field_names()
         unknown, missing = sorted(set(config) - set(names)), sorted(set(names) - set(config))
         if unknown:
             raise ValueError(f"config.model has unknown keys {unknown}; it may hold {names}")
@@ -155,7 +124,9 @@ class Pix2Seq(nn.Module):
                 "config is complete"
             )
         values = dict(config)
-        return cls(**{**values, "image_size": tuple(values["image_size"])})
+        values["image_size"] = tuple(values["image_size"])
+        values["backbone"] = backbones.from_config(values["backbone"])
+        return cls(**values)
 
     def setup(self) -> None:
         enc = self._stack(self.enc_layers, self.enc_dim, self.enc_mlp, self.enc_heads)
@@ -164,16 +135,8 @@ class Pix2Seq(nn.Module):
         proj = self._stack(
             1, self.dec_dim, self.dec_dim * (self.enc_mlp // self.enc_dim), self.dec_heads
         )
-        if self.encoder == "resnet":
-            grid = tuple(
-                ceil(side / PIXELS_PER_TOKEN[self.resnet_variant]) for side in self.image_size
-            )
-            self.stem = ResNetStem(
-                enc, self.resnet_depth, self.resnet_variant, self.resnet_width, self.frozen_bn
-            )
-        else:
-            grid = tuple(side // self.patch_size for side in self.image_size)
-            self.stem = PatchEmbed(self.patch_size, self.enc_dim, self.dtype)
+        grid = self.backbone.grid(self.image_size)
+        self.stem = self.backbone.stem(enc)
         self.image_encoder = Encoder(enc, grid, self.pos_encoding, self.use_cls_token)
         self.projection = Projection(
             proj, grid, self.pos_encoding, self.use_cls_token, self.proj_mode
@@ -257,3 +220,21 @@ class Pix2Seq(nn.Module):
         """
         hidden, cache = self.decoder.hidden(tokens, cross_kv, cache, index)
         return self.decoder.logits(hidden[:, :, -1]), cache
+
+
+def field_names() -> list[str]:
+    """The fields of Pix2Seq, which are those of `config.model`."""
+    return [field.name for field in fields(Pix2Seq) if field.name not in ("parent", "name")]
+
+
+def complete(section: Mapping[str, Any]) -> dict[str, Any]:
+    """A section `config.model` with the defaults of the fields that it leaves out.
+
+    `backbone` has to be there, with its `name`; image_size and vocab_size have no default.
+    """
+    defaults = {
+        field.name: field.default
+        for field in fields(Pix2Seq)
+        if field.name in field_names() and field.default is not MISSING
+    }
+    return defaults | dict(section) | {"backbone": backbones.complete(section["backbone"])}

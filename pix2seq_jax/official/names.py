@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from pix2seq_jax.config import architectures
+from pix2seq_jax.models import pix2seq
 
 # Config fields that configs before the one that brought them lack, with the value that the release
 # had without them (configs/config_det_finetune.py and config_base.py). The sizes of the
@@ -280,7 +280,7 @@ def model_section(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def model_fields(model: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of models.pix2seq.Pix2Seq of a `model_section`."""
-    fields = architectures.MODEL | {ours: model[theirs] for ours, theirs in MODEL_FIELDS.items()}
+    fields = {ours: model[theirs] for ours, theirs in MODEL_FIELDS.items()}
     fields["image_size"] = image_size(model)
     # The release hands on whole ratios of the widths.
     for part, suffix in (("enc", ""), ("dec", "_dec")):
@@ -288,16 +288,16 @@ def model_fields(model: Mapping[str, Any]) -> dict[str, Any]:
         fields[f"{part}_mlp"] = width * (model[f"dim_mlp{suffix}"] // width)
     if model["resnet_variant"] == "c1":
         whole = all(side % model["patch_size"] == 0 for side in fields["image_size"])
-        return fields | {
-            "encoder": "vit" if whole else "vit_crop",
-            "patch_size": model["patch_size"],
+        name = "vit" if whole else "vit_crop"
+        fields["backbone"] = {"name": name, "patch_size": model["patch_size"]}
+    else:
+        fields["backbone"] = {
+            "name": "resnet",
+            "variant": model["resnet_variant"],
+            "depth": model["resnet_depth"],
+            "width": float(model["resnet_width_multiplier"]),
         }
-    return fields | {
-        "encoder": "resnet",
-        "resnet_variant": model["resnet_variant"],
-        "resnet_depth": model["resnet_depth"],
-        "resnet_width": float(model["resnet_width_multiplier"]),
-    }
+    return pix2seq.complete(fields)
 
 
 def task_sections(config: Mapping[str, Any]) -> tuple[dict[str, dict[str, Any]], list[str]]:

@@ -263,8 +263,9 @@ def wanted_variables(model: Pix2Seq) -> dict[str, tuple[tuple[int, ...], list[st
     their parts."""
     images, tokens = jnp.zeros((1, *model.image_size, 3)), jnp.zeros((1, 1), jnp.int32)
     shapes = nn.meta.unbox(jax.eval_shape(model.init, jax.random.key(0), images, tokens))
+    named = trees.flatten_names(shapes)
     options = {
-        "stem_convolutions": 3 if model.resnet_variant == "c3" else 1,
+        "stem_convolutions": 3 if "params/stem/resnet/stem3/conv/kernel" in named else 1,
         "shared_embedding": model.shared_embedding,
     }
     return {
@@ -272,7 +273,7 @@ def wanted_variables(model: Pix2Seq) -> dict[str, tuple[tuple[int, ...], list[st
             leaf.shape,
             official_names.variables(name.partition("/")[2], layers=leaf.shape[0], **options),
         )
-        for name, leaf in trees.flatten_names(shapes).items()
+        for name, leaf in named.items()
     }
 
 

@@ -20,7 +20,8 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from pix2seq_jax.experiment import resolve
+from pix2seq_jax.config import ranges
+from pix2seq_jax.experiment import resolve, saved_run
 from pix2seq_jax.experiment.logs import log
 from pix2seq_jax.models.positions import sin_cos_1d, sin_cos_2d
 from pix2seq_jax.official.source import Source, read
@@ -38,18 +39,7 @@ TABLES = (*TOKEN_TABLES, *GRID_TABLES, SEQUENCE_TABLE)
 # What an option of the same architecture adds or leaves out.
 OPTIONAL = (*TABLES[1:], "params/image_encoder/cls_token")
 # Fields of config.model that may differ without changing which parameters there are.
-FREE_FIELDS = (
-    "image_size",
-    "vocab_size",
-    "max_seq_len",
-    "frozen_bn",
-    "dtype",
-    "remat",
-    "attention_init",
-    "drop_path",
-    "drop_units",
-    "drop_att",
-)
+FREE_FIELDS = ("image_size", "vocab_size", "max_seq_len", *saved_run.FREE_OF_MODEL)
 SHOWN_NAMES = 20  # of classes, in the report
 WHAT = ("copied", "resized", "rows", "new", "dropped")  # becomes of a parameter
 
@@ -270,7 +260,8 @@ def _differing_fields(
     theirs: ml_collections.ConfigDict, ours: ml_collections.ConfigDict, *, without=()
 ) -> str:
     """The fields of config.model that differ, with both values."""
-    there, here = (json.loads(config.model.to_json()) for config in (theirs, ours))
+    sides = (json.loads(config.model.to_json()) for config in (theirs, ours))
+    there, here = (dict(ranges.leaves(side)) for side in sides)
     names = [name for name in here if there.get(name) != here[name] and name not in without]
     return ", ".join(
         f"{name} is {there.get(name)!r} there and {here[name]!r} here" for name in names

@@ -3,6 +3,8 @@
 import pytest
 
 from pix2seq_jax.config import architectures, build, recipes, shapes
+from pix2seq_jax.models import pix2seq
+from pix2seq_jax.models.backbones import BACKBONES
 from pix2seq_jax.models.pix2seq import Pix2Seq
 from tests.helpers import small
 
@@ -50,9 +52,15 @@ def test_presets_name_every_field_of_the_model(arch):
     config = small.load(f"detection.py:arch={arch},size=64")
     config.model.vocab_size = config.vocab.size
     model = Pix2Seq.from_config(config.model)
-    assert model.enc_dim == architectures.ARCHITECTURES[arch].get(
-        "enc_dim", architectures.MODEL["enc_dim"]
-    )
+    differences = dict(architectures.ARCHITECTURES[arch])
+    backbone = dict(differences.pop("backbone"))
+    default = Pix2Seq(image_size=(64, 64), vocab_size=1)
+    for name in pix2seq.field_names():
+        if name not in ("image_size", "vocab_size", "backbone"):
+            expected = differences[name] if name in differences else getattr(default, name)
+            assert getattr(model, name) == expected, name
+    assert type(model.backbone) is BACKBONES[backbone.pop("name")]
+    assert model.backbone == type(model.backbone)(**backbone)
 
 
 def test_data_is_a_known_set_or_a_folder():

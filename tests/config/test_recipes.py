@@ -74,8 +74,9 @@ def test_recipes_train_when_shrunk(recipe, arch, size, folder, tmp_path):
                 .replace(f"({size}", f"({SHRUNK_SIZE}")
             )
     config.model.image_size = (SHRUNK_SIZE, SHRUNK_SIZE)
-    config.update_from_flattened_dict(small.SHRUNK | small.on_folder(folder))
-    config.model.resnet_depth = 18  # what a depth is made of is looked at above
+    config.update_from_flattened_dict(small.shrunk(config) | small.on_folder(folder))
+    if config.model.backbone.name == "resnet":
+        config.model.backbone.depth = 18  # what a depth is made of is looked at above
     if "captioning" in config.tasks:
         config.vocab.size = 0  # as large as the pieces of a few captions ask for
     train.run(config, tmp_path, evaluate_too=False)

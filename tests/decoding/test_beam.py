@@ -13,6 +13,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from pix2seq_jax.decoding.beam import beam_search, penalty
 from pix2seq_jax.decoding.generate import generate
 from pix2seq_jax.decoding.sampling import Greedy
+from pix2seq_jax.models.backbones.vit import VitBackbone
 from pix2seq_jax.models.pix2seq import Pix2Seq
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -46,7 +47,13 @@ def make(model, batch=5):
 
 @pytest.fixture(scope="module")
 def tiny():
-    model = Pix2Seq(image_size=(8, 8), vocab_size=VOCAB, patch_size=4, max_seq_len=16, **SIZES)
+    model = Pix2Seq(
+        image_size=(8, 8),
+        vocab_size=VOCAB,
+        backbone=VitBackbone(patch_size=4),
+        max_seq_len=16,
+        **SIZES,
+    )
     return model, *make(model)
 
 
@@ -211,7 +218,13 @@ def test_the_search_stops_when_nothing_can_come_before_what_has_ended():
             jax.debug.callback(lambda _: calls.append(1), index)
             return super().step(tokens, cache, cross_kv, index)
 
-    model = Counting(image_size=(8, 8), vocab_size=VOCAB, patch_size=4, max_seq_len=16, **SIZES)
+    model = Counting(
+        image_size=(8, 8),
+        vocab_size=VOCAB,
+        backbone=VitBackbone(patch_size=4),
+        max_seq_len=16,
+        **SIZES,
+    )
     variables, memory, prompt = make(model, batch=2)
 
     def count(bias: float, beams: int) -> int:

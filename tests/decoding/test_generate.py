@@ -11,6 +11,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from pix2seq_jax.decoding.generate import Slots, generate
 from pix2seq_jax.decoding.sampling import Beam, Greedy, Nucleus, TopK
+from pix2seq_jax.models.backbones.vit import VitBackbone
 from pix2seq_jax.models.pix2seq import Pix2Seq
 from tests.helpers import golden_import
 
@@ -37,7 +38,7 @@ def tiny():
     model = Pix2Seq(
         image_size=(8, 16),
         vocab_size=VOCAB,
-        patch_size=4,
+        backbone=VitBackbone(patch_size=4),
         enc_layers=1,
         enc_dim=16,
         enc_mlp=32,
@@ -236,7 +237,13 @@ def test_decoding_stops_early():
 
     sizes = dict.fromkeys(["enc_layers", "dec_layers", "enc_heads", "dec_heads"], 1)
     sizes |= dict.fromkeys(["enc_dim", "dec_dim", "enc_mlp", "dec_mlp"], 8)
-    model = Counting(image_size=(4, 4), vocab_size=VOCAB, patch_size=4, max_seq_len=24, **sizes)
+    model = Counting(
+        image_size=(4, 4),
+        vocab_size=VOCAB,
+        backbone=VitBackbone(patch_size=4),
+        max_seq_len=24,
+        **sizes,
+    )
     prompt = jnp.ones((2, 1), jnp.int32)
     variables = nn.meta.unbox(model.init(jax.random.key(0), jnp.ones((2, 4, 4, 3)), prompt))
 

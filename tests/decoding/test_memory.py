@@ -11,6 +11,7 @@ from flax import linen as nn
 
 from pix2seq_jax.decoding.generate import generate
 from pix2seq_jax.decoding.sampling import Nucleus
+from pix2seq_jax.models.backbones.vit import VitBackbone
 from pix2seq_jax.models.pix2seq import Pix2Seq
 from pix2seq_jax.tasks.segmentation import Segmentation
 from pix2seq_jax.vocab import Vocab
@@ -18,7 +19,7 @@ from pix2seq_jax.vocab import Vocab
 TASK = Segmentation(Vocab(size=150, num_bins=32, num_classes=5, coord_shift=110), max_points=12)
 MODEL = Pix2Seq(
     image_size=(8, 8),
-    patch_size=8,
+    backbone=VitBackbone(patch_size=8),
     vocab_size=TASK.vocab.size,
     max_seq_len=TASK.max_len,
     **{"enc_layers": 1, "enc_dim": 8, "enc_mlp": 8, "enc_heads": 1},

@@ -16,6 +16,7 @@ from tests.helpers.refusals import LOADING, check, command, refused
 
 pytestmark = LOADING
 CONFIG = "multitask.py:shapes"
+RESNET_FIELDS = ("model.backbone.depth", "model.backbone.variant", "model.backbone.width")
 WHOLE_1, WHOLE_0 = "give a whole number of at least 1", "give a whole number of at least 0"
 NOT_NEGATIVE, ABOVE_0 = "give a finite number of at least 0", "give a finite number above 0"
 SHARE, RATE = (
@@ -45,7 +46,7 @@ BY_RANGE = {
             f"tasks.captioning.{name}": ("0", "-1") for name in ("captions_per_image", "max_tokens")
         },
         **{
-            "model.patch_size": ("0", "-8"),
+            "model.backbone.patch_size": ("0", "-8"),
             "eval.batch_size": ("0", "-1"),
             "mesh.fsdp": ("0", "-1"),
         },
@@ -109,11 +110,11 @@ BY_RANGE = {
         **{"tasks.keypoints.points_score_weight": ("-0.1", "1.1", "nan")},
     },
     "above 0 and at most 1": {"tasks.segmentation.mask_threshold": ("0", "-1", "1.1", "nan")},
-    "give a finite number of at least 0.03125": {"model.resnet_width": ("0", "-1", "nan", "inf")},
+    "give a finite number of at least 0.03125": {"model.backbone.width": ("0", "-1", "nan", "inf")},
     "give a finite number": {f"tasks.{name}.eos_bias": ("nan", "inf") for name in TASKS},
     "give one of": {
-        **{"model.encoder": ("vgg", "ViT"), "model.resnet_variant": ("dc4", "")},
-        **{"model.resnet_depth": ("51", "0"), "model.dtype": ("float16", "int8")},
+        **{"model.backbone.name": ("vgg", "ViT"), "model.backbone.variant": ("dc4", "")},
+        **{"model.backbone.depth": ("51", "0"), "model.dtype": ("float16", "int8")},
         **{
             "model.pos_encoding": ("sine",),
             "model.dec_pos_encoding": ("none",),
@@ -180,8 +181,12 @@ OTHERS = [
     ("model.dec_heads=5", "model.dec_dim=16", "model.dec_heads=5; give a multiple"),
     ("model.enc_mlp=33", "model.enc_mlp=33", "give a multiple"),
     ("model.dec_mlp=20", "model.dec_mlp=20", "give a multiple"),
-    ("model.patch_size=7", "model.patch_size=7", "change the patch size"),
-    ("model.patch_size=1000000000", "model.patch_size=1000000000", "change the patch size"),
+    ("model.backbone.patch_size=7", "model.backbone.patch_size=7", "change the patch size"),
+    (
+        "model.backbone.patch_size=1000000000",
+        "backbone.patch_size=1000000000",
+        "change the patch size",
+    ),
     ("schedule.warmup=2", "config.schedule.warmup=2", "train longer or shorten"),
     ("schedule.tail=5", "config.schedule.tail=5", "train longer or shorten"),
     ("train.batch_size=12", "config.train.batch_size", "use 8 or 16"),
@@ -228,7 +233,8 @@ OTHERS = [
     ("model.enc_layers=1000000000", "config.model.enc_layers", "GiB; most of it"),
     ("model.dec_layers=1000000000", "config.model.dec_layers", "GiB; most of it"),
     ("model.enc_mlp=1600000000", "config.model.enc_", "GiB; most of it"),
-    ("model.resnet_width=1e9;model.encoder=resnet", "config.model.resnet_width", "GiB; most of it"),
+    ("model.backbone.width=1e9", "config.model.backbone.width", "GiB; most of it"),
+    ("model.backbone.name=resnet", "config.model.backbone.patch_size", "arch=resnet50"),
     (
         "tasks.detection.max_instances=1000000000",
         "config.tasks.detection.max_instances=1000000000",
@@ -348,7 +354,7 @@ OF_PROGRAMS = [
     ),
     *(("optim.beta1", value, RATE) for value in ("0.9", None, [0.9])),
     *(("data.check_images", value, "give true or false") for value in (1, 0, "yes", None)),
-    *(("model.encoder", value, "give one of") for value in (3, None, True, ["vit"])),
+    *(("model.backbone.name", value, "give one of") for value in (3, None, True, ["vit"])),
     *(("tasks.detection.train_ops", value, "give a text") for value in (3, None)),
     *(
         ("model.image_size", value, "give two whole numbers")
@@ -387,12 +393,14 @@ def folder(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("overrides,field,remedy", [*CASES, *OTHERS])
 def test_flags_of_the_config(folder, tmp_path, overrides, field, remedy):
     changes = dict(part.split("=", 1) for part in overrides.split(";"))
-    values = {**small.SHRUNK, **small.on_folder(folder)}
+    of_resnet = any(name in RESNET_FIELDS for name in changes)
+    config = f"{CONFIG},arch=resnet50" if of_resnet else CONFIG
+    values = {**small.shrunk(small.load(config)), **small.on_folder(folder)}
     values = {name: value for name, value in values.items() if name not in changes} | changes
     arguments = [f"--config.{name}={value}" for name, value in values.items()]
     workdir = tmp_path / "run"
     check(
-        command(f"--config={small.ROOT}/configs/{CONFIG}", *arguments, f"--workdir={workdir}"),
+        command(f"--config={small.ROOT}/configs/{config}", *arguments, f"--workdir={workdir}"),
         field,
         remedy,
     )

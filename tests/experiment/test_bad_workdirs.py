@@ -153,7 +153,11 @@ SIZES = [  # flags of a resume that change one size, what must be named, remedy
         "config.tasks.detection.max_instances is 4 there and 6 here",
         "another --workdir",
     ),
-    ("model.patch_size=24", "config.model.patch_size is 16 there and 24 here", "another --workdir"),
+    (
+        "model.backbone.patch_size=24",
+        "config.model.backbone.patch_size is 16 there and 24 here",
+        "another --workdir",
+    ),
     ("vocab.num_bins=64", "config.vocab.num_bins is 48 there and 64 here", "another --workdir"),
 ]
 

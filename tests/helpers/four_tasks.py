@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from pix2seq_jax.models.backbones.vit import VitBackbone
 from pix2seq_jax.models.pix2seq import Pix2Seq
 from pix2seq_jax.tasks.captioning import Captioning
 from pix2seq_jax.tasks.detection import Detection
@@ -31,7 +32,7 @@ def tiny(**changes) -> Pix2Seq:
     """A small model without dropout."""
     sizes = {
         "image_size": (SIDE, SIDE),
-        "patch_size": 8,
+        "backbone": VitBackbone(patch_size=8),
         "vocab_size": VOCAB.size,
         "max_seq_len": LONGEST,
     }

@@ -10,9 +10,8 @@ from pix2seq_jax.data.shapes import dataset
 ROOT = Path(__file__).parents[2]
 TRAIN_IMAGES, VAL_IMAGES = 24, 20
 
-# Overrides of any shipped config, as for the command line.
+# Overrides of any shipped config, as for the command line; `shrunk` adds those of its backbone.
 SHRUNK = {
-    "model.patch_size": 16,
     "model.enc_layers": 1,
     "model.enc_dim": 16,
     "model.enc_mlp": 32,
@@ -21,7 +20,6 @@ SHRUNK = {
     "model.dec_dim": 16,
     "model.dec_mlp": 32,
     "model.dec_heads": 2,
-    "model.resnet_width": 0.0625,
     "train.batch_size": 8,
     "train.log_steps": 1,
     "train.steps": 2,
@@ -30,6 +28,10 @@ SHRUNK = {
     "eval.batch_size": 8,
     "eval.pictures": 1,
     "data.workers": 1,
+}
+SHRUNK_BACKBONES = {
+    "vit": {"model.backbone.patch_size": 16},
+    "resnet": {"model.backbone.width": 0.0625},
 }
 
 
@@ -61,10 +63,15 @@ def load(name: str) -> ml_collections.ConfigDict:
     return module.get_config(arg)
 
 
+def shrunk(config: ml_collections.ConfigDict) -> dict:
+    """Overrides that make a config's model and run small."""
+    return SHRUNK | SHRUNK_BACKBONES[config.model.backbone.name]
+
+
 def config(name: str, folder: Path, **overrides) -> ml_collections.ConfigDict:
     """A shipped config, shrunk, on the folder; keyword `train__steps=3` means train.steps."""
     changed = load(name)
-    changed.update_from_flattened_dict(SHRUNK | on_folder(folder))
+    changed.update_from_flattened_dict(shrunk(changed) | on_folder(folder))
     changed.update_from_flattened_dict(
         {key.replace("__", "."): value for key, value in overrides.items()}
     )
@@ -74,7 +81,7 @@ def config(name: str, folder: Path, **overrides) -> ml_collections.ConfigDict:
 def flags(folder: Path, name: str = "detection.py:shapes", **overrides) -> list[str]:
     """The same as arguments of the main command."""
     values = (
-        SHRUNK
+        shrunk(load(name))
         | on_folder(folder)
         | {key.replace("__", "."): value for key, value in overrides.items()}
     )

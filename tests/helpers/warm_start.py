@@ -14,7 +14,7 @@ ANIMALS = ("Cat", "dog", "Polar_bear")
 def make(names=ANIMALS, *, ids=None, bins=16, text=0, seq=32, size=64, **model):
     """A resolved config of a tiny model."""
     config = small.load("detection.py:shapes")
-    config.update_from_flattened_dict(small.SHRUNK)
+    config.update_from_flattened_dict(small.shrunk(config))
     config.data.category_names = tuple(names)
     config.data.category_ids = tuple(range(1, len(names) + 1) if ids is None else ids)
     fields = {
@@ -26,7 +26,10 @@ def make(names=ANIMALS, *, ids=None, bins=16, text=0, seq=32, size=64, **model):
     }
     config.vocab.update(fields | {"size": 200 + text})
     sizes = {"vocab_size": 200 + text, "max_seq_len": seq, "image_size": (size, size)}
-    config.model.update(sizes | model)
+    model = sizes | model
+    if "backbone" in model:
+        config.model.backbone = model.pop("backbone")
+    config.model.update(model)
     return config
 
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from pix2seq_jax.models.backbones.vit import VitBackbone
 from tests.helpers import golden_import
 
 
@@ -42,7 +43,9 @@ def test_gradient_of_every_variable(golden):
 
     value, grads = jax.jit(jax.value_and_grad(loss))(variables["params"])
     np.testing.assert_allclose(value, io["loss/xent"], rtol=1e-5)
-    norms = golden_import.gradient_norms(grads, "vit" if model.encoder == "vit" else "rest")
+    norms = golden_import.gradient_norms(
+        grads, "vit" if isinstance(model.backbone, VitBackbone) else "rest"
+    )
     recorded = {
         name.removeprefix("grad_l2/"): io[name] for name in io if name.startswith("grad_l2/")
     }

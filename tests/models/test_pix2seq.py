@@ -9,12 +9,14 @@ import pytest
 from flax import linen as nn
 from flax import traverse_util
 
-from pix2seq_jax.config.architectures import ARCHITECTURES, MODEL
+from pix2seq_jax.config import architectures
+from pix2seq_jax.models import backbones, pix2seq
+from pix2seq_jax.models.backbones.vit import VitCropBackbone
 from pix2seq_jax.models.pix2seq import Pix2Seq
 
-TINY = MODEL | {
+TINY = {
     "image_size": (16, 24),
-    "patch_size": 8,
+    "backbone": {"name": "vit", "patch_size": 8},
     "vocab_size": 30,
     "max_seq_len": 12,
     "enc_layers": 1,
@@ -26,6 +28,8 @@ TINY = MODEL | {
     "dec_mlp": 16,
     "dec_heads": 2,
 }
+TINY = pix2seq.complete(TINY)
+RESNET = backbones.complete({"name": "resnet"})
 IMAGES = jax.random.uniform(jax.random.key(0), (2, 16, 24, 3))
 TOKENS = jax.random.randint(jax.random.key(1), (2, 5), 0, 30)
 
@@ -56,7 +60,7 @@ def apply(model, variables, *args, **options):
 )
 def test_published_sizes(architecture, trainable, total):
     sizes = {"image_size": (640, 640), "vocab_size": 3000, "max_seq_len": 512}
-    model = Pix2Seq.from_config(MODEL | ARCHITECTURES[architecture] | sizes)
+    model = Pix2Seq.from_config(architectures.section(architecture) | sizes)
     variables = jax.eval_shape(
         model.init, jax.random.key(0), jnp.zeros((1, 640, 640, 3)), jnp.ones((1, 2), jnp.int32)
     )
@@ -111,7 +115,7 @@ def test_projection_adds_positions_unless_linear(mode, differ):
 
 def test_vit_crop_does_not_look_at_parts_of_patches():
     model, variables = build()
-    wide = model.clone(encoder="vit_crop", image_size=(23, 25))
+    wide = model.clone(backbone=VitCropBackbone(patch_size=8), image_size=(23, 25))
     images = jnp.pad(IMAGES, ((0, 0), (0, 7), (0, 1), (0, 0)), constant_values=0.5)
     cropped, whole = (apply(m, variables, x, TOKENS) for m, x in ((wide, images), (model, IMAGES)))
     np.testing.assert_allclose(cropped, whole, atol=1e-5)
@@ -206,18 +210,22 @@ def test_bfloat16_keeps_float32_parameters_and_logits():
     [
         (
             {"image_size": (16, 20)},
-            r"\(16, 20\) is not divisible by model.patch_size=8.*\(16, 24\)",
+            r"\(16, 20\) is not divisible by model.backbone.patch_size=8.*\(16, 24\)",
         ),
         (
-            {"image_size": (16, 7), "encoder": "vit_crop"},
-            r"\(16, 7\) holds no patch of model.patch_size=8",
+            {"image_size": (16, 7), "backbone": {"name": "vit_crop", "patch_size": 8}},
+            r"\(16, 7\) holds no patch of model.backbone.patch_size=8",
         ),
-        ({"resnet_width": 0.01}, "model.resnet_width=0.01 leaves no channels"),
+        ({"backbone": RESNET | {"width": 0.01}}, "model.backbone.width=0.01; .* at least 0.03125"),
         ({"enc_heads": 3}, "enc_dim=16 is not divisible by model.enc_heads=3"),
         ({"dec_mlp": 20}, "dec_mlp=20 is not divisible by model.dec_dim=8; give a multiple"),
-        ({"encoder": "swin"}, "model.encoder='swin'; it may be one of"),
+        ({"backbone": {"name": "swin"}}, "model.backbone.name='swin'; it may be one of"),
+        ({"backbone": {"patch_size": 8}}, "model.backbone.name=None; it may be one of"),
+        ({"backbone": {"name": "vit"}}, r"'vit' has exactly \['patch_size'\]"),
+        ({"backbone": RESNET | {"patch_size": 8}}, r"has the fields \['depth', .*, 'patch_size'"),
+        ({"backbone": {"name": "vit", "patch_size": 0}}, "model.backbone.patch_size=0; .* least 1"),
         ({"proj_mode": "conv"}, "model.proj_mode='conv'"),
-        ({"resnet_depth": 42}, "model.resnet_depth=42"),
+        ({"backbone": RESNET | {"depth": 42}}, "model.backbone.depth=42; it may be one of"),
         ({"dtype": "float16"}, "model.dtype='float16'"),
         ({"drop_path": 1.0}, "model.drop_path=1.0"),
         ({"widht": 3}, r"unknown keys \['widht'\]"),

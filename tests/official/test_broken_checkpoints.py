@@ -43,7 +43,7 @@ def test_another_architecture_is_refused(golden_dir, changed, tmp_path):
     refused(folder, "another architecture than its config.json says")
     refused(changed({"dim_att": 64}, {}), "another architecture")
     refused(changed({"name": "image_diffusion_model"}, {}), "config.json", "image_diffusion_model")
-    refused(changed({"resnet_variant": "c5"}, {}), "config.json", "resnet_variant='c5'", "dc5")
+    refused(changed({"resnet_variant": "c5"}, {}), "config.json", "backbone.variant='c5'", "dc5")
     refused(changed({"resnet_variant": "c4", "resnet_sk_ratio": 0.06}, {}), "resnet_sk_ratio=0.06")
     config = json.loads((folder / "config.json").read_text())
     refused(write(tmp_path / "other", config, {"w": random(3)}), "no variable")

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from pix2seq_jax.models.backbones.resnet import ResNetBackbone
+from pix2seq_jax.models.backbones.vit import VitCropBackbone
 from pix2seq_jax.official import reader
 from tests.helpers.official_reference import SUFFIX, Reference
 
@@ -144,14 +146,14 @@ def test_resnets(variant, depth, width, size, tmp_path):
         "image_size": size,
     }
     model = check(tmp_path, **changes)
-    assert (model.encoder, model.resnet_variant, model.resnet_depth) == ("resnet", variant, depth)
+    assert model.backbone == ResNetBackbone(depth, variant, width)
 
 
 def test_patches_that_do_not_divide_the_image(tmp_path):
     """As the published models of 1333 x 1333 pixels: what is left at the bottom and at the right is
     cut off."""
     model = check(tmp_path, image_size=[53, 47], pos_encoding="learned")
-    assert model.encoder == "vit_crop" and model.image_size == (53, 47)
+    assert isinstance(model.backbone, VitCropBackbone) and model.image_size == (53, 47)
 
 
 def test_names_of_attributes(tmp_path):

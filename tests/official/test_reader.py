@@ -126,7 +126,7 @@ def test_projections_without_mlp(mode, vit, changed):
 def test_old_configs_get_the_defaults_of_the_release(vit, golden_dir):
     config = {"model": {name: vit[0]["model"][name] for name in official_names.REQUIRED}}
     made = reader.make_config(config)
-    assert made.model.encoder == "vit" and made.model.max_seq_len == 512
+    assert made.model.backbone.name == "vit" and made.model.max_seq_len == 512
     assert (made.vocab.size, made.vocab.num_bins) == (3000, 1000)
     assert made.tasks.detection.max_instances == 100
     assert made.tasks.detection.sampler == "nucleus(0.4)"
@@ -135,7 +135,8 @@ def test_old_configs_get_the_defaults_of_the_release(vit, golden_dir):
     assert "resize((1024, 640)" in wide.tasks.detection.eval_ops
     # This one is published, though 1333 is not whole patches.
     odd = reader.make_config({"model": VIT_B | {"image_size": 1333}})
-    assert odd.model.encoder == "vit_crop" and "pad_image(1333)" in odd.tasks.detection.eval_ops
+    assert odd.model.backbone.name == "vit_crop"
+    assert "pad_image(1333)" in odd.tasks.detection.eval_ops
     assert resolve.make_model(odd).image_size == (1333, 1333)
 
 

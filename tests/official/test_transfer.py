@@ -12,6 +12,7 @@ from pix2seq_jax import import_tf, train
 from pix2seq_jax.experiment import resolve, saved_run
 from pix2seq_jax.experiment import start as run_start
 from pix2seq_jax.experiment.logs import log
+from pix2seq_jax.models import backbones
 from pix2seq_jax.official import transfer
 from pix2seq_jax.official.source import read
 from pix2seq_jax.training import checkpoint, optim, sharding, trees
@@ -108,10 +109,13 @@ def test_options_of_the_same_architecture():
         ),
         ({"dec_heads": 4}, ("dec_heads is 2 there and 4 here",)),
         (
-            {"patch_size": 8},
+            {"backbone": {"name": "vit", "patch_size": 8}},
             ("params/stem/kernel is [16, 16, 3, 16]", "[8, 8, 3, 16]", "patch_size is 16 there"),
         ),
-        ({"encoder": "resnet"}, ("missing", "encoder is 'vit' there and 'resnet' here")),
+        (
+            {"backbone": backbones.complete({"name": "resnet"})},
+            ("missing", "backbone.name is 'vit' there and 'resnet' here"),
+        ),
         (
             {"proj_mode": "linear"},
             ("params/projection/mlp", "and missing in the model", "proj_mode is 'mlp' there"),

@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 from typing import NamedTuple
 
@@ -6,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from pix2seq_jax.models.backbones.resnet import ResNetBackbone
+from pix2seq_jax.models.backbones.vit import VitBackbone
 from pix2seq_jax.models.pix2seq import Pix2Seq
 from pix2seq_jax.tasks.base import Sequences
 from pix2seq_jax.tasks.detection import Detection
@@ -38,7 +41,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 def tiny(**changes) -> Pix2Seq:
     sizes = {
         "image_size": (16, 16),
-        "patch_size": 8,
+        "backbone": VitBackbone(patch_size=8),
         "vocab_size": VOCAB.size,
         "max_seq_len": TASK.max_len,
     }
@@ -172,9 +175,9 @@ def test_first_step_equals_the_recorded_one(golden_dir, name, decay):
     )
     params, batch_stats = variables["params"], variables.get("batch_stats", {})
     state = train_state.TrainState(jnp.zeros((), jnp.int32), params, batch_stats, tx.init(params))
-    step = train_step.make_step(
-        model.clone(**STILL, frozen_bn=True), {"fixed": task}, tx, constant(1e-3)
-    )
+    if isinstance(model.backbone, ResNetBackbone):
+        model = model.clone(backbone=dataclasses.replace(model.backbone, frozen_bn=True))
+    step = train_step.make_step(model.clone(**STILL), {"fixed": task}, tx, constant(1e-3))
     images = jnp.asarray(io["images"])
 
     @jax.jit
@@ -195,7 +198,7 @@ def test_one_device_equals_eight():
 
 
 def test_batch_norm_sees_the_whole_batch_on_any_number_of_devices():
-    model = tiny(encoder="resnet", resnet_variant="c3", resnet_width=0.125, **STILL)
+    model = tiny(backbone=ResNetBackbone(variant="c3", width=0.125), **STILL)
     one, eight = (
         gradients_on(mesh, example(), model) for mesh in (one_device(), sharding.make_mesh())
     )

@@ -1,20 +1,56 @@
-"""Residual networks, the other stem: blocks of version 1, normalised after the convolution (He et
-al., 1512.03385)."""
+"""Residual networks: blocks of version 1, normalised after the convolution (He et al.,
+1512.03385)."""
+
+from dataclasses import dataclass
+from math import ceil
 
 from flax import linen as nn
 from jax import numpy as jnp
 
+from pix2seq_jax.models.backbones.base import Backbone, at_least, one_of
 from pix2seq_jax.models.layers import ZEROS, Dense, Stack
 
 BLOCKS = {  # per group, by depth
-    **{18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)},
-    **{101: (3, 4, 23, 3), 152: (3, 8, 36, 3), 200: (3, 24, 36, 3)},
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+    200: (3, 24, 36, 3),
 }
 BASIC_DEPTHS = (18, 34)  # the others are built of bottlenecks
 GROUPS = {"standard": 4, "dc5": 4, "c4": 3, "c3": 2}
 PIXELS_PER_TOKEN = {"standard": 32, "dc5": 16, "c4": 16, "c3": 8}  # side, by variant
 NORM_EPSILON, NORM_MOMENTUM = 1e-5, 0.9
 CONV_INIT = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
+NARROWEST = 128  # channels of the 3×3 convolutions of the last group of 'c3', for width 1
+
+
+@dataclass(frozen=True)
+class ResNetBackbone(Backbone):
+    """A token for every point of the last feature map of a residual network.
+
+    Attributes:
+        depth: 18, 34, 50, 101, 152 or 200 layers.
+        variant: 'standard' (a token for 32 x 32 pixels), 'dc5' or 'c4' (16 x 16), 'c3' (8 x 8).
+        width: multiplies all channels; below 1/32 none would be left.
+        frozen_bn: whether training uses the recorded batch statistics and leaves them alone.
+    """
+
+    depth: int = one_of(tuple(BLOCKS), default=50)
+    variant: str = one_of(tuple(GROUPS), default="standard")
+    width: float = at_least(1 / 32, default=1.0)
+    frozen_bn: bool = False
+
+    def stem(self, stack: Stack) -> nn.Module:
+        return ResNetStem(stack, self.depth, self.variant, self.width, self.frozen_bn)
+
+    def grid(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        side = PIXELS_PER_TOKEN[self.variant]
+        return ceil(image_size[0] / side), ceil(image_size[1] / side)
+
+    def largest_kernel(self, dim: int) -> tuple[int, str]:
+        return 9 * round(NARROWEST * self.width) ** 2, "width"
 
 
 class ConvNorm(nn.Module):
@@ -76,21 +112,16 @@ class BasicBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jnp.ndarray) -> jnp.ndarray:
-        mode, dilation = (
-            {"train": self.train, "dtype": self.dtype},
-            1 if self.project else self.dilation,
-        )
+        mode = {"train": self.train, "dtype": self.dtype}
+        dilation = 1 if self.project else self.dilation
         shortcut = x
         if self.project:
             shortcut = ConvNorm(self.outputs, 1, stride=self.stride, name="shortcut", **mode)(x)
-        h = nn.relu(
-            ConvNorm(self.features, 3, stride=self.stride, dilation=dilation, name="conv1", **mode)(
-                x
-            )
-        )
-        h = ConvNorm(
-            self.outputs, 3, dilation=self.dilation, zero_scale=True, name="conv2", **mode
-        )(h)
+        strided = {"stride": self.stride, "dilation": dilation}
+        h = nn.relu(ConvNorm(self.features, 3, name="conv1", **strided, **mode)(x))
+        # Starting at zero, the last scale makes every block the identity at first.
+        last = {"dilation": self.dilation, "zero_scale": True}
+        h = ConvNorm(self.outputs, 3, name="conv2", **last, **mode)(h)
         return nn.relu(shortcut + h)
 
 
@@ -111,23 +142,17 @@ class Bottleneck(nn.Module):
 
     @nn.compact
     def __call__(self, x: jnp.ndarray) -> jnp.ndarray:
-        mode, dilation = (
-            {"train": self.train, "dtype": self.dtype},
-            1 if self.project else self.dilation,
-        )
+        mode = {"train": self.train, "dtype": self.dtype}
+        dilation = 1 if self.project else self.dilation
         shortcut = x
         if self.project:
             shortcut = ConvNorm(self.outputs, 1, stride=self.stride, name="shortcut", **mode)(x)
         h = nn.relu(ConvNorm(self.features, 1, name="conv1", **mode)(x))
-        h = nn.relu(
-            ConvNorm(self.features, 3, stride=self.stride, dilation=dilation, name="conv2", **mode)(
-                h
-            )
-        )
+        strided = {"stride": self.stride, "dilation": dilation}
+        h = nn.relu(ConvNorm(self.features, 3, name="conv2", **strided, **mode)(h))
         # Starting at zero, the last scale makes every block the identity at first.
-        return nn.relu(
-            shortcut + ConvNorm(self.outputs, 1, zero_scale=True, name="conv3", **mode)(h)
-        )
+        h = ConvNorm(self.outputs, 1, zero_scale=True, name="conv3", **mode)(h)
+        return nn.relu(shortcut + h)
 
 
 class ResNet(nn.Module):
@@ -158,9 +183,9 @@ class ResNet(nn.Module):
         else:
             x = nn.relu(ConvNorm(int(base), 7, stride=2, name="stem1", **mode)(x))
         x = nn.max_pool(x, (3, 3), strides=(2, 2), padding="SAME")
-        kind, block, expansion = (
-            ("basic", BasicBlock, 1) if self.depth in BASIC_DEPTHS else ("block", Bottleneck, 4)
-        )
+        kind, block, expansion = "block", Bottleneck, 4
+        if self.depth in BASIC_DEPTHS:
+            kind, block, expansion = "basic", BasicBlock, 1
         block = nn.remat(block) if self.remat else block
         for group in range(GROUPS[self.variant]):
             stride = 2 if group > 0 or self.variant == "c3" else 1
@@ -180,10 +205,7 @@ class ResNet(nn.Module):
 
 class ResNetStem(nn.Module):
     """Images [B, H, W, 3] -> tokens [B, ⌈H/s⌉·⌈W/s⌉, D] of the encoder's width: ResNet, dropout,
-    dense layer.
-
-    With `frozen_bn` training uses the recorded batch statistics and leaves them alone.
-    """
+    dense layer."""
 
     stack: Stack
     depth: int

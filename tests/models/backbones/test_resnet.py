@@ -1,5 +1,7 @@
 """ResNet stems: grids of the variants, batch statistics over devices, the frozen mode."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,14 @@ import pytest
 from flax import linen as nn
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from pix2seq_jax.models.backbones.resnet import BLOCKS, BasicBlock, Bottleneck, ConvNorm, ResNet
+from pix2seq_jax.models.backbones.resnet import (
+    BLOCKS,
+    BasicBlock,
+    Bottleneck,
+    ConvNorm,
+    ResNet,
+    ResNetBackbone,
+)
 from pix2seq_jax.models.pix2seq import Pix2Seq
 from pix2seq_jax.training import trees
 
@@ -24,8 +33,6 @@ SIZES |= {
     "dec_heads": 1,
     "vocab_size": 20,
     "max_seq_len": 8,
-    "encoder": "resnet",
-    "resnet_width": 0.0625,
 }
 
 
@@ -46,11 +53,12 @@ def filled(shapes):
 )
 @pytest.mark.parametrize("depth", [18, 50])
 def test_grid_of_any_image_size(variant, grid, depth):
-    model = Pix2Seq(image_size=(100, 201), resnet_variant=variant, resnet_depth=depth, **SIZES)
+    backbone = ResNetBackbone(depth, variant, 0.0625)
+    model = Pix2Seq(image_size=(100, 201), backbone=backbone, **SIZES)
     images = jnp.zeros((2, 100, 201, 3))
     variables = jax.eval_shape(model.init, jax.random.key(0), images, jnp.ones((2, 3), jnp.int32))
     memory = jax.eval_shape(lambda v: model.apply(v, images, method="encode"), variables)
-    assert memory.shape == (2, grid[0] * grid[1], 8)
+    assert memory.shape == (2, grid[0] * grid[1], 8) and backbone.grid((100, 201)) == grid
 
 
 @pytest.mark.parametrize(
@@ -141,7 +149,8 @@ def test_statistics_move_only_in_training_and_not_when_frozen():
         jax.random.uniform(jax.random.key(0), (2, 32, 32, 3)),
         jnp.ones((2, 3), jnp.int32),
     )
-    model = Pix2Seq(image_size=(32, 32), resnet_variant="c3", **SIZES)
+    backbone = ResNetBackbone(variant="c3", width=0.0625)
+    model = Pix2Seq(image_size=(32, 32), backbone=backbone, **SIZES)
     variables = filled(jax.eval_shape(model.init, jax.random.key(1), images, tokens))
 
     def moved(model, train):
@@ -154,7 +163,9 @@ def test_statistics_move_only_in_training_and_not_when_frozen():
 
     assert all(moved(model, train=True))
     assert not any(moved(model, train=False))
-    assert not any(moved(model.clone(frozen_bn=True), train=True))
+    assert not any(
+        moved(model.clone(backbone=dataclasses.replace(backbone, frozen_bn=True)), train=True)
+    )
 
 
 def test_remat_changes_nothing_but_memory():
