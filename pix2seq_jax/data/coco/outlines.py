@@ -14,11 +14,10 @@ from pix2seq_jax.data.rings import (
     largest,
     mask_of_runs,
     most_rings,
-    point_list,
     run_lengths,
     trace,
 )
-from pix2seq_jax.vocab import POINT_PADDING
+from pix2seq_jax.vocab import POINT_PADDING, POINT_SEPARATOR
 
 _MIN_AREA = 1e-6  # px²; a ring of less is a line
 _BROKEN = "a broken segmentation"
@@ -279,3 +278,20 @@ class Outlines:
         rings = largest(rings, most_rings(self.max_points))
         fitted = fit([clockwise(ring) for ring in rings], self.max_points)
         return point_list(fitted, self._sizes[row], self.max_points)
+
+
+def point_list(rings: list[np.ndarray], size: np.ndarray, max_points: int) -> np.ndarray:
+    """Rings -> f32[2*max_points]: y, x normalised to the image and clipped to it, separators
+    between, padding after.
+
+    Args:
+        size: height and width of the image.
+    """
+    points = np.full((max_points, 2), POINT_PADDING, np.float32)
+    end = 0
+    for ring in rings:
+        if end:
+            points[end], end = POINT_SEPARATOR, end + 1
+        points[end : end + len(ring)] = np.clip(ring[:, ::-1] / size, 0, 1)
+        end += len(ring)
+    return points.ravel()

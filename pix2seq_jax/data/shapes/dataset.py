@@ -28,16 +28,10 @@ from pathlib import Path
 
 import numpy as np
 
-from pix2seq_jax.data.coco.keypoints import COCO_KEYPOINTS
-from pix2seq_jax.data.shapes.draw import (
-    CATEGORIES,
-    SUPERSAMPLE,
-    Category,
-    Figure,
-    Scene,
-    area,
-    draw,
-)
+from pix2seq_jax.data.coco.person import COCO_KEYPOINTS
+from pix2seq_jax.data.rings import area, runs_of_mask
+from pix2seq_jax.data.shapes.draw import SUPERSAMPLE, Figure, Scene, draw
+from pix2seq_jax.data.shapes.sketches import CATEGORIES, Category
 
 VERSION = 1  # raise it whenever the drawn data change
 SPLITS = ("train", "val")
@@ -128,21 +122,13 @@ def _wanted(rng: np.random.Generator) -> list[tuple[Category, bool]]:
     return [(CATEGORIES[index], bool(crowd and place == 0)) for place, index in enumerate(chosen)]
 
 
-def _run_lengths(mask: np.ndarray) -> list[int]:
-    """COCO's uncompressed RLE of bool[H, W]: lengths of runs in column order, beginning with
-    zeros."""
-    flat = np.concatenate([[False], mask.ravel(order="F"), [not mask[-1, -1]]])
-    ends = np.nonzero(flat[1:] != flat[:-1])[0]
-    return np.diff(ends, prepend=0).tolist()
-
-
 def _crowd_region(visible: np.ndarray) -> dict:
     """Segmentation, area and box of a crowd: the pixels at least half of which belong to it."""
     height, width = (side // SUPERSAMPLE for side in visible.shape)
     mask = visible.reshape(height, SUPERSAMPLE, width, SUPERSAMPLE).mean((1, 3)) >= 0.5
     y, x = np.nonzero(mask)
     box = [x.min(), y.min(), np.ptp(x) + 1, np.ptp(y) + 1]
-    rle = {"counts": _run_lengths(mask), "size": [height, width]}
+    rle = {"counts": runs_of_mask(mask), "size": [height, width]}
     return {
         "segmentation": rle,
         "area": int(mask.sum()),
