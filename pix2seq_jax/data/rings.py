@@ -90,7 +90,7 @@ def trace(mask: np.ndarray) -> list[np.ndarray]:
 
 
 def largest(rings: list[np.ndarray], count: int) -> list[np.ndarray]:
-    """The `count` rings of largest area, in the order given."""
+    """The `count` rings of largest area, in their order."""
     if len(rings) <= count:
         return rings
     order = np.argsort([-abs(area(ring)) for ring in rings], kind="stable")[:count]

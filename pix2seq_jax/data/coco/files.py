@@ -258,9 +258,8 @@ def _checked_sizes(
     # Sides in the same proportion, to a pixel of the larger image.
     products = sizes.astype(np.int64) * stored[:, ::-1].astype(np.int64)
     larger = np.maximum(sizes.max(axis=1), stored.max(axis=1))
-    scaled = (
-        odd & ~exchanged & ~headers.turned & (np.abs(products[:, 0] - products[:, 1]) <= larger)
-    )
+    alike = np.abs(products[:, 0] - products[:, 1]) <= larger
+    scaled = odd & ~exchanged & ~headers.turned & alike
     _refuse_sizes(path, files, sizes, stored, np.flatnonzero(odd & ~exchanged & ~scaled).tolist())
 
     def named(rows: np.ndarray) -> list[str]:
