@@ -12,7 +12,7 @@ from flax import linen as nn
 from flax import struct
 from jax import lax
 
-from pix2seq_jax.decoding.sampling import Beam, Greedy
+from pix2seq_jax.decoding.sampling import Beam, Greedy, Nucleus, TopK
 from pix2seq_jax.models.attention import Cache
 from pix2seq_jax.models.pix2seq import Pix2Seq
 from pix2seq_jax.vocab import PADDING
@@ -79,10 +79,10 @@ class State:
     class_probs: jnp.ndarray | None
     logits: jnp.ndarray | None
 
-    @property
-    def results(self) -> tuple[jnp.ndarray | None, ...]:
-        """The fields of Generated, in their order."""
-        return self.tokens, self.scores, self.class_probs, self.logits
+    def results(self, shape: tuple[int, ...]) -> Generated:
+        """What was decoded, with the axes `shape` = B,(N,)K in place of B,N·K."""
+        arrays = self.tokens, self.scores, self.class_probs, self.logits
+        return Generated(*(None if x is None else x.reshape(*shape, *x.shape[2:]) for x in arrays))
 
 
 def grammar_table(allowed: tuple[Ranges, ...] | None, vocab_size: int) -> jnp.ndarray | None:
@@ -126,9 +126,8 @@ def _draw(sampler: Any, logits: jnp.ndarray, keys: jax.Array) -> jnp.ndarray:
     """Tokens i32[B,R] of logits f32[B,R,V] with a key per image."""
     if isinstance(sampler, Greedy):
         return sampler(logits)
-    if hasattr(
-        sampler, "filter"
-    ):  # not within vmap, which would run both branches of a filter's lax.cond
+    if isinstance(sampler, TopK | Nucleus):
+        # The filter is not within vmap, which would run both branches of its lax.cond.
         return jax.vmap(jax.random.categorical)(keys, sampler.filter(logits)).astype(jnp.int32)
     return jax.vmap(sampler)(logits, keys).astype(jnp.int32)
 
@@ -180,13 +179,6 @@ class _Writer:
         token = jnp.where(live, token, PADDING)
         logits, probs = logits * live[..., None], nn.softmax(logits) * live[..., None]
         score = jnp.take_along_axis(probs, token[..., None], axis=-1)[..., 0]
-        class_probs = state.class_probs
-        if self.slots is not None:
-            start, stop, first, every = self.slots
-            # Every position writes to the slot that comes next, so what stays is what the slot's
-            # own position wrote.
-            slot = jnp.maximum(t - first + every - 1, 0) // every
-            class_probs = class_probs.at[:, :, slot].set(probs[..., start:stop], mode="drop")
         return State(
             count=t + 1,
             last=token,
@@ -194,9 +186,21 @@ class _Writer:
             cache=state.cache,
             tokens=state.tokens.at[:, :, t].set(token),
             scores=state.scores.at[:, :, t].set(score),
-            class_probs=class_probs,
+            class_probs=self._write_classes(state.class_probs, t, probs),
             logits=None if state.logits is None else state.logits.at[:, :, t].set(logits),
         )
+
+    def _write_classes(
+        self, class_probs: jnp.ndarray | None, t: jnp.ndarray, probs: jnp.ndarray
+    ) -> jnp.ndarray | None:
+        """Keeps what position t holds of class probabilities, if they are kept at all."""
+        if self.slots is None:
+            return None
+        start, stop, first, every = self.slots
+        # Every position writes to the slot that comes next, so what stays is what the slot's own
+        # position wrote.
+        slot = jnp.maximum(t - first + every - 1, 0) // every
+        return class_probs.at[:, :, slot].set(probs[..., start:stop], mode="drop")
 
 
 def check_lengths(
@@ -220,20 +224,26 @@ def check_lengths(
         )
 
 
-def _check_options(model: Pix2Seq, sampler: Any, num_samples: int, slots: Slots | None) -> None:
+def _check_options(
+    model: Pix2Seq, sampler: Any, num_samples: int, slots: tuple[int, int, int, int] | None
+) -> Slots | None:
+    """The class positions, if there are any; ValueError for options that do not fit."""
     if isinstance(sampler, Beam):
         raise ValueError(
             f"{sampler} draws no tokens: call decoding.beam.beam_search, or give another sampler"
         )
     if num_samples < 1:
         raise ValueError(f"num_samples={num_samples}; at least one sample is needed")
-    if slots and not (
-        0 <= slots.start < slots.stop <= model.vocab_size and slots.first >= 0 < slots.every
-    ):
+    if slots is None:
+        return None
+    slots = Slots(*slots)
+    within = 0 <= slots.start < slots.stop <= model.vocab_size
+    if not within or slots.first < 0 or slots.every < 1:
         raise ValueError(
             f"slots={slots}: tokens must be within the vocabulary 0..{model.vocab_size}, "
             "every at least 1"
         )
+    return slots
 
 
 def _read_prompts(
@@ -304,12 +314,11 @@ def generate(
     Raises:
         ValueError: shapes, lengths, ranges or keys that do not fit.
     """
-    slots = slots and Slots(*slots)
     check_lengths(model, memory, prompt, max_len, eos_token)
-    _check_options(model, sampler, num_samples, slots)
+    slots = _check_options(model, sampler, num_samples, slots)
     keys, grammar = _keys(rng, sampler, memory.shape[0]), grammar_table(allowed, model.vocab_size)
     writer = _Writer(sampler, keys, eos_bias, grammar, slots, stop_at_eos, eos_token)
-    prompts = prompt.reshape(prompt.shape[0], -1, prompt.shape[-1])  # [B, N, P]
+    prompts = prompt.reshape(prompt.shape[0], -1, prompt.shape[-1])  # [B,N,P]
     prompt_len = prompts.shape[-1]
     length, cross_kv = max_len - prompt_len, model.apply(variables, memory, method="cross_kv")
 
@@ -318,13 +327,11 @@ def generate(
         return writer.emit(state.replace(cache=cache), logits)
 
     cache, logits = _read_prompts(model, variables, prompts, cross_kv, length, num_samples)
-    last = jnp.repeat(prompts[:, :, -1], num_samples, axis=1)  # [B, N·K]
+    last = jnp.repeat(prompts[:, :, -1], num_samples, axis=1)  # [B,N·K]
+    start = writer.start(last, length, model.vocab_size, cache, return_logits)
     state = lax.while_loop(
         lambda s: (s.count < length) & ~jnp.all(s.ended),
         lambda s: step(s, s.last[..., None], prompt_len + s.count - 1),
-        writer.emit(writer.start(last, length, model.vocab_size, cache, return_logits), logits),
+        writer.emit(start, logits),
     )
-    split = (*prompt.shape[:-1], num_samples)  # R -> (N,)K
-    return Generated(
-        *(None if x is None else x.reshape(*split, *x.shape[2:]) for x in state.results)
-    )
+    return state.results((*prompt.shape[:-1], num_samples))

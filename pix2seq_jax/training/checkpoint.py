@@ -8,7 +8,6 @@ that no longer agrees with its hashes is damaged.
 """
 
 import dataclasses
-import functools
 import hashlib
 import json
 import logging
@@ -26,6 +25,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, LatestN
 
 from pix2seq_jax.training import trees
+from pix2seq_jax.training.files import write_whole
 
 SUMS = "SHA256SUMS"
 METRICS = "metrics.json"
@@ -39,9 +39,10 @@ def _files(folder: epath.Path) -> list[epath.Path]:
     """All files below a folder, if there is one (object stores know no recursive glob)."""
     if not folder.exists():
         return []
-    return [
-        file for path in folder.iterdir() for file in (_files(path) if path.is_dir() else [path])
-    ]
+    files = []
+    for path in folder.iterdir():
+        files += _files(path) if path.is_dir() else [path]
+    return files
 
 
 def _hashes(folder: epath.Path) -> dict[str, str]:
@@ -301,10 +302,7 @@ class Checkpointer:
             for number, values in sorted(self._metrics.items())
             if number in there
         }
-        self._directory.mkdir(parents=True, exist_ok=True)
-        partial = self._directory / f"{METRICS}.partial"
-        partial.write_text(json.dumps(content, indent=1))
-        partial.replace(self._directory / METRICS)
+        write_whole(self._directory / METRICS, json.dumps(content, indent=1))
 
     def has_metrics(self, step: int) -> bool:
         """Whether a step was evaluated."""
@@ -326,21 +324,20 @@ class Checkpointer:
         # No glob: the path of a workdir may hold the characters that it takes for patterns.
         begins = f"{name}.orbax-checkpoint-tmp"
         unfinished = [path for path in self._directory.iterdir() if path.name.startswith(begins)]
-        _write_sums(
-            unfinished[0] if unfinished else self._directory / name
-        )  # object stores write in place
+        # Object stores write in place.
+        _write_sums(unfinished[0] if unfinished else self._directory / name)
 
     @cached_property
     def _manager(self) -> ocp.CheckpointManager:
         """Made at the first save: when it starts it reads every checkpoint there is, damaged ones
         too."""
-        policies, best_fn = [LatestN(n=self._keep_latest)], None
+        policies = [LatestN(n=self._keep_latest)]
         if self._best_metric:
             policies.append(_Best(self._keep_best, self._score))
-            best_fn = functools.partial(self._score, -1)
+        # Without Orbax' own best_fn, which expects metrics in every save and warns where there are
+        # none: the policies choose, and `save` stores the metrics.
         options = ocp.CheckpointManagerOptions(
             preservation_policy=AnyPreservationPolicy(policies),
-            best_fn=best_fn,  # or the metrics are not stored
             cleanup_tmp_directories=True,
             async_options=ocp.AsyncOptions(post_finalization_callback=self._on_written),
         )
@@ -365,8 +362,12 @@ class Checkpointer:
             return
         self._manager.wait_until_finished()
         self._saving = step
-        items = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
-        self._manager.save(step, args=items, metrics=dict(metrics) if metrics else None, force=True)
+        items = {"state": ocp.args.StandardSave(state), "meta": ocp.args.JsonSave(meta)}
+        numbers = dict(metrics) if metrics else None
+        if numbers:
+            # Under the name and in the form that Orbax gives them.
+            items["metrics"] = ocp.args.JsonSave(numbers)
+        self._manager.save(step, args=ocp.args.Composite(**items), metrics=numbers, force=True)
 
     def restore_latest(self, abstract_state: Any) -> tuple[Any, dict] | None:
         """(state, meta) of the newest whole checkpoint, or None where there is none or it is of
