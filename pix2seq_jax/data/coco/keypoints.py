@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 
 from pix2seq_jax.data.coco.json import BadAnnotations, Report, has, number_rows, shown
-from pix2seq_jax.data.coco.person import COCO_KEYPOINTS as COCO_KEYPOINTS
 from pix2seq_jax.vocab import POINT_INVISIBLE
 
 # The word alone: left_eye, "Left eye", eye-left.
