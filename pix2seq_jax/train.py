@@ -21,7 +21,6 @@ from pix2seq_jax.experiment import (
     feeds,
     hooks,
     resolve,
-    saved_run,
     start,
     stopping,
     text_model,
@@ -64,8 +63,7 @@ def run(
         terminated = stack.enter_context(stopping.termination())
         stack.callback(saver.close)
         # Find the weights.
-        meta = saved_run.meta(config, opened.text)
-        state = start.restore_or_start(config, workdir, saver, meta, opened.model, tx, mesh)
+        state = start.restore_or_start(config, workdir, saver, opened.meta, opened.model, tx, mesh)
         first = int(state.step)
         writer = MetricWriter(workdir, active=jax.process_index() == 0, after=first)
         stack.callback(writer.close)
@@ -80,7 +78,6 @@ def run(
             opened,
             workdir,
             start=first,
-            meta=meta,
             saver=saver,
             writer=writer,
             evaluations=evaluations,

@@ -24,7 +24,6 @@ class RunHooks:
         workdir: str | Path,
         *,
         start: int,
-        meta: dict,
         saver: checkpoint.Checkpointer,
         writer: MetricWriter,
         evaluations: Evaluations | None,
@@ -36,14 +35,13 @@ class RunHooks:
             opened: what the run consists of.
             workdir: of the run.
             start: number of updates done.
-            meta: what checkpoints hold besides the state.
             saver: of checkpoints.
             writer: of metrics.
             evaluations: of saved states; None for none.
             terminated: whether SIGTERM has come.
         """
         config = self._config = opened.config
-        self._workdir, self._meta, self._saver, self._writer = workdir, meta, saver, writer
+        self._workdir, self._meta, self._saver, self._writer = workdir, opened.meta, saver, writer
         self._evaluations, self._terminated = evaluations, terminated
         self._tell_data = opened.tell_data
         self._images = feeds.images_per_step(config)

@@ -3,6 +3,7 @@ vocabulary and the length of sequences."""
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import ml_collections
@@ -41,6 +42,11 @@ class OpenedRun:
     bad_images: Report | None
     tell_data: inputs.Teller
     cache: inputs.InputCache
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """What checkpoints hold besides the state."""
+        return saved_run.meta(self.config, self.text)
 
 
 def open_run(
