@@ -20,22 +20,6 @@ DECAY = {"kernels": r"kernel$", "weights": r"^(?!.*(bias|scale)$)", "all": ""}
 STACKED = r"(^|/)(layers|cross)/"
 
 
-def _scaled(base: float, batch_size: int, scaling: str) -> float:
-    if scaling not in SCALINGS:
-        raise ValueError(f"schedule.scaling={scaling!r}: use one of {SCALINGS}")
-    # The published sqrt rule has no reference batch: sqrt(batch), not sqrt(batch / 256).
-    return base * {"none": 1.0, "linear": batch_size / 256, "sqrt": math.sqrt(batch_size)}[scaling]
-
-
-def _rate(name: str, given: str) -> float:
-    try:
-        return float(given)
-    except ValueError:
-        raise ValueError(
-            f"schedule.name={name!r}: use one of {SCHEDULES}, RATE a number as in 'exp@0.1'"
-        ) from None
-
-
 def schedule(
     name: str,
     *,
@@ -96,56 +80,20 @@ def schedule(
     return at
 
 
-def _decay_mask(decay: str):
-    if decay not in DECAY:
-        raise ValueError(f"optim.decay={decay!r}: use one of {tuple(DECAY)}")
-    return lambda params: trees.mask_by_regex(params, DECAY[decay])
+def _scaled(base: float, batch_size: int, scaling: str) -> float:
+    if scaling not in SCALINGS:
+        raise ValueError(f"schedule.scaling={scaling!r}: use one of {SCALINGS}")
+    # The published sqrt rule has no reference batch: sqrt(batch), not sqrt(batch / 256).
+    return base * {"none": 1.0, "linear": batch_size / 256, "sqrt": math.sqrt(batch_size)}[scaling]
 
 
-def _scale_by_adam(beta1: float, beta2: float, eps: float) -> optax.GradientTransformation:
-    """Adam whose epsilon stands beside the uncorrected second moment, as in the published code.
-
-    That is "epsilon hat" at the end of section 2 of Kingma & Ba (2015). optax has the other form,
-    which moves the parameters of tiny gradients (embeddings of unlikely words) further in the first
-    steps.
-    """
-
-    def init(params):
-        zeros = optax.tree.zeros_like
-        return optax.ScaleByAdamState(
-            count=jnp.zeros((), jnp.int32), mu=zeros(params), nu=zeros(params)
-        )
-
-    def update(updates, state, params=None):
-        del params
-        count = state.count + 1
-        mu = optax.tree.update_moment(updates, state.mu, beta1, 1)
-        nu = optax.tree.update_moment(updates, state.nu, beta2, 2)
-        t = count.astype(jnp.float32)
-        correction = jnp.sqrt(1.0 - beta2**t) / (1.0 - beta1**t)
-        return (
-            jax.tree.map(lambda m, v: correction * m / (jnp.sqrt(v) + eps), mu, nu),
-            optax.ScaleByAdamState(count=count, mu=mu, nu=nu),
-        )
-
-    return optax.GradientTransformation(init, update)
-
-
-def _scale_by_trust_ratio() -> optax.GradientTransformation:
-    """LAMB's ratio of norms, of parameter to update; as optax has it, but for every layer of a
-    stack by itself."""
-
-    def scale(stacked, update, param):
-        axes = tuple(range(1, param.ndim)) if stacked else None
-        size, change = (jnp.sqrt(jnp.sum(x * x, axis=axes, keepdims=True)) for x in (param, update))
-        return update * jnp.where(
-            (size > 0) & (change > 0), size / jnp.where(change > 0, change, 1.0), 1.0
-        )
-
-    def update(updates, state, params):
-        return jax.tree.map(scale, trees.mask_by_regex(params, STACKED), updates, params), state
-
-    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+def _rate(name: str, given: str) -> float:
+    try:
+        return float(given)
+    except ValueError:
+        raise ValueError(
+            f"schedule.name={name!r}: use one of {SCHEDULES}, RATE a number as in 'exp@0.1'"
+        ) from None
 
 
 def make(
@@ -196,3 +144,55 @@ def make(
     # resume.
     clipping = optax.clip_by_global_norm(clip) if clip > 0 else optax.identity()
     return optax.chain(clipping, *chain)
+
+
+def _decay_mask(decay: str):
+    if decay not in DECAY:
+        raise ValueError(f"optim.decay={decay!r}: use one of {tuple(DECAY)}")
+    return lambda params: trees.mask_by_regex(params, DECAY[decay])
+
+
+def _scale_by_adam(beta1: float, beta2: float, eps: float) -> optax.GradientTransformation:
+    """Adam whose epsilon stands beside the uncorrected second moment, as in the published code.
+
+    That is "epsilon hat" at the end of section 2 of Kingma & Ba (2015). optax has the other form,
+    which moves the parameters of tiny gradients (embeddings of unlikely words) further in the first
+    steps.
+    """
+
+    def init(params):
+        zeros = optax.tree.zeros_like
+        return optax.ScaleByAdamState(
+            count=jnp.zeros((), jnp.int32), mu=zeros(params), nu=zeros(params)
+        )
+
+    def update(updates, state, params=None):
+        del params
+        count = state.count + 1
+        mu = optax.tree.update_moment(updates, state.mu, beta1, 1)
+        nu = optax.tree.update_moment(updates, state.nu, beta2, 2)
+        t = count.astype(jnp.float32)
+        correction = jnp.sqrt(1.0 - beta2**t) / (1.0 - beta1**t)
+        return (
+            jax.tree.map(lambda m, v: correction * m / (jnp.sqrt(v) + eps), mu, nu),
+            optax.ScaleByAdamState(count=count, mu=mu, nu=nu),
+        )
+
+    return optax.GradientTransformation(init, update)
+
+
+def _scale_by_trust_ratio() -> optax.GradientTransformation:
+    """LAMB's ratio of norms, of parameter to update; as optax has it, but for every layer of a
+    stack by itself."""
+
+    def scale(stacked, update, param):
+        axes = tuple(range(1, param.ndim)) if stacked else None
+        size, change = (jnp.sqrt(jnp.sum(x * x, axis=axes, keepdims=True)) for x in (param, update))
+        return update * jnp.where(
+            (size > 0) & (change > 0), size / jnp.where(change > 0, change, 1.0), 1.0
+        )
+
+    def update(updates, state, params):
+        return jax.tree.map(scale, trees.mask_by_regex(params, STACKED), updates, params), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)

@@ -62,6 +62,22 @@ def make_mesh(
     )
 
 
+def shardings(mesh: Mesh, boxed: Any, *, rules: Mapping[str, Sequence[str]] = RULES) -> Any:
+    """Tree of NamedSharding for the unboxed tree.
+
+    Args:
+        boxed: (abstract) variables as `model.init` returns them, leaves in `nn.Partitioned` boxes
+            or bare; bare ones are replicated.
+        rules: logical dimension name -> mesh axes.
+    """
+
+    def of(leaf: Any) -> NamedSharding:
+        names = leaf.names if isinstance(leaf, nn.Partitioned) else ()
+        return NamedSharding(mesh, _spec(mesh, names, nn.meta.unbox(leaf).shape, rules))
+
+    return jax.tree.map(of, boxed, is_leaf=lambda leaf: isinstance(leaf, nn.Partitioned))
+
+
 def _spec(
     mesh: Mesh, names: Sequence[str | None], shape: Sequence[int], rules: Mapping
 ) -> PartitionSpec:
@@ -78,22 +94,6 @@ def _spec(
         taken.update(axes)
         spec.append(axes or None)
     return PartitionSpec(*spec)
-
-
-def shardings(mesh: Mesh, boxed: Any, *, rules: Mapping[str, Sequence[str]] = RULES) -> Any:
-    """Tree of NamedSharding for the unboxed tree.
-
-    Args:
-        boxed: (abstract) variables as `model.init` returns them, leaves in `nn.Partitioned` boxes
-            or bare; bare ones are replicated.
-        rules: logical dimension name -> mesh axes.
-    """
-
-    def of(leaf: Any) -> NamedSharding:
-        names = leaf.names if isinstance(leaf, nn.Partitioned) else ()
-        return NamedSharding(mesh, _spec(mesh, names, nn.meta.unbox(leaf).shape, rules))
-
-    return jax.tree.map(of, boxed, is_leaf=lambda leaf: isinstance(leaf, nn.Partitioned))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -29,19 +29,22 @@ class TrainState:
     opt_state: Any
 
 
-def _init_variables(model: nn.Module, rng: jax.Array) -> Any:
-    return model.init(rng, jnp.zeros((1, *model.image_size, 3)), jnp.zeros((1, 1), jnp.int32))
+def init_state(
+    model: nn.Module, tx: optax.GradientTransformation, rng: jax.Array, *, mesh: Mesh
+) -> TrainState:
+    """Freshly initialised state, created where `abstract_state` says."""
 
+    def create(rng):
+        created = nn.meta.unbox(_init_variables(model, rng))
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=created["params"],
+            batch_stats=created.get("batch_stats", {}),
+            opt_state=tx.init(created["params"]),
+        )
 
-def abstract_variables(model: nn.Module, *, mesh: Mesh) -> dict[str, Any]:
-    """What `model.apply` takes ("params", perhaps "batch_stats") as ShapeDtypeStructs with
-    shardings."""
-    boxed = jax.eval_shape(lambda: _init_variables(model, jax.random.key(0)))
-    return jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-        nn.meta.unbox(boxed),
-        sharding.shardings(mesh, boxed),
-    )
+    layout = jax.tree.map(lambda x: x.sharding, abstract_state(model, tx, mesh=mesh))
+    return jax.jit(create, out_shardings=layout)(rng)
 
 
 def abstract_state(model: nn.Module, tx: optax.GradientTransformation, *, mesh: Mesh) -> TrainState:
@@ -63,26 +66,23 @@ def abstract_state(model: nn.Module, tx: optax.GradientTransformation, *, mesh: 
     )
 
 
+def abstract_variables(model: nn.Module, *, mesh: Mesh) -> dict[str, Any]:
+    """What `model.apply` takes ("params", perhaps "batch_stats") as ShapeDtypeStructs with
+    shardings."""
+    boxed = jax.eval_shape(lambda: _init_variables(model, jax.random.key(0)))
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+        nn.meta.unbox(boxed),
+        sharding.shardings(mesh, boxed),
+    )
+
+
+def _init_variables(model: nn.Module, rng: jax.Array) -> Any:
+    return model.init(rng, jnp.zeros((1, *model.image_size, 3)), jnp.zeros((1, 1), jnp.int32))
+
+
 def variables(state: TrainState) -> dict[str, Any]:
     """What `model.apply` takes, of a state."""
     return {"params": state.params} | (
         {"batch_stats": state.batch_stats} if state.batch_stats else {}
     )
-
-
-def init_state(
-    model: nn.Module, tx: optax.GradientTransformation, rng: jax.Array, *, mesh: Mesh
-) -> TrainState:
-    """Freshly initialised state, created where `abstract_state` says."""
-
-    def create(rng):
-        created = nn.meta.unbox(_init_variables(model, rng))
-        return TrainState(
-            step=jnp.zeros((), jnp.int32),
-            params=created["params"],
-            batch_stats=created.get("batch_stats", {}),
-            opt_state=tx.init(created["params"]),
-        )
-
-    layout = jax.tree.map(lambda x: x.sharding, abstract_state(model, tx, mesh=mesh))
-    return jax.jit(create, out_shardings=layout)(rng)
