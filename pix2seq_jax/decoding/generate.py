@@ -85,7 +85,8 @@ def generate(
         sampler: of decoding.sampling, or any (logits f32[...,V], rng) -> i32[...]; sees logits
             after bias and grammar.
         num_samples: K, sequences drawn per prompt.
-        rng: a jax.random.key; or one per image, so that an image is decoded alike in any batch.
+        rng: a jax.random.key; or one per image, so that the result of an image does not depend on
+            its batch.
             Greedy needs none.
         eos_bias: added to the logit of eos_token, the end of a sequence; below zero sequences get
             longer.
@@ -236,8 +237,8 @@ class State:
         ended: bool[B,N·K], sequences that drew the end token; only with stop_at_eos, else always
             False.
         cache: keys and values of prompt and response, up to but without `last`.
-        tokens, scores, class_probs, logits: as in Generated, with N·K in place of (N,)K; zeros
-            where not written.
+        tokens, scores, class_probs, logits: as in Generated, with the axis N·K instead of (N,)K;
+            zeros where not written.
     """
 
     count: jnp.ndarray
@@ -250,7 +251,7 @@ class State:
     logits: jnp.ndarray | None
 
     def results(self, shape: tuple[int, ...]) -> Generated:
-        """What was decoded, with the axes `shape` = B,(N,)K in place of B,N·K."""
+        """What was decoded, with the axes `shape` = B,(N,)K instead of B,N·K."""
         arrays = self.tokens, self.scores, self.class_probs, self.logits
         return Generated(*(None if x is None else x.reshape(*shape, *x.shape[2:]) for x in arrays))
 
@@ -317,7 +318,7 @@ class _Writer:
     def _write_classes(
         self, class_probs: jnp.ndarray | None, t: jnp.ndarray, probs: jnp.ndarray
     ) -> jnp.ndarray | None:
-        """Keeps what position t holds of class probabilities, if they are kept at all."""
+        """Writes the class probabilities of position t, if they are asked for."""
         if self.slots is None:
             return None
         start, stop, first, every = self.slots

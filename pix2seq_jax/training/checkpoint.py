@@ -1,10 +1,10 @@
-"""Checkpoints: saved in the background, hashed, and never trusted before the hashes agree. The only
-user of orbax.
+"""Checkpoints: saved in the background, with hashes that are checked before they are used. The only
+module that uses Orbax.
 
 A checkpoint is a folder DIRECTORY/STEP with the items `state` (arrays) and `meta` (JSON), and
 SHA256SUMS, the hashes of its files (`sha256sum -c` reads it). Orbax writes it under another name
-and renames it when it is complete, so a folder that bears a plain step number was whole once; one
-that no longer agrees with its hashes is damaged.
+and renames it when it is complete, so a folder with a plain step number as its name was complete
+once; if it no longer agrees with its hashes, it is damaged.
 """
 
 import dataclasses
@@ -81,8 +81,8 @@ class Checkpointer:
         Orbax takes metrics only in a save, so these are in DIRECTORY/metrics.json, of the steps
         that are there.
         """
-        # 32 bits: that is what the other processes hear from the one that scores, and all must
-        # choose alike.
+        # 32 bits: that is what the other processes get from the one that scores, and all must
+        # choose the same steps.
         values = {name: float(np.float32(value)) for name, value in metrics.items()}
         self._metrics[step] = {
             name: value if math.isfinite(value) else None for name, value in values.items()
@@ -102,12 +102,12 @@ class Checkpointer:
         return step in self._metrics or (self._directory / str(step) / "metrics").exists()
 
     def _score(self, step: int, metrics: Mapping[str, float] | None) -> float | None:
-        """What the best steps are chosen by, of `set_metrics` or of the checkpoint (those given);
-        None without."""
-        known = self._metrics.get(step, metrics)
-        if known is None:
+        """What the best steps are chosen by, from `set_metrics` or else from `metrics`, those of
+        the checkpoint; None without any."""
+        values = self._metrics.get(step, metrics)
+        if values is None:
             return None
-        value = known.get(self._best_metric)
+        value = values.get(self._best_metric)
         return -math.inf if value is None or math.isnan(value) else value
 
     def _on_written(self) -> None:
@@ -247,7 +247,7 @@ def load_meta(directory: epath.PathLike) -> dict:
 
 
 def steps(directory: epath.PathLike) -> list[int]:
-    """Steps of the folders that hold something, whole or damaged, newest first."""
+    """Steps of the folders that are not empty, damaged ones too, newest first."""
     directory = epath.Path(directory)
     if not directory.exists():
         return []
@@ -268,40 +268,41 @@ def newest_whole_step(directory: epath.PathLike, *, set_aside: bool = False) -> 
     Raises:
         ValueError: there are checkpoints, but every one is damaged.
     """
-    directory, damaged, whole = epath.Path(directory), [], -1
+    directory, damaged = epath.Path(directory), []
+    newest = -1  # no checkpoint; -2: all are damaged
     if jax.process_index() == 0:
         for step in steps(directory):
             damage = _damage(directory / str(step))
             if not damage:
-                whole = step
+                newest = step
                 break
             damaged.append(damage)
             log.warning("checkpoint of step %d is damaged and not used: %s", step, damage)
-        if whole < 0 and damaged:
-            whole = -2
+        if newest < 0 and damaged:
+            newest = -2
         elif set_aside:
             for step in steps(directory):
                 # Orbax reads the metrics of all steps when it starts to save, and fails where it
                 # cannot.
-                if step > whole or _damage(directory / str(step), item="metrics/"):
+                if step > newest or _damage(directory / str(step), item="metrics/"):
                     log.warning(
                         "checkpoint of step %d is damaged: moved to %s",
                         step,
                         _set_aside(directory / str(step)),
                     )
     if jax.process_count() > 1:
-        whole = int(multihost_utils.broadcast_one_to_all(np.int32(whole)))
-    if whole == -2:
+        newest = int(multihost_utils.broadcast_one_to_all(np.int32(newest)))
+    if newest == -2:
         raise ValueError(
             f"every checkpoint in {directory} is damaged "
             f"({'; '.join(damaged) or 'see process 0'}); restore one from a copy, or delete the "
             "folder to start from scratch"
         )
-    return None if whole < 0 else whole
+    return None if newest < 0 else newest
 
 
 def _set_aside(folder: epath.Path) -> epath.Path:
-    """Renames a damaged folder, so that its step can be saved again and nothing counts it."""
+    """Renames a damaged folder, so that it does not count and its step can be saved again."""
     for number in range(1, 1000):
         target = folder.parent / f"{folder.name}.damaged{number}"
         if not target.exists():
@@ -359,11 +360,11 @@ def _damage(folder: epath.Path, *, item: str = "") -> str:
         line.split("  ", 1)
         for line in (folder / SUMS).read_bytes().decode(errors="replace").splitlines()
     )
-    expected = {name[0]: value for value, *name in lines if name and name[0].startswith(item)}
-    found = {f"{item}{name}": value for name, value in _hashes(folder / item).items()}
-    for name in sorted(expected.keys() | found.keys()):
-        if expected.get(name) != found.get(name):
-            want, have = expected.get(name, "not listed"), found.get(name, "no such file")
+    listed = {name[0]: value for value, *name in lines if name and name[0].startswith(item)}
+    actual = {f"{item}{name}": value for name, value in _hashes(folder / item).items()}
+    for name in sorted(listed.keys() | actual.keys()):
+        if listed.get(name) != actual.get(name):
+            want, have = listed.get(name, "not listed"), actual.get(name, "no such file")
             return f"{folder / name}: SHA-256 {have}, in {SUMS}: {want}"
     return ""
 

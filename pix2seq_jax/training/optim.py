@@ -52,10 +52,10 @@ def schedule(
         ValueError: unknown name or scaling, or no step left to decay in.
     """
     peak = _scaled(base, batch_size, scaling)
-    kind, _, given = name.partition("@")
-    if name not in ("linear", "cosine", "none") and not (given and kind in ("cosine", "exp")):
+    kind, _, number = name.partition("@")
+    if name not in ("linear", "cosine", "none") and not (number and kind in ("cosine", "exp")):
         raise ValueError(f"schedule.name={name!r}: use one of {SCHEDULES}")
-    rate = _rate(name, given) if given else 1.0
+    rate = _rate(name, number) if number else 1.0
     steps = total - warmup - tail
     if steps <= 0:
         raise ValueError(
@@ -87,9 +87,9 @@ def _scaled(base: float, batch_size: int, scaling: str) -> float:
     return base * {"none": 1.0, "linear": batch_size / 256, "sqrt": math.sqrt(batch_size)}[scaling]
 
 
-def _rate(name: str, given: str) -> float:
+def _rate(name: str, number: str) -> float:
     try:
-        return float(given)
+        return float(number)
     except ValueError:
         raise ValueError(
             f"schedule.name={name!r}: use one of {SCHEDULES}, RATE a number as in 'exp@0.1'"

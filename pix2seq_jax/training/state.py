@@ -49,17 +49,17 @@ def init_state(
 
 def abstract_state(model: nn.Module, tx: optax.GradientTransformation, *, mesh: Mesh) -> TrainState:
     """The train state's shapes, dtypes and shardings as ShapeDtypeStructs; nothing is computed."""
-    abstract, whole = abstract_variables(model, mesh=mesh), sharding.replicated(mesh)
+    abstract, replicated = abstract_variables(model, mesh=mesh), sharding.replicated(mesh)
     # What the optimizer keeps per parameter (moments) lies where the parameter lies.
     opt_state = optax.tree.map_params(
         tx,
         lambda x, p: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=p.sharding),
         jax.eval_shape(tx.init, abstract["params"]),
         abstract["params"],
-        transform_non_params=lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole),
+        transform_non_params=lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated),
     )
     return TrainState(
-        step=jax.ShapeDtypeStruct((), jnp.int32, sharding=whole),
+        step=jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated),
         params=abstract["params"],
         batch_stats=abstract.get("batch_stats", {}),
         opt_state=opt_state,
