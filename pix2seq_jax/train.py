@@ -12,6 +12,8 @@ from typing import Any
 import jax
 import ml_collections
 
+from pix2seq_jax.config import ranges
+from pix2seq_jax.config.fill import fill
 from pix2seq_jax.data.coco.json import Report
 from pix2seq_jax.data.text import Text
 from pix2seq_jax.evaluation.evaluator import Evaluator
@@ -77,6 +79,8 @@ def run(
     """
     setup_logging()
     # Refuse what cannot work, before anything large is opened or written.
+    ranges.check(config)
+    config = fill(config)
     mesh = checks.check(config, workdir, training=True)
     best_metric = resolve.best_metric(config)
     # The data decide the classes, the vocabulary and the length of sequences.

@@ -10,15 +10,12 @@ from PIL import Image
 from pix2seq_jax import train, weight_search
 from pix2seq_jax.config import recipes
 from pix2seq_jax.evaluation import HOST_TASKS
-from pix2seq_jax.experiment import resolve, saved_run
+from pix2seq_jax.experiment import resolve, saved_run, task_weights
 from tests.helpers import small
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
-PEAKS = {
-    "segmentation": 0.5,
-    "captioning": 0.1,
-    "keypoints": 0.1,
-}  # ratios at which `pretend` is best
+# Ratios at which `pretend` is best.
+PEAKS = {"segmentation": 0.5, "captioning": 0.1, "keypoints": 0.1}
 RATIOS = (0.1, 0.3, 0.5)
 
 
@@ -52,7 +49,7 @@ def test_weights_sum_to_one_and_keep_their_proportions():
     for _ in range(50):
         ratios, weights = rng.uniform(0.001, 0.999, 3), {"detection": 1.0}
         for added, ratio in zip(("segmentation", "captioning", "keypoints"), ratios, strict=True):
-            before, weights = weights, weight_search.mixed(weights, added, ratio)
+            before, weights = weights, task_weights.mixed(weights, added, ratio)
             assert math.isclose(sum(weights.values()), 1) and weights[added] == ratio
             for name, weight in before.items():
                 assert math.isclose(
@@ -63,7 +60,7 @@ def test_weights_sum_to_one_and_keep_their_proportions():
 def test_the_published_ratios_give_the_published_mix():
     weights = {"detection": 1.0}
     for added, ratio in (("segmentation", 0.8), ("captioning", 0.1), ("keypoints", 0.01)):
-        weights = weight_search.mixed(weights, added, ratio)
+        weights = task_weights.mixed(weights, added, ratio)
     assert weights == pytest.approx(recipes.TASK_MIX, rel=1e-12)
 
 
@@ -73,20 +70,20 @@ def test_the_rule_weighs_metrics_of_any_scale_alike():
         {"a/AP": 0.4, "b/CIDEr-D": 1.8},
         {"a/AP": 0.1, "b/CIDEr-D": 2.0},
     ]
-    assert weight_search.relative(runs) == pytest.approx([0.75, 0.95, 0.625])
+    assert task_weights.relative(runs) == pytest.approx([0.75, 0.95, 0.625])
     large = [{"a/AP": run["a/AP"], "b/CIDEr-D": 1000 * run["b/CIDEr-D"]} for run in runs]
-    assert weight_search.relative(large) == pytest.approx(weight_search.relative(runs))
+    assert task_weights.relative(large) == pytest.approx(task_weights.relative(runs))
 
 
-def test_the_rule_passes_over_what_tells_nothing():
-    assert weight_search.relative([{"a/AP": 0.0, "b/AP": 0.1}, {"a/AP": 0.0, "b/AP": 0.2}]) == [
+def test_the_rule_leaves_out_metrics_that_are_0():
+    assert task_weights.relative([{"a/AP": 0.0, "b/AP": 0.1}, {"a/AP": 0.0, "b/AP": 0.2}]) == [
         0.5,
         1.0,
     ]
-    assert weight_search.relative(
+    assert task_weights.relative(
         [{"a/AP": None, "b/AP": 0.1}, {"a/AP": 0.3, "b/AP": math.nan}]
     ) == [0.5, 0.5]
-    assert weight_search.relative([{"a/AP": 0.0}, {"a/AP": None}]) == [0.0, 0.0]
+    assert task_weights.relative([{"a/AP": 0.0}, {"a/AP": None}]) == [0.0, 0.0]
 
 
 def test_each_round_builds_on_the_best_of_the_one_before(pretend, tmp_path):
@@ -228,10 +225,10 @@ def test_a_config_that_failed_can_be_mended_in_its_workdir(folder, tmp_path, mon
 
 def test_the_flags_make_a_config_that_trains():
     config = small.load("multitask.py:shapes")
-    weights = weight_search.mixed(
-        weight_search.mixed({"detection": 1.0}, "captioning", 1 / 3), "keypoints", 0.01
+    weights = task_weights.mixed(
+        task_weights.mixed({"detection": 1.0}, "captioning", 1 / 3), "keypoints", 0.01
     )
-    written = weight_search.as_flags(weights, config)
+    written = task_weights.as_flags(weights, config)
     pairs = (flag.removeprefix("--config.").split("=") for flag in written.split())
     config.update_from_flattened_dict({name: float(value) for name, value in pairs})
     resolve.check_weights(config)
@@ -294,7 +291,7 @@ def test_a_search_trains_and_resumes(folder, tmp_path, monkeypatch):
         "relative",
     ]
     assert [line.endswith("*") for line in lines[1:3]] == [row["chosen"] for row in content["rows"]]
-    assert lines[-1] == weight_search.as_flags(weights, config)
+    assert lines[-1] == task_weights.as_flags(weights, config)
     with Image.open(tmp_path / "weight_search.png") as figure:
         assert figure.format == "PNG"
 

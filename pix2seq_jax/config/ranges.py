@@ -14,6 +14,7 @@ from typing import Any
 
 import ml_collections
 
+from pix2seq_jax.evaluation import HOST_TASKS
 from pix2seq_jax.models import pix2seq
 from pix2seq_jax.models.backbones import BACKBONES, base
 from pix2seq_jax.models.backbones.base import Backbone
@@ -114,6 +115,7 @@ def each(
 
 
 FLAG = Allowed("true or false", lambda value: isinstance(value, bool))
+ANYTHING = Allowed("a value", lambda value: True)
 ANY_LIST = Allowed("a list", lambda value: isinstance(value, list | tuple), optional=True)
 COUNT, NOT_NEGATIVE, RATE, SHARE = whole(1), number(0), number(0, 1, below=True), number(0, 1)
 EVEN = Allowed(
@@ -166,7 +168,12 @@ def _model() -> dict[str, Allowed]:
         for name in ("vocab_size", "max_seq_len")
     }
     size = "two whole numbers of at least 1, height and width in pixels as in (640, 640)"
-    return fields | {"image_size": each(COUNT, size, count=2)}
+    pair = each(COUNT, size, count=2)
+    return fields | {
+        "image_size": Allowed(
+            f"{size}, or () for data.size", lambda value: value == () or pair.holds(value)
+        )
+    }
 
 
 BACKBONE = "model.backbone"  # the section whose fields depend on its name
@@ -188,6 +195,12 @@ def _backbone(kind: type[Backbone]) -> dict[str, Allowed]:
     return allowed
 
 
+SIDES = Allowed(
+    "a number of pixels, or two of them, height and width as in (480, 640)",
+    lambda value: whole(0).holds(value) or each(COUNT, "", count=2).holds(value),
+)
+
+
 def _data() -> dict[str, Allowed]:
     """Fields of config.data and, each of them optional, of the sections of config.more_data."""
     files = ("images", "annotations", "keypoints", "captions")
@@ -201,6 +214,8 @@ def _data() -> dict[str, Allowed]:
     return {
         "source": one_of(["coco_dir"]),
         "hint": text(),
+        "size": SIDES,
+        "slots": whole(0),
         "label_ids": IDS,
         "flip_pairs": NAME_PAIRS,
         "text_model": text(),
@@ -229,7 +244,7 @@ EVERY_TASK = {  # what the sections of all tasks have
 PADDING_WEIGHT = number(0, optional=True)  # earlier versions had none
 TASK_FIELDS = {
     "detection": {
-        "max_instances": COUNT,
+        "max_instances": whole(0, also=" (0: data.slots)"),
         "class_corruption": one_of(CLASS_CORRUPTIONS),
         "noise_weight": NOT_NEGATIVE,
         "eos_weight": NOT_NEGATIVE,
@@ -404,7 +419,20 @@ def _fields(section: str, content: Mapping[str, Any]) -> dict[str, Allowed]:
         section = f"{BACKBONE}={content['model']['backbone']['name']}"
     if section.startswith("more_data.") and section.count(".") == 1:
         section = "data"
+    first, _, task = section.partition(".")
+    if section not in TABLE and first == "tasks" and task in TASKS:
+        return _fields_of_task(task)
     return TABLE.get(section, {})
+
+
+def _fields_of_task(task: str) -> dict[str, Allowed]:
+    """The fields of a task that the table does not list: those of its two halves, with any value of
+    their types."""
+    halves = [*dataclasses.fields(TASKS[task]), *dataclasses.fields(HOST_TASKS[task])]
+    types = {bool: FLAG, int: whole(0), float: number(), str: text()}
+    return EVERY_TASK | {
+        field.name: types.get(field.type, ANYTHING) for field in halves if field.name != "vocab"
+    }
 
 
 def _allowed(name: str, content: Mapping[str, Any]) -> Allowed | None:

@@ -59,7 +59,7 @@ def _transfer(batch: Batch, sharding: jax.sharding.Sharding) -> tuple[dict[str, 
 
 
 def _put(item, ready: queue.Queue, stop: threading.Event) -> None:
-    """Waits for a place in the queue; gives up when told to stop."""
+    """Waits until the queue has room; gives up once `stop` is set."""
     while not stop.is_set():
         with contextlib.suppress(queue.Full):
             return ready.put(item, timeout=0.1)
@@ -71,7 +71,7 @@ def _run(
     ready: queue.Queue,
     stop: threading.Event,
 ) -> None:
-    """The thread. It knows nothing of the Feed, so that one that is forgotten can be collected."""
+    """The thread. It has no reference to the Feed, so that one that is dropped can be collected."""
     try:
         for batch in batches:
             _put(_transfer(batch, sharding), ready, stop)
@@ -118,9 +118,8 @@ class Feed:
         stop = threading.Event()
         arguments = (batches, sharding, self._ready, stop)
         thread = threading.Thread(target=_run, args=arguments, name="feed", daemon=True)
-        self._finish = weakref.finalize(
-            self, _end, thread, self._ready, stop
-        )  # runs when Python exits, too
+        # Runs when Python exits, too.
+        self._finish = weakref.finalize(self, _end, thread, self._ready, stop)
         thread.start()
 
     def __iter__(self) -> "Feed":

@@ -11,12 +11,10 @@ from PIL import Image, ImageOps
 
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
 MAX_PIXELS = 200_000_000  # decoded, 600 MB; a small file may claim any number
-Image.MAX_IMAGE_PIXELS = (
-    None  # Pillow's own limit, which warns at a half; `_check_pixels` has one line for it
-)
-_IN_MEMORY = re.compile(
-    r" <_io\.BytesIO object at \w+>"
-)  # Pillow's name of what has none; other at every read
+# Pillow's own limit, which warns at a half; `_check_pixels` has one line for it.
+Image.MAX_IMAGE_PIXELS = None
+# Pillow's name of what has none; another one at every read.
+_IN_MEMORY = re.compile(r" <_io\.BytesIO object at \w+>")
 _ORIENTATION = 0x0112  # EXIF tag
 
 
@@ -155,11 +153,11 @@ def check_file(file: str) -> tuple[int, int, bool]:
     Raises:
         ValueError: the file is missing or broken, or see `header`.
     """
-    found = header(file)
+    sizes = header(file)
     try:
         if not _looks_whole(file):
             with open(file, "rb") as stream:
                 decode_image(stream.read(), file)
     except OSError as error:
         raise _damaged(file, error) from error
-    return found
+    return sizes

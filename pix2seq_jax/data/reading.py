@@ -34,7 +34,7 @@ def _taken(source: Source, features: dict, epoch: int) -> tuple[np.ndarray, ...]
     return tuple(features[name] for name in source.fields)
 
 
-@dataclass(frozen=True, eq=False)  # known to TensorFlow by a weak reference (data.pipeline)
+@dataclass(frozen=True, eq=False)  # TensorFlow has a weak reference (data.pipeline)
 class Reader:
     """Reads and decodes the images of a source.
 

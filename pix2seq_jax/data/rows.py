@@ -1,8 +1,8 @@
 """Preprocessing of single images that are decoded already, for evaluation and prediction.
 
 Training streams its rows through tf.data (data.pipeline). Here the graph of a chain of ops is
-traced once per process and called for one row at a time: it is given the pixels, so it keeps no
-source alive, and one decoded image can serve several tasks and every window that is cut from it.
+traced once per process and called for one row at a time. Its input is pixels, so it keeps no source
+alive, and one decoded image can serve several tasks and every window that is cut from it.
 """
 
 import functools
@@ -30,9 +30,8 @@ def _traced(ops: tuple, names: tuple[str, ...]) -> Any:
         return apply(ops, example, 0, draw)
 
     specs = [tf.TensorSpec(shape, dtype) for dtype, shape in layout(names).values()]
-    untouched = tf.autograph.experimental.do_not_convert(
-        make
-    )  # errors of our code stay as they are
+    # Errors of our code stay as they are.
+    untouched = tf.autograph.experimental.do_not_convert(make)
     return tf.function(untouched, [tf.TensorSpec([], tf.int64), *specs]).get_concrete_function()
 
 

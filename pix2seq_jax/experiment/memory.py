@@ -24,8 +24,8 @@ ANY_VOCAB = vocab.Vocab(
 
 
 class Part(NamedTuple):
-    """Something that takes memory: what it is, bytes on each device, and the fields that decide on
-    it."""
+    """Something that takes memory: what it is, bytes on each device, and the fields that decide how
+    much."""
 
     what: str
     size: int
@@ -73,9 +73,8 @@ def needed(
     values of the samples of one image. Not counted are biases, norms, most of a ResNet, activations
     within layers, and what XLA needs besides; a run that passes may still run out of memory.
     """
-    cut = math.prod(
-        size for axis, size in mesh.shape.items() if axis != "data"
-    )  # of matrices, at best
+    # Matrices are cut along these axes, at best.
+    cut = math.prod(size for axis, size in mesh.shape.items() if axis != "data")
     copies = 2 + MOMENTS[config.optim.name] if training else 1
     parts = [part._replace(size=part.size * copies * FLOAT // cut) for part in _matrices(config)]
     parts += _samples(config)
@@ -117,47 +116,44 @@ def _matrices(config: ml_collections.ConfigDict) -> list[Part]:
 
 def _step(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> list[Part]:
     """Bytes of one step of the task that needs most."""
-    model, tokens = config.model, _tokens(config)
-    parts = (
-        math.prod(mesh.shape.get(axis, 1) for axis in sharding.RULES["batch"])
-        * config.train.accumulate
-    )
+    parts = math.prod(mesh.shape.get(axis, 1) for axis in sharding.RULES["batch"])
+    parts *= config.train.accumulate
+    steps = [_task_step(config, mesh, name, parts) for name in config.tasks]
+    return max(steps, key=lambda step: sum(part.size for part in step), default=[])
+
+
+def _task_step(
+    config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh, name: str, parts: int
+) -> list[Part]:
+    """Bytes of one step of a task whose batch is cut into `parts`."""
+    model, task, tokens = config.model, _tasks(config)[name], _tokens(config)
+    batch, field = config.train.batch_size, "train.batch_size"
+    if config.train.mixing == "batch" and config.tasks[name].batch_size:
+        batch, field = config.tasks[name].batch_size, f"tasks.{name}.batch_size"
+    batch_field, rows = f"config.{field}={batch}", max(batch // parts, 1)
     height, width = model.image_size
     patches = math.prod(backbones.from_config(model.backbone).grid(model.image_size))
-    width_of_number = 2 if model.dtype == "bfloat16" else FLOAT
-    most: list[Part] = []
-    for name, task in _tasks(config).items():
-        own = config.tasks[name].batch_size if config.train.mixing == "batch" else 0
-        rows = max((own or config.train.batch_size) // parts, 1)
-        batch = (
-            f"config.tasks.{name}.batch_size={own}"
-            if own
-            else f"config.train.batch_size={config.train.batch_size}"
-        )
-        logits = (
-            2 * rows * task.per_image * task.max_len * tokens * FLOAT // mesh.shape.get("model", 1)
-        )
-        found = [
-            Part(
-                f"{rows:,} images of {height:,} x {width:,} pixels",
-                rows * height * width * 3 * FLOAT,
-                f"config.model.image_size or {batch}",
-            ),
-            Part(
-                f"{patches:,} image tokens in each layer of the encoder",
-                rows * patches * model.enc_dim * model.enc_layers * width_of_number,
-                f"config.model.image_size or {batch}, or make config.model.backbone coarser",
-            ),
-            Part(
-                f"the logits of {name} ({rows:,} images x {task.per_image:,} x "
-                f"{task.max_len:,} tokens)",
-                logits if config.train.mixing == "batch" else 0,
-                f"{batch}, {_largest_field(task)} or {_largest_range(config)}",
-            ),
-        ]
-        if sum(part.size for part in found) > sum(part.size for part in most):
-            most = found
-    return most
+    layers = rows * patches * model.enc_dim * model.enc_layers
+    logits = 2 * rows * task.per_image * task.max_len * tokens * FLOAT
+    logits //= mesh.shape.get("model", 1)
+    return [
+        Part(
+            f"{rows:,} images of {height:,} x {width:,} pixels",
+            rows * height * width * 3 * FLOAT,
+            f"config.model.image_size or {batch_field}",
+        ),
+        Part(
+            f"{patches:,} image tokens in each layer of the encoder",
+            layers * (2 if model.dtype == "bfloat16" else FLOAT),
+            f"config.model.image_size or {batch_field}, or raise config.model.patch_size",
+        ),
+        Part(
+            f"the logits of {name} ({rows:,} images x {task.per_image:,} x "
+            f"{task.max_len:,} tokens)",
+            logits if config.train.mixing == "batch" else 0,
+            f"{batch_field}, {_largest_field(task)} or {_largest_range(config)}",
+        ),
+    ]
 
 
 def _samples(config: ml_collections.ConfigDict) -> list[Part]:
@@ -168,10 +164,8 @@ def _samples(config: ml_collections.ConfigDict) -> list[Part]:
         Part(
             f"{config.tasks[name].num_samples:,} samples of {name}",
             config.tasks[name].num_samples * task.max_len * per_token,
-            (
-                f"config.tasks.{name}.num_samples, {_largest_field(task)} or "
-                f"config.model.dec_layers={layers}"
-            ),
+            f"config.tasks.{name}.num_samples, {_largest_field(task)} or "
+            f"config.model.dec_layers={layers}",
         )
         for name, task in _tasks(config).items()
     ]
@@ -215,8 +209,6 @@ def _largest_field(task) -> str:
 
 def _longest_field(config: ml_collections.ConfigDict) -> str:
     """The field that makes the longest sequence, with its value."""
-    longest = max(_tasks(config).values(), key=lambda task: task.max_len)
-    given = config.model.max_seq_len
-    return (
-        f"config.model.max_seq_len={given}" if given > longest.max_len else _largest_field(longest)
-    )
+    task = max(_tasks(config).values(), key=lambda task: task.max_len)
+    length = config.model.max_seq_len
+    return f"config.model.max_seq_len={length}" if length > task.max_len else _largest_field(task)

@@ -39,9 +39,10 @@ def sampler(task: Mapping[str, Any]) -> str:
     )
 
 
-def _detection(task: Mapping[str, Any], longest: int, sizes: dict) -> dict:
+def _detection(task: Mapping[str, Any], longest: int) -> dict:
     slots = min(task["max_instances_per_image"], (longest - 1) // TOKENS_PER_BOX)
-    return sections.detection(slots=slots, **sizes) | {
+    return sections.detection(slots=slots) | {
+        "max_instances": slots,
         "class_corruption": task["class_label_corruption"],
         "noise_weight": float(task["noise_bbox_weight"]),
         "eos_weight": float(task["eos_token_weight"]),
@@ -49,17 +50,14 @@ def _detection(task: Mapping[str, Any], longest: int, sizes: dict) -> dict:
     }
 
 
-def _segmentation(task: Mapping[str, Any], longest: int, sizes: dict) -> dict:
-    section, scale = sections.segmentation(slots=SLOTS, **sizes), official_names.crop_scale(task)
+def _segmentation(task: Mapping[str, Any], longest: int) -> dict:
+    section, scale = sections.segmentation(slots=SLOTS), official_names.crop_scale(task)
+    trained = task["max_instances_per_image"]
     # The release's number of objects in evaluation is "for debug only".
-    trained, prompted = (
-        task["max_instances_per_image"],
-        max(section["objects"], task["max_instances_per_image_test"]),
-    )
-    ops = {"train_ops": recipes.SEGMENTATION_TRAIN, "eval_ops": recipes.SEGMENTATION_EVAL}
-    for (name, text), objects in zip(ops.items(), (trained, prompted), strict=True):
-        section[name] = text.format(objects=1 if scale else objects, **sizes)
-        if scale:
+    prompted = max(section["objects"], task["max_instances_per_image_test"])
+    if scale:
+        section["eval_ops"] = section["eval_ops"].replace("{objects}", "1")
+        for name in ("train_ops", "eval_ops"):
             section[name] = section[name].replace("decode|", f"decode|crop_to_box({scale})|")
     return section | {
         "max_instances": 1 if scale else trained,
@@ -75,8 +73,8 @@ def _segmentation(task: Mapping[str, Any], longest: int, sizes: dict) -> dict:
     }
 
 
-def _keypoints(task: Mapping[str, Any], longest: int, sizes: dict) -> dict:
-    section, scale = sections.keypoints(slots=SLOTS, **sizes), official_names.crop_scale(task)
+def _keypoints(task: Mapping[str, Any], longest: int) -> dict:
+    section, scale = sections.keypoints(slots=SLOTS), official_names.crop_scale(task)
     count, trained = task["max_points_per_object"], task["max_instances_per_image"]
     if (need := OBJECT_PROMPT_TOKENS + 2 * count) > longest:
         raise ValueError(f"{count} keypoints need {need} positions but model.max_seq_len={longest}")
@@ -105,8 +103,8 @@ def _keypoints(task: Mapping[str, Any], longest: int, sizes: dict) -> dict:
     }
 
 
-def _captioning(task: Mapping[str, Any], longest: int, sizes: dict) -> dict:
-    section, drawn = sections.captioning(slots=SLOTS, **sizes), sampler(task)
+def _captioning(task: Mapping[str, Any], longest: int) -> dict:
+    section, drawn = sections.captioning(slots=SLOTS), sampler(task)
     if drawn == "nucleus(1.0)":
         log.info(
             "captions: the checkpoint's sampler %s gives BLEU-4 14.1, greedy decoding 35.3: "
@@ -123,8 +121,7 @@ def _captioning(task: Mapping[str, Any], longest: int, sizes: dict) -> dict:
     }
 
 
-# (section with defaults, positions of the decoder, `size` and `side` as for base_config) -> our
-# section.
+# (section with defaults, positions of the decoder) -> our section.
 SECTIONS = {
     "detection": _detection,
     "segmentation": _segmentation,

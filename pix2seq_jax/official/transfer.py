@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
+from pix2seq_jax.config import ranges
 from pix2seq_jax.experiment import resolve, saved_run
 from pix2seq_jax.experiment.logs import log
 from pix2seq_jax.models.positions import sin_cos_1d, sin_cos_2d

@@ -13,6 +13,7 @@ from pycocotools import mask as coco_mask
 
 from pix2seq_jax.data import rings
 from pix2seq_jax.data.coco.folder import CocoDir
+from pix2seq_jax.data.coco.outlines import point_list
 from pix2seq_jax.vocab import POINT_PADDING, POINT_SEPARATOR, Vocab
 from tests.helpers import small
 
@@ -241,7 +242,7 @@ def test_outlines_fit_whatever_the_length(max_points, parts):
     assert len(fitted) == len(kept)
     assert sum(map(len, fitted)) + len(fitted) - 1 <= max_points
     assert min(map(len, fitted)) >= 3
-    row = rings.point_list(fitted, np.array([HEIGHT, WIDTH]), max_points)
+    row = point_list(fitted, np.array([HEIGHT, WIDTH]), max_points)
     assert row.shape == (2 * max_points,)
     assert len(rings_of(row)) == len(kept)
 

@@ -2,10 +2,8 @@
 
 import contextlib
 import io
-import sys
 
 import pytest
-from absl import flags
 
 from pix2seq_jax import main
 from pix2seq_jax.experiment import logs
@@ -17,16 +15,7 @@ LOADING = pytest.mark.filterwarnings(r"ignore:the load_module\(\) method:Depreca
 def command(*args: str) -> tuple[str, int]:
     """The one line on stderr and the exit code of the main command with these arguments, which must
     refuse them."""
-    before = sys.argv
-    sys.argv = ["main", *args]  # ml_collections looks there
-    flags.FLAGS.unparse_flags()
-    for name in [name for name in flags.FLAGS if name.startswith("config.")]:
-        delattr(flags.FLAGS, name)
-    try:
-        return refused(lambda: main.main(main.parse_flags(sys.argv)))
-    finally:
-        sys.argv = before
-        flags.FLAGS.unparse_flags()
+    return refused(lambda: main.main(args))
 
 
 def refused(action) -> tuple[str, int]:

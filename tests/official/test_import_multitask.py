@@ -15,9 +15,10 @@ from pix2seq_jax.official import names as official_names
 from pix2seq_jax.official import reader
 from pix2seq_jax.vocab import CLASS_SHIFT
 from tests.helpers import small
+from tests.helpers.official_checkpoints import VIT_B, key, write
 from tests.helpers.official_reference import Reference
+from tests.helpers.processes import command
 from tests.official.test_models import TINY
-from tests.test_import_tf import VIT_B, command, key, write
 
 MODEL = TINY | {
     "image_size": [48, 48],

@@ -28,16 +28,10 @@ from pathlib import Path
 
 import numpy as np
 
-from pix2seq_jax.data.coco.keypoints import COCO_KEYPOINTS
-from pix2seq_jax.data.shapes.draw import (
-    CATEGORIES,
-    SUPERSAMPLE,
-    Category,
-    Figure,
-    Scene,
-    area,
-    draw,
-)
+from pix2seq_jax.data.coco.person import COCO_KEYPOINTS
+from pix2seq_jax.data.rings import area, runs_of_mask
+from pix2seq_jax.data.shapes.draw import SUPERSAMPLE, Figure, Scene, draw
+from pix2seq_jax.data.shapes.sketches import CATEGORIES, Category
 
 VERSION = 1  # raise it whenever the drawn data change
 SPLITS = ("train", "val")
@@ -125,15 +119,7 @@ def _wanted(rng: np.random.Generator) -> list[tuple[Category, bool]]:
     number = 1 + rng.choice(len(COUNTS), p=COUNTS)
     chosen = rng.choice(len(CATEGORIES), number, p=[category.share for category in CATEGORIES])
     crowd = rng.uniform() < CROWD
-    return [(CATEGORIES[index], bool(crowd and place == 0)) for place, index in enumerate(chosen)]
-
-
-def _run_lengths(mask: np.ndarray) -> list[int]:
-    """COCO's uncompressed RLE of bool[H, W]: lengths of runs in column order, beginning with
-    zeros."""
-    flat = np.concatenate([[False], mask.ravel(order="F"), [not mask[-1, -1]]])
-    ends = np.nonzero(flat[1:] != flat[:-1])[0]
-    return np.diff(ends, prepend=0).tolist()
+    return [(CATEGORIES[index], bool(crowd and row == 0)) for row, index in enumerate(chosen)]
 
 
 def _crowd_region(visible: np.ndarray) -> dict:
@@ -142,7 +128,7 @@ def _crowd_region(visible: np.ndarray) -> dict:
     mask = visible.reshape(height, SUPERSAMPLE, width, SUPERSAMPLE).mean((1, 3)) >= 0.5
     y, x = np.nonzero(mask)
     box = [x.min(), y.min(), np.ptp(x) + 1, np.ptp(y) + 1]
-    rle = {"counts": _run_lengths(mask), "size": [height, width]}
+    rle = {"counts": runs_of_mask(mask), "size": [height, width]}
     return {
         "segmentation": rle,
         "area": int(mask.sum()),
@@ -194,9 +180,9 @@ def _annotations(
     """Annotations for `instances` and for `person_keypoints`, in a random order that does not tell
     the depth."""
     instances, persons = [], []
-    for place in rng.permutation(len(scene.figures)).tolist():
-        figure, visible = scene.figures[place], scene.visible[place]
-        region = _crowd_region(visible) if figure.crowd else _region(scene.rings[place])
+    for number in rng.permutation(len(scene.figures)).tolist():
+        figure, visible = scene.figures[number], scene.visible[number]
+        region = _crowd_region(visible) if figure.crowd else _region(scene.rings[number])
         ids = {
             "id": 10 * image_id + len(instances),
             "image_id": image_id,
@@ -214,9 +200,8 @@ def _make_image(index: int, *, folder: str, split: str, seed: int, size: int) ->
     short = size * 3 // 4
     width, height = ((size, size), (size, size), (size, short), (short, size))[rng.integers(4)]
     scene = draw(rng, width, height, _wanted(rng), gray=rng.uniform() < GRAY)
-    image_id = (
-        7 * index + 1 + SPLITS.index(split)
-    )  # neither dense nor shared by the splits, as in COCO
+    # Neither dense nor shared by the splits, as in COCO.
+    image_id = 7 * index + 1 + SPLITS.index(split)
     name = f"{image_id:012d}.jpg"
     scene.image.save(os.path.join(folder, name), quality=95, subsampling=0)
     instances, persons = _annotations(rng, scene, image_id)
@@ -310,12 +295,12 @@ def generate(out: str | os.PathLike, spec: Spec, workers: int | None = None) -> 
     out, workers = Path(out).resolve(), workers or os.cpu_count() or 1
     manifest = out / "shapes.json"
     if manifest.is_file():
-        found = json.loads(manifest.read_text(encoding="utf-8"))
-        if found == asdict(spec):
+        drawn = json.loads(manifest.read_text(encoding="utf-8"))
+        if drawn == asdict(spec):
             print(f"shapes: {out} already holds this set", flush=True)
             return False
         raise ValueError(
-            f"{out} holds another shapes set, {found}, not {asdict(spec)}; choose another --out"
+            f"{out} holds another shapes set, {drawn}, not {asdict(spec)}; choose another --out"
         )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(
@@ -356,9 +341,8 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--workers", type=int, default=None, help="processes (one for each core)")
     args = parser.parse_args(argv)
-    signal.signal(
-        signal.SIGTERM, signal.default_int_handler
-    )  # so that what is half done is removed
+    # So that what is half done is removed.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         spec = Spec(train=args.train, val=args.val, seed=args.seed, size=args.size)
         if generate(args.out, spec, args.workers):

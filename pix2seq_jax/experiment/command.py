@@ -1,0 +1,179 @@
+"""One style for all commands: a table of flags, one call with their values, behind the guard.
+
+The docstring of a command says what it does, with an example. Its large libraries are imported
+within the call, so that `--help` and a flag that is refused answer at once:
+
+    FLAGS = (Flag("workdir", REQUIRED, "Folder of the run."), Flag("step", 0, "Of the checkpoint."))
+
+    def main(arguments=None):
+        command.run(call, FLAGS, __doc__, arguments)
+
+    def call(workdir: str, step: int) -> None:
+        ...
+"""
+
+import re
+import sys
+import textwrap
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from absl import flags
+from ml_collections import config_flags
+
+from pix2seq_jax.experiment import config_file
+from pix2seq_jax.experiment.guard import fail, guarded
+
+REQUIRED = None  # as the default of a flag: it must be given, and is a text
+WIDTH = 100  # of the help, in letters
+
+
+class Flag(NamedTuple):
+    """A flag of a command; its values are of the kind of its default.
+
+    Attributes:
+        name: on the command line.
+        default: a text, a number, True or False, a tuple (texts joined by commas), or REQUIRED.
+        help: what it means.
+        choices: the texts that are allowed; () for any.
+        argument: of the call, where it has another name than the flag.
+    """
+
+    name: str
+    default: str | float | bool | tuple | None
+    help: str
+    choices: tuple[str, ...] = ()
+    argument: str = ""
+
+
+# A config file with --config.NAME=VALUE for its fields; the call gets a ConfigDict.
+CONFIG = Flag(
+    "config",
+    REQUIRED,
+    "Configuration file; text after a colon selects a variant. --config.NAME=VALUE sets a field.",
+)
+# `run` joins the other processes before the call, which does not get these two.
+DISTRIBUTED = Flag(
+    "distributed",
+    False,
+    "Join the other hosts of a TPU pod, SLURM or Kubernetes job (jax.distributed.initialize).",
+)
+TRACEBACK = Flag("traceback", False, "Show the whole trace of an error.")
+
+
+def run(
+    call: Callable[..., None],
+    table: Sequence[Flag],
+    doc: str,
+    arguments: Sequence[str] | None = None,
+    *,
+    trace_in_workdir: bool = True,
+) -> None:
+    """Runs a command; what is wrong with its input is one line on stderr and exit code 2.
+
+    Args:
+        call: gets the value of each flag by name.
+        table: the flags; --traceback and --help are added.
+        doc: docstring of the command, for --help.
+        arguments: of the command line; None: those of this process.
+        trace_in_workdir: whether an error leaves its trace in the folder --workdir.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if any(argument in ("--help", "-help", "-h") for argument in arguments):
+        print(help_text(doc, table))
+        return
+    values = parse(arguments, (*table, TRACEBACK))
+    whole_trace, distributed = values.pop("traceback"), values.pop("distributed", False)
+
+    def joined() -> None:
+        if distributed:
+            _join_other_hosts()
+        call(**values)
+
+    workdir = values.get("workdir") if trace_in_workdir else None
+    guarded(joined, workdir=workdir, whole_trace=whole_trace, distributed=distributed)
+
+
+def parse(arguments: list[str], table: Sequence[Flag]) -> dict[str, Any]:
+    """The values of the flags by the names of the call's arguments; one that cannot be read ends
+    the process with one line and exit code 2."""
+    values = flags.FlagValues()
+    for flag in table:
+        _define(flag, values, arguments)
+    try:
+        if CONFIG in table:
+            # ml_collections loads the config and looks up the fields while flags are parsed, and
+            # raises what it likes. So both are done here first, for a message that says what to do.
+            config_file.check(arguments)
+        rest = values(["", *arguments])[1:]
+        if rest:
+            raise ValueError(f"unknown arguments {rest}: flags look like --workdir=DIR")
+    except (ValueError, flags.Error) as error:
+        if any(re.fullmatch(r"--?traceback(=true)?", argument) for argument in arguments):
+            raise
+        fail(_message(error))
+    return {flag.argument or flag.name: values[flag.name].value for flag in table}
+
+
+def _define(flag: Flag, values: flags.FlagValues, arguments: list[str]) -> None:
+    """Adds a flag to those of absl."""
+    common = {"flag_values": values}
+    if flag == CONFIG:
+        argv = ["", *arguments]
+        config_flags.DEFINE_config_file("config", None, flag.help, sys_argv=argv, **common)
+    elif flag.choices:
+        flags.DEFINE_enum(flag.name, flag.default, list(flag.choices), flag.help, **common)
+    elif isinstance(flag.default, bool):
+        flags.DEFINE_bool(flag.name, flag.default, flag.help, **common)
+    elif isinstance(flag.default, int):
+        flags.DEFINE_integer(flag.name, flag.default, flag.help, **common)
+    elif isinstance(flag.default, float):
+        flags.DEFINE_float(flag.name, flag.default, flag.help, **common)
+    elif isinstance(flag.default, tuple):
+        flags.DEFINE_list(flag.name, list(flag.default), flag.help, **common)
+    else:
+        flags.DEFINE_string(flag.name, flag.default, flag.help, **common)
+    if flag.default is REQUIRED:
+        flags.mark_flag_as_required(flag.name, values)
+
+
+def _message(error: Exception) -> str:
+    """What absl says, and what to do."""
+    message = str(error)
+    if re.match(r"flag --config\.", message):
+        return message + "; give a value like the one in the config file"
+    if missing := re.match(r"flag --(\w+)=None", message):
+        return f"--{missing[1]} is missing; give --{missing[1]}=VALUE, --help says what it is"
+    return message
+
+
+def _join_other_hosts() -> None:
+    """Connects the processes of a job; ValueError where there is no job to be recognised."""
+    import jax
+
+    try:
+        jax.distributed.initialize()
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"--distributed: {error}; start one process per host under SLURM, Kubernetes or on a "
+            "TPU pod, or leave --distributed out"
+        ) from error
+
+
+def help_text(doc: str, table: Sequence[Flag]) -> str:
+    """The docstring of a command, then its flags with their defaults."""
+    lines = [doc.strip(), "", "flags:"]
+    for flag in (*table, TRACEBACK):
+        choices = f" One of {', '.join(flag.choices)}." if flag.choices else ""
+        default = "required" if flag.default is REQUIRED else f"default: {_shown(flag.default)}"
+        name = f"--{flag.name}" if isinstance(flag.default, bool) else f"--{flag.name}=VALUE"
+        text = f"{flag.help}{choices} ({default})"
+        lines.append(f"  {name}")
+        lines += textwrap.wrap(text, WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    return "\n".join(lines)
+
+
+def _shown(default) -> str:
+    if isinstance(default, bool):
+        return str(default).lower()
+    return ",".join(default) if isinstance(default, tuple) else repr(default)

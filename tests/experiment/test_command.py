@@ -1,0 +1,81 @@
+"""All commands answer alike: --help at once with an example, one line for a flag that is wrong."""
+
+import subprocess
+import sys
+
+import pytest
+
+from pix2seq_jax.experiment import command
+from pix2seq_jax.experiment.command import REQUIRED, Flag
+from tests.helpers import small
+from tests.helpers.refusals import check, refused
+
+COMMANDS = ("main", "import_tf", "weight_search")
+FLAGS = (
+    Flag("from", REQUIRED, "Where from.", argument="source"),
+    Flag("count", 3, "How many."),
+    Flag("rate", 0.5, "How fast."),
+    Flag("names", ("a",), "Of what."),
+    Flag("kind", "plain", "What kind.", choices=("plain", "round")),
+    Flag("dry", False, "Whether to write nothing."),
+)
+DEFAULTS = {"count": 3, "rate": 0.5, "names": ["a"], "kind": "plain", "dry": False}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_has_an_example_and_needs_no_large_library(name):
+    code = (
+        f"import sys; from pix2seq_jax import {name}; {name}.main(['--help']); "
+        "print({'jax', 'flax', 'tensorflow', 'clu'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=small.ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0 and done.stdout.endswith("set()\n"), done.stdout + done.stderr
+    assert f"python -m pix2seq_jax.{name}" in done.stdout and "--workdir=VALUE" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 100
+
+
+def call(*arguments: str) -> dict:
+    """What the call gets for these arguments."""
+    calls = []
+    command.run(lambda **values: calls.append(values), FLAGS, "A test.", arguments)
+    return calls[0]
+
+
+def test_values_are_of_the_kind_of_their_defaults():
+    assert call("--from=x") == {"source": "x"} | DEFAULTS
+    changed = ("--count=4", "--rate", "2", "--names=b,c", "--kind=round", "--dry")
+    assert call("--from=x", *changed) == {
+        "source": "x",
+        "count": 4,
+        "rate": 2.0,
+        "names": ["b", "c"],
+        "kind": "round",
+        "dry": True,
+    }
+    assert call("--from=x", "--nodry", "--names=") == {"source": "x"} | DEFAULTS | {"names": []}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field", "remedy"),
+    [
+        ((), "--from is missing", "give --from=VALUE"),
+        (("--from=x", "--count=many"), "--count=many", "int()"),
+        (("--from=x", "--kind=flat"), "--kind=flat", "plain|round"),
+        (("--from=x", "--cuont=4"), "'cuont'", "Did you mean: count"),
+        (("--from=x", "more"), "unknown arguments ['more']", "flags look like --workdir=DIR"),
+    ],
+)
+def test_flags_that_cannot_be_read_are_one_line(arguments, field, remedy):
+    check(refused(lambda: call(*arguments)), field, remedy)
+
+
+def test_errors_of_the_call_are_one_line_unless_the_trace_is_asked_for():
+    def fail(**values):
+        raise ValueError("no such folder")
+
+    found = refused(lambda: command.run(fail, FLAGS, "A test.", ["--from=x"]))
+    check(found, "no such folder", "--traceback shows where")
+    with pytest.raises(ValueError, match="no such folder"):
+        command.run(fail, FLAGS, "A test.", ["--from=x", "--traceback"])
