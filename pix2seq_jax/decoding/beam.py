@@ -19,47 +19,6 @@ from pix2seq_jax.vocab import PADDING
 NOTHING = -jnp.inf  # rank of a row that holds no sequence
 
 
-@struct.dataclass
-class Hypotheses:
-    """K sequences of each image, best first, of at most T response tokens.
-
-    Attributes:
-        rank: f32[B,K], what they are ordered by; NOTHING for a row without a sequence.
-        tokens: i32[B,K,T], PADDING where not written.
-        scores: f32[B,K,T], probability of each token; 0 where not written.
-    """
-
-    rank: jnp.ndarray
-    tokens: jnp.ndarray
-    scores: jnp.ndarray
-
-    @classmethod
-    def none(cls, batch: int, count: int, length: int) -> "Hypotheses":
-        """Rows for `count` sequences of `length` tokens per image."""
-        shape, rank = (batch, count, length), jnp.full((batch, count), NOTHING)
-        return cls(rank, jnp.full(shape, PADDING, jnp.int32), jnp.zeros(shape))
-
-
-@struct.dataclass
-class State:
-    """State of the loop.
-
-    Attributes:
-        count: i32[], response tokens written so far.
-        last: i32[B,K], the last token of each live sequence, which the model has not read yet.
-        live: sequences that have not ended; rank is the sum of their tokens' log probabilities. An
-            image without any is done.
-        ended: sequences that have ended, by log probability over length penalty.
-        cache: keys and values of prompt and live sequences, up to but without `last`.
-    """
-
-    count: jnp.ndarray
-    last: jnp.ndarray
-    live: Hypotheses
-    ended: Hypotheses
-    cache: Cache
-
-
 def beam_search(
     model: Pix2Seq,
     variables: Any,
@@ -124,6 +83,47 @@ def beam_search(
         state,
     )
     return Generated(state.ended.tokens, state.ended.scores, None, None)
+
+
+@struct.dataclass
+class Hypotheses:
+    """K sequences of each image, best first, of at most T response tokens.
+
+    Attributes:
+        rank: f32[B,K], what they are ordered by; NOTHING for a row without a sequence.
+        tokens: i32[B,K,T], PADDING where not written.
+        scores: f32[B,K,T], probability of each token; 0 where not written.
+    """
+
+    rank: jnp.ndarray
+    tokens: jnp.ndarray
+    scores: jnp.ndarray
+
+    @classmethod
+    def none(cls, batch: int, count: int, length: int) -> "Hypotheses":
+        """Rows for `count` sequences of `length` tokens per image."""
+        shape, rank = (batch, count, length), jnp.full((batch, count), NOTHING)
+        return cls(rank, jnp.full(shape, PADDING, jnp.int32), jnp.zeros(shape))
+
+
+@struct.dataclass
+class State:
+    """State of the loop.
+
+    Attributes:
+        count: i32[], response tokens written so far.
+        last: i32[B,K], the last token of each live sequence, which the model has not read yet.
+        live: sequences that have not ended; rank is the sum of their tokens' log probabilities. An
+            image without any is done.
+        ended: sequences that have ended, by log probability over length penalty.
+        cache: keys and values of prompt and live sequences, up to but without `last`.
+    """
+
+    count: jnp.ndarray
+    last: jnp.ndarray
+    live: Hypotheses
+    ended: Hypotheses
+    cache: Cache
 
 
 def _start(last: jnp.ndarray, length: int, cache: Cache) -> State:

@@ -75,11 +75,11 @@ def jit_step(step: Callable, state: TrainState, *, mesh: Mesh) -> Callable:
     Call it under `jax.set_mesh(mesh)`; batches are cut over the data axes, metrics are on every
     device.
     """
-    layout, whole = jax.tree.map(lambda x: x.sharding, state), sharding.replicated(mesh)
+    layout, replicated = jax.tree.map(lambda x: x.sharding, state), sharding.replicated(mesh)
     return jax.jit(
         step,
-        in_shardings=(layout, sharding.batch_sharding(mesh), whole),
-        out_shardings=(layout, whole),
+        in_shardings=(layout, sharding.batch_sharding(mesh), replicated),
+        out_shardings=(layout, replicated),
         donate_argnums=0,
     )
 
@@ -95,7 +95,7 @@ def make_gradients(
     """Function (state, batches, rng) -> (gradients, batch_stats, metrics) of the weighted sum of
     the tasks' losses.
 
-    The tasks are worked off one after the other, each in `accum` parts, and their gradients are
+    The tasks are computed one after the other, each in `accum` parts, and their gradients are
     summed up, so no more than one part's activations are alive.
 
     Args:
@@ -184,7 +184,7 @@ def _task_gradients(
     accum: int,
     weight: float,
 ) -> tuple[Any, Any, jax.Array]:
-    """Adds the gradients of one task, worked off in `accum` parts.
+    """Adds the gradients of one task, computed in `accum` parts.
 
     Returns:
         Gradients, BatchNorm statistics, and f32[G,4], see `_weighted_loss`, summed over the rows of
@@ -289,9 +289,9 @@ def token_loss(logits: jax.Array, targets: jax.Array, kind: str = "xent") -> jax
     Raises:
         ValueError: unknown kind.
     """
-    name, _, given = kind.partition("@")
+    name, _, number = kind.partition("@")
     try:
-        value = float(given) if "@" in kind else 0.0
+        value = float(number) if "@" in kind else 0.0
     except ValueError:
         name = ""
     target_logit = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
@@ -302,8 +302,7 @@ def token_loss(logits: jax.Array, targets: jax.Array, kind: str = "xent") -> jax
     if name == "focal":
         # The 1e-8 inside the logarithm is the release's; it bounds the loss of one token by 18.4.
         p = jnp.exp(target_logit - jax.nn.logsumexp(logits, axis=-1))
-        # At p = 1 the slope of (1 - p)^g is infinite for g < 1; there the loss and its gradient are
-        # 0.
+        # The slope of (1 - p)^g at p = 1 is infinite for g < 1; loss and gradient are 0 there.
         rest = 1.0 - p
         power = jnp.where(rest > 0.0, jnp.where(rest > 0.0, rest, 1.0) ** value, 0.0**value)
         return -power * jnp.log(p + 1e-8)
