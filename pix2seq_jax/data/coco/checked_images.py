@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pix2seq_jax.data.coco.caches import save_arrays
 from pix2seq_jax.data.images import check_file
 
 _NOT_LOOKED, _WHOLE, _TURNED, _BROKEN = range(4)
@@ -98,16 +99,9 @@ class CheckedImages:
         if not (self._cache and self._writes and self._fresh):
             return
         whole = {key: line for key, line in self._lines.items() if line[2] in (_WHOLE, _TURNED)}
-        partial = self._cache.with_suffix(".partial")
+        keys, lines = np.array(list(whole), "S16"), np.array(list(whole.values()), np.int32)
         try:
-            self._cache.parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("wb") as stream:
-                np.savez(
-                    stream,
-                    keys=np.array(list(whole), "S16"),
-                    lines=np.array(list(whole.values()), np.int32),
-                )
-            partial.replace(self._cache)
+            save_arrays(self._cache, {"keys": keys, "lines": lines})
         except OSError as error:
             log.warning("what was learned about the images cannot be written: %s", error)
 

@@ -11,18 +11,16 @@ Columns are a dictionary of arrays; n annotations stand in the order of the file
     those of outlines.read_segmentations and keypoints.read_keypoints where asked for.
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import json
 import logging
-import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
 
 from pix2seq_jax.data.coco import json as coco_json
+from pix2seq_jax.data.coco.caches import save_arrays
 from pix2seq_jax.data.coco.json import BadAnnotations, Report, number_rows, whole_numbers
 from pix2seq_jax.data.coco.keypoints import Keypoints, read_keypoints
 from pix2seq_jax.data.coco.outlines import read_segmentations
@@ -214,17 +212,10 @@ def _load(file: Path, key: str) -> dict[str, np.ndarray] | None:
 
 
 def _save(file: Path, key: str, columns: dict[str, np.ndarray]) -> None:
-    """Writes the file as a whole, so that a stop in between, or another writer, does no harm."""
-    partial = ""
+    """Writes the columns; a file that cannot be written is a line in the log."""
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        handle, partial = tempfile.mkstemp(".partial", file.stem, file.parent)
-        with os.fdopen(handle, "wb") as stream:
-            np.savez(stream, key=text_column(key), **columns)
-        os.replace(partial, file)
+        save_arrays(file, {"key": text_column(key), **columns})
     except OSError as error:
         log.warning(
             "%s cannot be written (%s); annotations will be read again by the next run", file, error
         )
-        with contextlib.suppress(OSError):
-            os.unlink(partial)
