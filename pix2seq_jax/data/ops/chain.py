@@ -152,13 +152,10 @@ def _build(node: ast.expr, spec: str, table: Mapping[str, type]):
             f"preprocessing {spec!r}: there is no op {name.id!r}; the ops are "
             f"{', '.join(sorted(table))}"
         )
-    op = table[name.id]
-    args = [_literal(arg, spec) for arg in node.args] if isinstance(node, ast.Call) else []
-    keywords = (
-        {k.arg: _literal(k.value, spec) for k in node.keywords}
-        if isinstance(node, ast.Call)
-        else {}
-    )
+    op, args, keywords = table[name.id], [], {}
+    if isinstance(node, ast.Call):
+        args = [_literal(arg, spec) for arg in node.args]
+        keywords = {keyword.arg: _literal(keyword.value, spec) for keyword in node.keywords}
     try:
         return op(*args, **keywords)
     except TypeError as error:

@@ -36,9 +36,8 @@ def _resize(image: tf.Tensor, size: tf.Tensor, antialias: bool) -> tf.Tensor:
     if antialias:
         resized = tf.image.resize(image, size, "bilinear", antialias=True)
     else:  # what tf.image.resize comes to, with a third of its ops
-        resized = tf.raw_ops.ResizeBilinear(images=image[None], size=size, half_pixel_centers=True)[
-            0
-        ]
+        images = image[None]
+        resized = tf.raw_ops.ResizeBilinear(images=images, size=size, half_pixel_centers=True)[0]
     return resized * (1 / 255) if image.dtype == tf.uint8 else resized
 
 

@@ -113,13 +113,10 @@ def _background(
 ) -> tuple[np.ndarray, np.ndarray]:
     """A muted tone, its slow drift over the picture and a little noise: f64[H, W, 3], and the tone
     f64[3]."""
-    tone = np.full(3, rng.uniform(95, 135) if gray else rng.uniform(50, 215)) + rng.normal(
-        0, 0 if gray else 15, 3
-    )
-    slope = rng.uniform(-12, 12, 2)
-    drift = (
-        np.linspace(-slope[0], slope[0], width) + np.linspace(-slope[1], slope[1], height)[:, None]
-    )
+    level = rng.uniform(95, 135) if gray else rng.uniform(50, 215)
+    tone = level + rng.normal(0, 0 if gray else 15, 3)
+    across, down = rng.uniform(-12, 12, 2)
+    drift = np.linspace(-across, across, width) + np.linspace(-down, down, height)[:, None]
     return tone + drift[..., None] + rng.normal(0, 4, (height, width, 1)), tone
 
 
