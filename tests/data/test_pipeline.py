@@ -15,6 +15,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from pix2seq_jax.config.fill import fill
 from pix2seq_jax.data import pipeline, reading
 from pix2seq_jax.data.coco.json import Report
 from pix2seq_jax.data.ops.chain import read_chain
@@ -243,7 +244,7 @@ def test_an_image_larger_than_its_padding_names_the_string():
 
 def test_a_published_batch_is_a_quarter_of_its_floats():
     """128 images of 640 pixels, as the multi-task recipe has them for each of four tasks."""
-    config = small.load("multitask.py:")
+    config = fill(small.load("multitask.py:"))
     batches = pipeline.train_dataset(
         Source(7), config.tasks.detection.train_ops, batch_size=128, seed=0
     )
