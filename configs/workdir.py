@@ -38,7 +38,8 @@ def get_config(arg: str = ""):
         config = resolve.select_tasks(config, filter(None, changes["tasks"].split("+")))
     if data := changes.get("data"):
         labels = {
-            name: config.data[name] for name in ("label_ids", "category_ids", "category_names")
+            name: config.data[name]
+            for name in ("label_ids", "category_ids", "category_names", "size", "slots")
         }
         config.data = build.data(data).to_dict() | labels
     return config

@@ -6,6 +6,7 @@ import jax
 import ml_collections
 
 from pix2seq_jax.config import ranges
+from pix2seq_jax.config.fill import fill
 from pix2seq_jax.evaluation.evaluator import Evaluator
 from pix2seq_jax.experiment import checks, inputs, resolve, saved_run, stopping, text_model
 from pix2seq_jax.experiment.logs import MetricWriter, log, phase, setup_logging
@@ -24,7 +25,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> dict:
     """
     setup_logging()
     ranges.check(config)
-    config = saved_run.adopt(saved_run.load_config(workdir), config)
+    config = saved_run.adopt(saved_run.load_config(workdir), fill(config))
     mesh = checks.check(config, workdir, training=False)
     tasks, model = resolve.make_tasks(config), resolve.make_model(config)
     with jax.set_mesh(mesh), stopping.termination() as terminated:

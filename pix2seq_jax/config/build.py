@@ -11,7 +11,6 @@ import ml_collections
 
 from pix2seq_jax.config import architectures, layouts, recipes, shapes
 from pix2seq_jax.config.sections import SECTIONS, share_out
-from pix2seq_jax.models import backbones
 
 
 def parse(arg: str, *, recipe: str) -> ml_collections.ConfigDict:
@@ -91,24 +90,28 @@ def about(variant: ml_collections.ConfigDict, tasks: Sequence[str]) -> str:
     )
 
 
-def data(name: str) -> ml_collections.ConfigDict:
-    """Paths of a data set: coco, objects365, shapes, or a folder with train/, val/ and
+def data(name: str, *, size: int = 0, slots: int = 0) -> ml_collections.ConfigDict:
+    """The section of a data set: coco, objects365, shapes, or a folder with train/, val/ and
     annotations/.
 
     In annotations/ are instances_{train,val}.json for boxes and masks, person_keypoints_* and
     captions_* for the tasks that read them.
+
+    Args:
+        name: of the data set, or the path of the folder.
+        size: longer side of the resized images in pixels.
+        slots: objects per image.
     """
     layout = layouts.LAYOUTS.get(name, layouts.LAYOUTS["folder"] | {"root": name})
-    config = ml_collections.ConfigDict(
-        {"source": "coco_dir", "hint": layout["hint"]}
-    )  # the hint is shown if it is missing
-    config.label_ids = ()  # category id of label 1, 2, …; (): as the training annotations list them
+    config = ml_collections.ConfigDict({"source": "coco_dir", "size": size, "slots": slots})
+    config.hint = layout["hint"]  # is shown where the data are missing
+    # Category id of label 1, 2, …; (): as the training annotations list them.
+    config.label_ids = ()
     # Names of keypoints that change places in a mirror image, as in (("wing_l", "wing_r"),); ():
     # where the words left and right in the names say so.
     config.flip_pairs = ()
-    config.text_model = (
-        ""  # SentencePiece model for captions; "": one is trained from the training captions
-    )
+    # SentencePiece model for captions; "": one is trained from the training captions.
+    config.text_model = ""
     config.text_pieces = 8_000  # size of that one
     config.check_images = True  # look at the ends of all files before the first step
     # An image that cannot be decoded: "replace" counts and names it and reads another one in its
@@ -125,11 +128,6 @@ def data(name: str) -> ml_collections.ConfigDict:
         for name, file in layouts.ANNOTATIONS.items():
             config[f"{split}_{name}"] = file.format(root=layout["root"], split=folder)
     return config
-
-
-def padded(arch: str, size: int) -> int:
-    """Side in pixels of the padded images, as in whole patches of a ViT."""
-    return backbones.from_config(architectures.section(arch)["backbone"]).padded(size)
 
 
 def _training(recipe: dict) -> dict:
@@ -175,16 +173,15 @@ def base(variant: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """A config without tasks: data, model, vocabulary, optimizer and intervals of a recipe."""
     recipe = recipes.RECIPES[variant.recipe]
     model = architectures.section(variant.arch)
-    side = padded(variant.arch, variant.size)
     return ml_collections.ConfigDict(
         {
             "about": "",  # what the recipe aims at
             "seed": 0,
             "init_from": "",  # workdir or official checkpoint to take weights from where they fit
-            "data": data(variant.data),
+            "data": data(variant.data, size=variant.size, slots=variant.slots),
             "more_data": {},  # name -> section like `data`, for tasks.NAME.mix
             # vocab_size and max_seq_len grow with what the data and the tasks need.
-            "model": model | {"image_size": (side, side), "vocab_size": 0},
+            "model": model | {"image_size": (), "vocab_size": 0},  # (): data.size in whole patches
             "vocab": {
                 "size": 3000,
                 "num_bins": recipe["num_bins"],
@@ -223,14 +220,13 @@ def build(arg: str, *, recipe: str, tasks: Sequence[str]) -> ml_collections.Conf
     variant = parse(arg, recipe=recipe)
     config = base(variant)
     config.about = about(variant, tasks)
-    side = padded(variant.arch, variant.size)
     for name in tasks:
-        config.tasks[name] = SECTIONS[name](slots=variant.slots, size=variant.size, side=side)
+        config.tasks[name] = SECTIONS[name](slots=variant.slots)
     if "captioning" in tasks:
         config.vocab.size = 35_000  # room for the 32,000 pieces of the published text model
     if "detection" not in tasks:
         config.eval.boxes = "ground_truth"
     share_out(config, recipes.TASK_MIX)
     if variant.data == "shapes":
-        shapes.change(config, variant.size, variant.slots)
+        shapes.change(config, variant.slots)
     return config

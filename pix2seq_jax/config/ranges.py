@@ -6,14 +6,29 @@ What several fields must agree on (widths and heads, sizes in preprocessing stri
 
 import dataclasses
 import difflib
-import math
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ml_collections
 
+from pix2seq_jax.config.allowed import (
+    ANY_LIST,
+    ANYTHING,
+    COUNT,
+    EVEN,
+    FLAG,
+    NOT_NEGATIVE,
+    RATE,
+    SHARE,
+    Allowed,
+    each,
+    kinds,
+    number,
+    one_of,
+    text,
+    whole,
+)
+from pix2seq_jax.evaluation import HOST_TASKS
 from pix2seq_jax.models import pix2seq
 from pix2seq_jax.models.backbones import BACKBONES, base
 from pix2seq_jax.models.backbones.base import Backbone
@@ -22,103 +37,6 @@ from pix2seq_jax.tasks.detection import CLASS_CORRUPTIONS
 from pix2seq_jax.training import optim
 from pix2seq_jax.training import step as train_step
 
-LARGEST = 2**31 - 1  # steps, seeds and tokens are 32-bit integers on the device
-
-
-@dataclass(frozen=True)
-class Allowed:
-    """The values that a field may have.
-
-    Attributes:
-        words: for the message, after "give ".
-        holds: whether a value is one of them; it may be handed anything.
-        optional: whether a config may lack the field: it is filled in from the data, or earlier
-            versions had none.
-    """
-
-    words: str
-    holds: Callable[[Any], bool]
-    optional: bool = False
-
-
-def whole(low: int, high: int = LARGEST, *, also: str = "", optional: bool = False) -> Allowed:
-    """Whole numbers from `low` to `high`; `also` goes on with the message."""
-    top = "" if high == LARGEST else f" and at most {high:,}"
-
-    def holds(value: Any) -> bool:
-        return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
-
-    return Allowed(f"a whole number of at least {low}{top}{also}", holds, optional)
-
-
-def number(
-    low: float = -math.inf,
-    high: float = math.inf,
-    *,
-    above: bool = False,
-    below: bool = False,
-    optional: bool = False,
-) -> Allowed:
-    """Finite numbers from `low` to `high`; `above` and `below` leave out the ends."""
-    ends = []
-    if low > -math.inf:
-        ends.append(f"above {low:g}" if above else f"of at least {low:g}")
-    if high < math.inf:
-        ends.append(f"below {high:g}" if below else f"at most {high:g}")
-
-    def holds(value: Any) -> bool:
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not math.isfinite(value)
-        ):
-            return False
-        return (
-            low <= value <= high and not (above and value == low) and not (below and value == high)
-        )
-
-    return Allowed(" ".join(["a finite number", " and ".join(ends)]).strip(), holds, optional)
-
-
-def one_of(values: Iterable[Any]) -> Allowed:
-    """Some words or numbers."""
-    values = tuple(values)
-    return Allowed(
-        f"one of {list(values)}",
-        lambda value: not isinstance(value, bool | list) and value in values,
-    )
-
-
-def text(*, empty: bool = True, optional: bool = False) -> Allowed:
-    """Words."""
-    words = "a text in quotes" if empty else "a text that is not empty"
-    return Allowed(
-        words, lambda value: isinstance(value, str) and (empty or bool(value.strip())), optional
-    )
-
-
-def each(
-    items: Allowed, words: str, *, count: int = 0, different: bool = False, optional: bool = False
-) -> Allowed:
-    """Lists and tuples of allowed items, perhaps all `different`; `count` of them, 0 for any
-    number."""
-
-    def holds(value: Any) -> bool:
-        if not isinstance(value, list | tuple) or not all(items.holds(item) for item in value):
-            return False
-        return (not count or len(value) == count) and (
-            not different or len(set(value)) == len(value)
-        )
-
-    return Allowed(words, holds, optional)
-
-
-FLAG = Allowed("true or false", lambda value: isinstance(value, bool))
-ANY_LIST = Allowed("a list", lambda value: isinstance(value, list | tuple), optional=True)
-COUNT, NOT_NEGATIVE, RATE, SHARE = whole(1), number(0), number(0, 1, below=True), number(0, 1)
-EVEN = Allowed(
-    "an even whole number of at least 2", lambda value: whole(2).holds(value) and value % 2 == 0
-)
 IDS = each(
     whole(0),
     "a tuple of different whole numbers, as in (1, 2, 5), or () for the order of the file",
@@ -130,25 +48,6 @@ NAME_PAIRS = each(
     'pairs of names, as in (("wing_l", "wing_r"),), or () where left and right are in the names',
     optional=True,
 )
-
-
-def _kinds(plain: Iterable[str], forms: Mapping[str, Allowed], listed: Iterable[str]) -> Allowed:
-    """Words, and words with a number as in "exp@0.1"; `forms` has the range of the number by the
-    word before the @."""
-
-    def holds(value: Any) -> bool:
-        if not isinstance(value, str):
-            return False
-        kind, at, given = value.partition("@")
-        if not at:
-            return value in plain
-        numeric = re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", given)
-        return kind in forms and numeric is not None and forms[kind].holds(float(given))
-
-    ranges = "; ".join(
-        f"the number of {kind}@ is {allowed.words}" for kind, allowed in forms.items()
-    )
-    return Allowed(f"one of {list(listed)}, the capital word a number; {ranges}", holds)
 
 
 def _model() -> dict[str, Allowed]:
@@ -166,7 +65,12 @@ def _model() -> dict[str, Allowed]:
         for name in ("vocab_size", "max_seq_len")
     }
     size = "two whole numbers of at least 1, height and width in pixels as in (640, 640)"
-    return fields | {"image_size": each(COUNT, size, count=2)}
+    pair = each(COUNT, size, count=2)
+    return fields | {
+        "image_size": Allowed(
+            f"{size}, or () for data.size", lambda value: value == () or pair.holds(value)
+        )
+    }
 
 
 BACKBONE = "model.backbone"  # the section whose fields depend on its name
@@ -188,6 +92,12 @@ def _backbone(kind: type[Backbone]) -> dict[str, Allowed]:
     return allowed
 
 
+SIDES = Allowed(
+    "a number of pixels, or two of them, height and width as in (480, 640)",
+    lambda value: whole(0).holds(value) or each(COUNT, "", count=2).holds(value),
+)
+
+
 def _data() -> dict[str, Allowed]:
     """Fields of config.data and, each of them optional, of the sections of config.more_data."""
     files = ("images", "annotations", "keypoints", "captions")
@@ -201,6 +111,8 @@ def _data() -> dict[str, Allowed]:
     return {
         "source": one_of(["coco_dir"]),
         "hint": text(),
+        "size": SIDES,
+        "slots": whole(0),
         "label_ids": IDS,
         "flip_pairs": NAME_PAIRS,
         "text_model": text(),
@@ -229,7 +141,7 @@ EVERY_TASK = {  # what the sections of all tasks have
 PADDING_WEIGHT = number(0, optional=True)  # earlier versions had none
 TASK_FIELDS = {
     "detection": {
-        "max_instances": COUNT,
+        "max_instances": whole(0, also=" (0: data.slots)"),
         "class_corruption": one_of(CLASS_CORRUPTIONS),
         "noise_weight": NOT_NEGATIVE,
         "eos_weight": NOT_NEGATIVE,
@@ -276,7 +188,7 @@ TABLE = {  # by section; "" is the config itself
         name: whole(0) for name in ("size", "num_classes", "coord_shift", "text_shift", "text_size")
     },
     "schedule": {
-        "name": _kinds(
+        "name": kinds(
             ("linear", "cosine", "none"),
             {"cosine": number(0, above=True), "exp": number(0, above=True)},
             optim.SCHEDULES,
@@ -301,7 +213,7 @@ TABLE = {  # by section; "" is the config itself
         **{name: COUNT for name in ("batch_size", "steps", "accumulate", "repeats", "keep_latest")},
         **{name: EVERY_STEP for name in ("log_steps", "eval_steps", "checkpoint_steps")},
         "mixing": one_of(["batch", "data"]),
-        "loss": _kinds(
+        "loss": kinds(
             ("xent", "logistic"),
             {"xent": RATE, "logistic": RATE, "focal": NOT_NEGATIVE},
             train_step.LOSSES,
@@ -404,7 +316,20 @@ def _fields(section: str, content: Mapping[str, Any]) -> dict[str, Allowed]:
         section = f"{BACKBONE}={content['model']['backbone']['name']}"
     if section.startswith("more_data.") and section.count(".") == 1:
         section = "data"
+    first, _, task = section.partition(".")
+    if section not in TABLE and first == "tasks" and task in TASKS:
+        return _fields_of_task(task)
     return TABLE.get(section, {})
+
+
+def _fields_of_task(task: str) -> dict[str, Allowed]:
+    """The fields of a task that the table does not list: those of its two halves, with any value of
+    their types."""
+    halves = [*dataclasses.fields(TASKS[task]), *dataclasses.fields(HOST_TASKS[task])]
+    types = {bool: FLAG, int: whole(0), float: number(), str: text()}
+    return EVERY_TASK | {
+        field.name: types.get(field.type, ANYTHING) for field in halves if field.name != "vocab"
+    }
 
 
 def _allowed(name: str, content: Mapping[str, Any]) -> Allowed | None:

@@ -1,10 +1,4 @@
-"""Variants as data: encoders, data layouts, preprocessing strings. Plain dicts, no logic.
-
-Sizes are those of the released models (Pix2Seq, section 3.2; Pix2Seq v2, section 4); `tiny` and
-`small` are ours, for machines without an accelerator and for smoke tests.
-"""
-
-# fmt: on
+"""How the published models were trained, what they reach, and their preprocessing."""
 
 # How the published models were trained. `batch_size` counts rows, `repeats` of each image; an epoch
 # of COCO 2017 is all of its training images once.
@@ -13,26 +7,51 @@ RECIPES = {
     # Pix2Seq, section 4.1 and appendix: 300 epochs, every image twice in a batch, 2000 bins. The
     # learning rate is quoted as 3e-3; those who reproduced it needed 1e-3 or less.
     "scratch": {
-        **{"data": "coco", "arch": "resnet50", "size": 1333, "num_bins": 2000},
-        **{"batch_size": 256, "repeats": 2, "base": 1e-3},  # 128 images
-        **{"steps": 300 * _COCO_IMAGES // 128, "warmup": 10 * _COCO_IMAGES // 128},
+        "data": "coco",
+        "arch": "resnet50",
+        "size": 1333,
+        "num_bins": 2000,
+        "batch_size": 256,  # 128 images
+        "repeats": 2,
+        "base": 1e-3,
+        "steps": 300 * _COCO_IMAGES // 128,
+        "warmup": 10 * _COCO_IMAGES // 128,
     },
     # 400k steps of 256 images; the warm-up is not published.
     "pretrain": {
-        **{"data": "objects365", "arch": "vit-b", "size": 640, "num_bins": 1000},
-        **{"batch_size": 256, "repeats": 1, "base": 1e-3, "steps": 400_000, "warmup": 20_000},
+        "data": "objects365",
+        "arch": "vit-b",
+        "size": 640,
+        "num_bins": 1000,
+        "batch_size": 256,
+        "repeats": 1,
+        "base": 1e-3,
+        "steps": 400_000,
+        "warmup": 20_000,
     },
     # 20 to 60 epochs at 3e-5 to 1e-4; the release's config has 40, the first two of them warm-up.
     "finetune": {
-        **{"data": "coco", "arch": "vit-b", "size": 640, "num_bins": 1000},
-        **{"batch_size": 128, "repeats": 1, "base": 1e-4},
-        **{"steps": 40 * _COCO_IMAGES // 128, "warmup": 2 * _COCO_IMAGES // 128},
+        "data": "coco",
+        "arch": "vit-b",
+        "size": 640,
+        "num_bins": 1000,
+        "batch_size": 128,
+        "repeats": 1,
+        "base": 1e-4,
+        "steps": 40 * _COCO_IMAGES // 128,
+        "warmup": 2 * _COCO_IMAGES // 128,
     },
     # Pix2Seq v2, section 4.1: 100 epochs, the first 10 of them warm-up.
     "multitask": {
-        **{"data": "coco", "arch": "vit-b", "size": 640, "num_bins": 1000},
-        **{"batch_size": 128, "repeats": 1, "base": 1e-4},
-        **{"steps": 100 * _COCO_IMAGES // 128, "warmup": 10 * _COCO_IMAGES // 128},
+        "data": "coco",
+        "arch": "vit-b",
+        "size": 640,
+        "num_bins": 1000,
+        "batch_size": 128,
+        "repeats": 1,
+        "base": 1e-4,
+        "steps": 100 * _COCO_IMAGES // 128,
+        "warmup": 10 * _COCO_IMAGES // 128,
     },
 }
 # What the papers report on COCO's validation images, by recipe, architecture and image size.
@@ -61,18 +80,21 @@ PUBLISHED = {
 }
 
 # `size` is the longer side of the resized image in pixels, `side` that of the padded one, whole
-# patches. Pix2Seq, appendix B: scale jitter from 0.3 to 2, random crop and flip; noise boxes fill
-# up the instances.
+# patches; see config.sections. Pix2Seq, appendix B: scale jitter from 0.3 to 2, random crop and
+# flip; noise boxes fill up the instances.
 DETECTION_TRAIN = (
     "decode|scale_jitter({size}, 0.3, 2.0)|fixed_crop({size})|flip_lr|filter_objects|order(random)|"
-    "truncate({slots})|noise_boxes({slots})|pad_image({side})|pad_objects({slots})"
+    "truncate({max_instances})|noise_boxes({max_instances})|"
+    "pad_image({side})|pad_objects({max_instances})"
 )
-DETECTION_EVAL = "decode|resize({size}, antialias=True)|pad_image({side})|pad_objects({slots})"
+DETECTION_EVAL = (
+    "decode|resize({size}, antialias=True)|pad_image({side})|pad_objects({max_instances})"
+)
 # Pix2Seq v2, section 3.3 and appendix: smaller jitter for points; keypoints in a crop of twice the
 # person's box; colour jitter for captions. These do not flip: a caption may say left.
 SEGMENTATION_TRAIN = (
     "decode|scale_jitter({size}, 0.3, 1.0)|fixed_crop({size})|flip_lr|filter_objects|order(random)|"
-    "pad_image({side})|pad_objects({objects})"
+    "pad_image({side})|pad_objects({max_instances})"
 )
 SEGMENTATION_EVAL = "decode|resize({size}, antialias=True)|pad_image({side})|pad_objects({objects})"
 KEYPOINTS_TRAIN = (

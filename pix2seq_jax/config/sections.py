@@ -1,16 +1,43 @@
-"""The section of each task in a config, with the published settings."""
+"""The section of each task in a config, with the published settings.
 
+Defaults are those of the two halves of the task (tasks, evaluation); what stands here differs from
+them, or was published. In preprocessing strings `{size}` is config.data.size, `{side}` the side of
+the padded images, and `{slots}`, `{max_instances}` and `{objects}` stand for these fields; they are
+filled in when a run begins (config.fill).
+"""
+
+import dataclasses
 import math
+from typing import Any
 
 import ml_collections
 
 from pix2seq_jax.config import recipes
+from pix2seq_jax.evaluation import HOST_TASKS
+from pix2seq_jax.evaluation.base import HostTask
+from pix2seq_jax.tasks import TASKS
+from pix2seq_jax.tasks.base import Task
 
 
-def _task(*, train_ops: str, eval_ops: str, sampler: str, **fields) -> dict:
-    """What the sections of all tasks have; `fields` are those of the task's class and of its
-    evaluation."""
-    return {
+def section(
+    task: type[Task],
+    host_task: type[HostTask],
+    *,
+    train_ops: str,
+    eval_ops: str,
+    sampler: str,
+    **fields: Any,
+) -> dict[str, Any]:
+    """The section of a task: what all tasks have, and the fields of its two halves.
+
+    Args:
+        task: device half.
+        host_task: host half.
+        train_ops, eval_ops: preprocessing.
+        sampler: as text for decoding.sampling.from_string.
+        fields: that differ from the defaults.
+    """
+    common = {
         "weight": 1.0,
         "batch_size": 0,  # images in a training batch; 0: train.batch_size
         "mix": {"data": 1.0},  # data sets ("data", or of config.more_data) and their shares
@@ -21,83 +48,75 @@ def _task(*, train_ops: str, eval_ops: str, sampler: str, **fields) -> dict:
         "num_samples": 1,  # drawn for each prompt
         "eos_bias": 0.0,
         "grammar": False,
-        **fields,
+    }
+    return common | _defaults(task) | _defaults(host_task) | fields
+
+
+def _defaults(half: type) -> dict[str, Any]:
+    """The default of each field that has one."""
+    return {
+        field.name: field.default
+        for field in dataclasses.fields(half)
+        if field.default is not dataclasses.MISSING
     }
 
 
-def detection(*, slots: int, **sizes) -> dict:
-    """The section of the detection task, as published.
-
-    Args:
-        slots: objects per image.
-        sizes: `size`, longer side of the resized images in pixels, and `side` of the padded ones.
-    """
-    return _task(
-        train_ops=recipes.DETECTION_TRAIN.format(slots=slots, **sizes),
-        eval_ops=recipes.DETECTION_EVAL.format(slots=slots, **sizes),
+def detection(*, slots: int) -> dict[str, Any]:
+    """All objects of an image, up to config.data.slots."""
+    del slots
+    return section(
+        TASKS["detection"],
+        HOST_TASKS["detection"],
+        train_ops=recipes.DETECTION_TRAIN,
+        eval_ops=recipes.DETECTION_EVAL,
         sampler="nucleus(0.4)",
-        **{
-            "max_instances": slots,
-            "class_corruption": "rand_n_fake_cls",
-            "noise_weight": 1.0,
-            "eos_weight": 0.1,
-        },
+        max_instances=0,  # data.slots
     )
 
 
-def segmentation(*, slots: int, **sizes) -> dict:
-    """The section of instance segmentation: 10 objects an image in training, 8 samples of each box
-    in evaluation."""
-    prompted = min(slots, 20)
-    return _task(
-        train_ops=recipes.SEGMENTATION_TRAIN.format(objects=min(slots, 10), **sizes),
-        eval_ops=recipes.SEGMENTATION_EVAL.format(objects=prompted, **sizes),
+def segmentation(*, slots: int) -> dict[str, Any]:
+    """10 objects of an image in training, 8 samples of each box in evaluation."""
+    return section(
+        TASKS["segmentation"],
+        HOST_TASKS["segmentation"],
+        train_ops=recipes.SEGMENTATION_TRAIN,
+        eval_ops=recipes.SEGMENTATION_EVAL,
         sampler="nucleus(0.8)",
-        **{
-            "max_instances": min(slots, 10),
-            "max_points": 128,
-            "random_start": True,
-            "eos_weight": 1.0,
-        },
+        max_instances=min(slots, 10),
         padding_weight=1.0,  # as published; the weights of the tasks belong to it
-    ) | {
-        "eval_batch_size": 4,  # times `objects` times `num_samples` sequences at a time
-        "num_samples": 8,
-        "mask_threshold": 0.5,  # share of the samples that must cover a pixel
-        # Best-scored predicted boxes of an image that get a mask: while training; in the last
-        # evaluation, --mode=eval and prediction (COCO counts 100). Annotated boxes all do.
-        "objects": prompted,
-        "objects_final": min(slots, 100),
-    }
+        eval_batch_size=4,  # times `objects` times `num_samples` sequences at a time
+        num_samples=8,
+        objects=min(slots, 20),
+        objects_final=min(slots, 100),
+    )
 
 
-def keypoints(*, slots: int, **sizes) -> dict:
-    """The section of keypoints: a crop of twice the box for each object."""
-    return _task(
-        train_ops=recipes.KEYPOINTS_TRAIN.format(**sizes),
-        eval_ops=recipes.KEYPOINTS_EVAL.format(**sizes),
+def keypoints(*, slots: int) -> dict[str, Any]:
+    """A crop of twice the box for each object."""
+    return section(
+        TASKS["keypoints"],
+        HOST_TASKS["keypoints"],
+        train_ops=recipes.KEYPOINTS_TRAIN,
+        eval_ops=recipes.KEYPOINTS_EVAL,
         sampler="nucleus(0.1)",
-        **{"max_instances": 1, "num_keypoints": 0, "invisible_weight": 0.1, "mask_inputs": True},
-    ) | {
-        "points_score_weight": 1.0,  # of the tokens' likelihood, the rest is the box's score
-        "grammar": True,  # coordinates only: the invisible token is suppressed
-        "objects": min(slots, 20),  # the same for keypoints; COCO counts 20
-        # Standard deviation of each keypoint in OKS, relative to the object's size; (): COCO's for
-        # its 17, by name.
-        "sigmas": (),
-    }
+        num_keypoints=0,  # as many as the data have
+        grammar=True,  # coordinates only: the invisible token is suppressed
+        objects=min(slots, 20),
+    )
 
 
-def captioning(*, slots: int, **sizes) -> dict:
-    """The section of captioning: five captions of an image at once; greedy decoding."""
+def captioning(*, slots: int) -> dict[str, Any]:
+    """Five captions of an image at once; greedy decoding."""
     del slots
-    return _task(
-        train_ops=recipes.CAPTIONING_TRAIN.format(**sizes),
-        eval_ops=recipes.CAPTIONING_EVAL.format(**sizes),
+    return section(
+        TASKS["captioning"],
+        HOST_TASKS["captioning"],
+        train_ops=recipes.CAPTIONING_TRAIN,
+        eval_ops=recipes.CAPTIONING_EVAL,
         sampler="greedy",
-        **{"captions_per_image": 5, "max_tokens": 128, "input_drop": 0.5, "eos_weight": 0.1},
         padding_weight=1.0,  # as published; the weights of the tasks belong to it
-    ) | {"grammar": True}
+        grammar=True,
+    )
 
 
 SECTIONS = {
@@ -111,5 +130,5 @@ SECTIONS = {
 def share_out(config: ml_collections.ConfigDict, mix: dict[str, float]) -> None:
     """Sets the weights of the tasks in the proportions of a mix, so that they sum to one."""
     total = math.fsum(mix[name] for name in config.tasks)
-    for name, section in config.tasks.items():
-        section.weight = mix[name] / total
+    for name, task in config.tasks.items():
+        task.weight = mix[name] / total

@@ -1,40 +1,39 @@
-"""Outlines of objects as point lists of bounded length: COCO `segmentation` -> rings -> f32[2M].
+"""Geometry of outlines and run lengths of masks: the only copy of each.
 
-Inside this file points are `xy` in pixels, as in the JSON; x runs to the right and y down, pixel
-(0, 0) covers [0, 1) x [0, 1). A ring is a closed outline f64[k,2] whose last point is joined to the
-first.
+A ring is a closed outline f64[k,2] whose last point is joined to the first. Its points are `xy` in
+pixels, as in COCO's files; x runs to the right and y down, pixel (0, 0) covers [0, 1) x [0, 1). No
+jax here: the processes that draw the `shapes` data import this file.
 """
+
+from itertools import pairwise
 
 import contourpy
 import numpy as np
 import shapely
 
 from pix2seq_jax.data.coco.json import shown, whole_numbers
-from pix2seq_jax.vocab import POINT_PADDING, POINT_SEPARATOR
 
 _LONGEST_SIDE = 60_000  # pixels of a mask; a run fits into 32 bits
-_RLE_TOLERANCE = 0.25  # pixels; enough to take the steps of a pixel mask for a slanted edge
+_MASK_TOLERANCE = 0.25  # pixels; enough to take the steps of a pixel mask for a slanted edge
 _FIRST_TOLERANCE = 0.25  # pixels; doubled until the outline fits, then halved into
 _HALVINGS, _FULL = 12, 0.97  # steps back at most, and the share of the room that is enough
 
 
+def area(ring: np.ndarray) -> float:
+    """Area of a ring in pixels², positive when it runs clockwise on the screen."""
+    x, y = (ring - ring[0]).T
+    return 0.5 * float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))
+
+
 def areas(x: np.ndarray, y: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """Signed areas f64[R] of rings laid end to end from `starts` i64[R]; positive runs clockwise on
-    the screen."""
+    """`area` of many rings that are laid end to end from `starts` i64[R]: f64[R]."""
+    if not len(starts):
+        return np.zeros(0)
     lengths = np.diff(np.append(starts, len(x)))
     x, y = x - np.repeat(x[starts], lengths), y - np.repeat(y[starts], lengths)
     follower = np.arange(1, len(x) + 1)
     follower[starts + lengths - 1] = starts
-    return (
-        np.add.reduceat(x * y[follower] - x[follower] * y, starts) / 2
-        if len(starts)
-        else np.zeros(0)
-    )
-
-
-def area(ring: np.ndarray) -> float:
-    """Area of a ring in px², positive when it runs clockwise on the screen."""
-    return float(areas(*ring.T, np.zeros(1, np.int64))[0])
+    return np.add.reduceat(x * y[follower] - x[follower] * y, starts) / 2
 
 
 def clockwise(ring: np.ndarray) -> np.ndarray:
@@ -44,36 +43,58 @@ def clockwise(ring: np.ndarray) -> np.ndarray:
     return ring if area(ring) > 0 else np.concatenate([ring[:1], ring[:0:-1]])
 
 
-def _simplified(rings: list[np.ndarray], tolerance: float) -> list[np.ndarray]:
-    """Douglas-Peucker on each ring; a ring stays a ring that does not cross itself."""
-    owner = np.repeat(np.arange(len(rings)), [len(ring) for ring in rings])
-    lines = shapely.linearrings(np.concatenate(rings), indices=owner)
-    points, owner = shapely.get_coordinates(shapely.simplify(lines, tolerance), return_index=True)
-    ends = np.flatnonzero(np.diff(owner)) + 1
-    return [ring[:-1] for ring in np.split(points, ends)]
+def simplify(ring: np.ndarray, tolerance: float) -> np.ndarray:
+    """Douglas-Peucker from an extreme point, which is a real corner: few points of the ring that
+    stay within `tolerance` of it. Unlike that of `fit`, the result may cross itself."""
+    start = int(np.argmax(np.sum((ring - ring.mean(0)) ** 2, axis=1)))
+    ring = np.roll(ring, -start, axis=0)
+    line = np.concatenate([ring, ring[:1]])
+    keep = np.zeros(len(line), bool)
+    middle = int(np.argmax(np.sum((ring - ring[0]) ** 2, axis=1)))
+    keep[[0, middle]] = True
+    todo = [(0, middle), (middle, len(ring))]
+    while todo:
+        first, last = todo.pop()
+        if last - first < 2:
+            continue
+        chord, offset = line[last] - line[first], line[first + 1 : last] - line[first]
+        height = np.abs(chord[0] * offset[:, 1] - chord[1] * offset[:, 0])
+        distance = height / max(np.hypot(*chord), 1e-9)
+        far = int(np.argmax(distance))
+        if distance[far] > tolerance:
+            keep[first + 1 + far] = True
+            todo += [(first, first + 1 + far), (first + 1 + far, last)]
+    return ring[keep[:-1]]
 
 
-def _count(rings: list[np.ndarray]) -> int:
-    return sum(len(ring) for ring in rings)
+def contours(mask: np.ndarray) -> list[list[np.ndarray]]:
+    """Through the borders of the pixels of bool[H,W], for each part of it: the outer ring, which
+    runs clockwise, and then its holes."""
+    if not mask.any():
+        return []
+    y, x = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    window = np.pad(mask[y[0] : y[-1] + 1, x[0] : x[-1] + 1], 1).astype(float)
+    generator = contourpy.contour_generator(z=window, fill_type=contourpy.FillType.OuterOffset)
+    origin = np.array([x[0], y[0]]) - 0.5  # centre of the first padded pixel
+    return [
+        [points[start : end - 1] + origin for start, end in pairwise(offsets)]
+        for points, offsets in zip(*generator.filled(0.5, np.inf), strict=True)
+    ]
 
 
-def _thinned(rings: list[np.ndarray], room: int) -> list[np.ndarray]:
-    """Takes points away one by one, always the one whose triangle with its neighbours is smallest
-    (Visvalingam)."""
-    rings = list(rings)
-    while _count(rings) > room:
-        best = (np.inf, 0, 0)
-        for number, ring in enumerate(rings):
-            if len(ring) > 3:
-                (ax, ay), (bx, by) = (
-                    (np.roll(ring, 1, axis=0) - ring).T,
-                    (np.roll(ring, -1, axis=0) - ring).T,
-                )
-                size = np.abs(ax * by - ay * bx)
-                best = min(best, (float(size.min()), number, int(size.argmin())))
-        _, number, place = best
-        rings[number] = np.delete(rings[number], place, axis=0)
-    return rings
+def trace(mask: np.ndarray) -> list[np.ndarray]:
+    """Outer outlines of the parts of bool[H,W], the steps of the pixels smoothed; holes are
+    filled."""
+    outer = [rings[0] for rings in contours(mask)]
+    return _simplified(outer, _MASK_TOLERANCE) if outer else []
+
+
+def largest(rings: list[np.ndarray], count: int) -> list[np.ndarray]:
+    """The `count` rings of largest area, in their order."""
+    if len(rings) <= count:
+        return rings
+    order = np.argsort([-abs(area(ring)) for ring in rings], kind="stable")[:count]
+    return [rings[i] for i in np.sort(order)]
 
 
 def most_rings(max_points: int) -> int:
@@ -111,46 +132,42 @@ def fit(rings: list[np.ndarray], max_points: int) -> list[np.ndarray]:
     return best
 
 
-def largest(rings: list[np.ndarray], count: int) -> list[np.ndarray]:
-    """The `count` rings of largest area, in the order given."""
-    if len(rings) <= count:
-        return rings
-    order = np.argsort([-abs(area(ring)) for ring in rings], kind="stable")[:count]
-    return [rings[i] for i in np.sort(order)]
+def _simplified(rings: list[np.ndarray], tolerance: float) -> list[np.ndarray]:
+    """Douglas-Peucker from the first point of each ring; a ring that does not cross itself stays
+    one."""
+    owner = np.repeat(np.arange(len(rings)), [len(ring) for ring in rings])
+    lines = shapely.linearrings(np.concatenate(rings), indices=owner)
+    points, owner = shapely.get_coordinates(shapely.simplify(lines, tolerance), return_index=True)
+    ends = np.flatnonzero(np.diff(owner)) + 1
+    return [ring[:-1] for ring in np.split(points, ends)]
 
 
-def trace(mask: np.ndarray) -> list[np.ndarray]:
-    """Outer outlines of the parts of bool[H,W], through the borders of its pixels; holes are
-    filled."""
-    if not mask.any():
-        return []
-    y, x = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    window = np.pad(mask[y[0] : y[-1] + 1, x[0] : x[-1] + 1], 1).astype(float)
-    generator = contourpy.contour_generator(z=window, fill_type=contourpy.FillType.OuterOffset)
-    origin = np.array([x[0], y[0]]) - 0.5  # centre of the first padded pixel
-    outer = [
-        points[: ends[1] - 1] + origin
-        for points, ends in zip(*generator.filled(0.5, np.inf), strict=True)
-    ]
-    return _simplified(outer, _RLE_TOLERANCE)
+def _thinned(rings: list[np.ndarray], room: int) -> list[np.ndarray]:
+    """Takes points away one by one, always the one whose triangle with its neighbours is smallest
+    (Visvalingam)."""
+    rings = list(rings)
+    while _count(rings) > room:
+        best = (np.inf, 0, 0)
+        for number, ring in enumerate(rings):
+            if len(ring) > 3:
+                ax, ay = (np.roll(ring, 1, axis=0) - ring).T
+                bx, by = (np.roll(ring, -1, axis=0) - ring).T
+                size = np.abs(ax * by - ay * bx)
+                best = min(best, (float(size.min()), number, int(size.argmin())))
+        _, number, point = best
+        rings[number] = np.delete(rings[number], point, axis=0)
+    return rings
 
 
-def _run_lengths(text: str) -> list[int]:
-    """COCO's compressed run lengths: numbers of 5 bits a character, the sixth telling that more
-    follow, the last one's fifth the sign; from the fourth on each is the difference from the one
-    before the last. IndexError if cut off."""
-    runs: list[int] = []
-    place = 0
-    while place < len(text):
-        value, shift, code = 0, 0, 32
-        while code & 32:
-            code = ord(text[place]) - 48
-            value |= (code & 31) << shift
-            place, shift = place + 1, shift + 5
-        if code & 16:
-            value -= 1 << shift
-        runs.append(value + runs[-2] if len(runs) > 2 else value)
-    return runs
+def _count(rings: list[np.ndarray]) -> int:
+    return sum(len(ring) for ring in rings)
+
+
+def runs_of_mask(mask: np.ndarray) -> list[int]:
+    """COCO's run lengths of bool[H,W], down the columns, beginning with zeros."""
+    flat = np.concatenate([[False], mask.ravel(order="F"), [not mask[-1, -1]]])
+    ends = np.nonzero(flat[1:] != flat[:-1])[0]
+    return np.diff(ends, prepend=0).tolist()
 
 
 def run_lengths(rle: dict) -> tuple[tuple[int, int], np.ndarray]:
@@ -174,24 +191,25 @@ def run_lengths(rle: dict) -> tuple[tuple[int, int], np.ndarray]:
     return (height, width), runs.astype(np.uint32)
 
 
+def _run_lengths(text: str) -> list[int]:
+    """COCO's compressed run lengths: numbers of 5 bits a character, the sixth telling that more
+    follow, the last one's fifth the sign; from the fourth on each is the difference from the one
+    before the last. IndexError if cut off."""
+    runs: list[int] = []
+    position = 0
+    while position < len(text):
+        value, shift, code = 0, 0, 32
+        while code & 32:
+            code = ord(text[position]) - 48
+            value |= (code & 31) << shift
+            position, shift = position + 1, shift + 5
+        if code & 16:
+            value -= 1 << shift
+        runs.append(value + runs[-2] if len(runs) > 2 else value)
+    return runs
+
+
 def mask_of_runs(runs: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Run lengths i64[n] that fill a mask of this height and width -> bool[H,W]."""
     flat = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
     return flat.reshape(size[::-1]).T  # runs go down the columns
-
-
-def point_list(rings: list[np.ndarray], size: np.ndarray, max_points: int) -> np.ndarray:
-    """Rings -> f32[2*max_points]: y, x normalised to the image and clipped to it, separators
-    between, padding after.
-
-    Args:
-        size: height and width of the image.
-    """
-    points = np.full((max_points, 2), POINT_PADDING, np.float32)
-    place = 0
-    for ring in rings:
-        if place:
-            points[place], place = POINT_SEPARATOR, place + 1
-        points[place : place + len(ring)] = np.clip(ring[:, ::-1] / size, 0, 1)
-        place += len(ring)
-    return points.ravel()

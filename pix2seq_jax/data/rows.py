@@ -1,8 +1,8 @@
 """Preprocessing of single images that are decoded already, for evaluation and prediction.
 
 Training streams its rows through tf.data (data.pipeline). Here the graph of a chain of ops is
-traced once per process and called for one row at a time: it is given the pixels, so it keeps no
-source alive, and one decoded image can serve several tasks and every window that is cut from it.
+traced once per process and called for one row at a time. Its input is pixels, so it keeps no source
+alive, and one decoded image can serve several tasks and every window that is cut from it.
 """
 
 import functools
@@ -19,21 +19,6 @@ from pix2seq_jax.data.source import layout
 Row = dict[str, np.ndarray]
 PIXEL_FIELDS = ("image", "orig_size")
 PROMPT_FIELDS = ("boxes", "labels", "scores", "is_crowd")  # of predicted objects
-
-
-@functools.lru_cache(maxsize=64)
-def _traced(ops: tuple, names: tuple[str, ...]) -> Any:
-    """The graph of a chain: (draw i64[], one tensor per name) -> the fields of the row."""
-
-    def make(draw: tf.Tensor, *values: tf.Tensor) -> dict[str, tf.Tensor]:
-        example = {"crop_offset": tf.zeros([2], tf.int32), **dict(zip(names, values, strict=True))}
-        return apply(ops, example, 0, draw)
-
-    specs = [tf.TensorSpec(shape, dtype) for dtype, shape in layout(names).values()]
-    untouched = tf.autograph.experimental.do_not_convert(
-        make
-    )  # errors of our code stay as they are
-    return tf.function(untouched, [tf.TensorSpec([], tf.int64), *specs]).get_concrete_function()
 
 
 class Preprocess:
@@ -101,6 +86,20 @@ class Preprocess:
             for number, row in rows.items():
                 filled[name][number] = row[name]
         return filled
+
+
+@functools.lru_cache(maxsize=64)
+def _traced(ops: tuple, names: tuple[str, ...]) -> Any:
+    """The graph of a chain: (draw i64[], one tensor per name) -> the fields of the row."""
+
+    def make(draw: tf.Tensor, *values: tf.Tensor) -> dict[str, tf.Tensor]:
+        example = {"crop_offset": tf.zeros([2], tf.int32), **dict(zip(names, values, strict=True))}
+        return apply(ops, example, 0, draw)
+
+    specs = [tf.TensorSpec(shape, dtype) for dtype, shape in layout(names).values()]
+    # Errors of our code stay as they are.
+    untouched = tf.autograph.experimental.do_not_convert(make)
+    return tf.function(untouched, [tf.TensorSpec([], tf.int64), *specs]).get_concrete_function()
 
 
 def read(

@@ -32,11 +32,11 @@ class Text:
     source: str = "text model"
 
     def __post_init__(self) -> None:
-        found = self._pieces.pad_id(), self._pieces.eos_id()
-        if found != (PAD_PIECE, END_PIECE):
+        padding, end = self._pieces.pad_id(), self._pieces.eos_id()
+        if (padding, end) != (PAD_PIECE, END_PIECE):
             raise ValueError(
-                f"{self.source}: padding is piece {found[0]} and the end of a caption piece "
-                f"{found[1]} (-1: none), but padding must be {PAD_PIECE} and the end {END_PIECE}, "
+                f"{self.source}: padding is piece {padding} and the end of a caption piece "
+                f"{end} (-1: none), but padding must be {PAD_PIECE} and the end {END_PIECE}, "
                 "as in the published models (the 32,000 pieces learned from C4); train another "
                 "with Text.train, or with --pad_id=0 --eos_id=1 --unk_id=2 --bos_id=-1"
             )
@@ -89,12 +89,11 @@ class Text:
         Raises:
             ValueError: no text at all, or fewer pieces than special ones and characters need.
         """
-        lines = sorted(
-            line for line in (" ".join(sentence.split()) for sentence in sentences) if line
-        )
+        stripped = (" ".join(sentence.split()) for sentence in sentences)
+        lines = sorted(line for line in stripped if line)
         if not lines:
             raise ValueError("no sentences to learn a text model from; give captions with words")
-        model = io.BytesIO()
+        model, longest = io.BytesIO(), max(len(line.encode()) for line in lines)
         try:
             sentencepiece.SentencePieceTrainer.train(
                 sentence_iterator=iter(lines),
@@ -107,9 +106,7 @@ class Text:
                 model_type="bpe",
                 hard_vocab_limit=False,
                 num_threads=1,
-                max_sentence_length=max(
-                    len(line.encode()) for line in lines
-                ),  # beyond it, lines are left out
+                max_sentence_length=longest,  # beyond it, lines are left out
                 minloglevel=3,
             )
         except RuntimeError as error:
@@ -151,9 +148,8 @@ class Text:
             raise ValueError(
                 f"encode({sentences!r}) takes a list of sentences; write encode([sentence])"
             )
-        return self._pieces.encode(
-            list(sentences), out_type=int
-        )  # one call: a call for each would be 90 times slower
+        # One call: a call for each would be 90 times slower.
+        return self._pieces.encode(list(sentences), out_type=int)
 
     def decode(self, pieces: Iterable[int]) -> str:
         """Text of piece ids up to the first padding or end piece; unknown pieces become " ⁇ ".
@@ -161,7 +157,7 @@ class Text:
         Raises:
             ValueError: a piece that the model does not have.
         """
-        kept = []
+        own = []
         for piece in map(int, pieces):
             if piece in (PAD_PIECE, END_PIECE):
                 break
@@ -170,8 +166,8 @@ class Text:
                     f"piece {piece} is none of the {self.size} pieces of {self.source}; wrong "
                     "model?"
                 )
-            kept.append(piece)
-        return self._pieces.decode(kept)
+            own.append(piece)
+        return self._pieces.decode(own)
 
     @cached_property
     def _pieces(self) -> sentencepiece.SentencePieceProcessor:

@@ -16,128 +16,7 @@ from pix2seq_jax.models.attention import Cache
 from pix2seq_jax.models.pix2seq import Pix2Seq
 from pix2seq_jax.vocab import PADDING
 
-NOTHING = -jnp.inf  # rank of a place that holds no sequence
-
-
-@struct.dataclass
-class Hypotheses:
-    """K sequences of each image, best first.
-
-    Attributes:
-        rank: f32[B,K], what they are ordered by; NOTHING for a place without a sequence.
-        tokens: i32[B,K,L], PADDING where not written.
-        scores: f32[B,K,L], probability of each token; 0 where not written.
-    """
-
-    rank: jnp.ndarray
-    tokens: jnp.ndarray
-    scores: jnp.ndarray
-
-    @classmethod
-    def none(cls, batch: int, count: int, length: int) -> "Hypotheses":
-        """Places for `count` sequences of `length` tokens per image."""
-        shape = (batch, count, length)
-        return cls(
-            jnp.full(shape[:2], NOTHING), jnp.full(shape, PADDING, jnp.int32), jnp.zeros(shape)
-        )
-
-
-@struct.dataclass
-class State:
-    """State of the loop.
-
-    Attributes:
-        count: i32[], response tokens written so far.
-        last: i32[B,K], the last token of each live sequence, which the model has not read yet.
-        live: sequences that have not ended; rank is the sum of their tokens' log probabilities. An
-            image without any is done.
-        ended: sequences that have ended, by log probability over length penalty.
-        cache: keys and values of prompt and live sequences, up to but without `last`.
-    """
-
-    count: jnp.ndarray
-    last: jnp.ndarray
-    live: Hypotheses
-    ended: Hypotheses
-    cache: Cache
-
-
-def penalty(length: jnp.ndarray | int, alpha: float) -> jnp.ndarray:
-    """((5 + length) / 6) ** alpha, what the log probability of a response of `length` tokens is
-    divided by."""
-    return ((5.0 + length) / 6.0) ** alpha
-
-
-def _take(tree: Any, order: jnp.ndarray) -> Any:
-    """Of every array [B,K,...] the entries order i32[B,K'] of each image: [B,K',...]."""
-    return jax.tree.map(lambda x: jax.vmap(lambda rows, index: rows[index])(x, order), tree)
-
-
-def _follow(cache: Cache, parent: jnp.ndarray) -> Cache:
-    """The cache whose row k of each image is the row parent[b, k] of before; parent i32[B,K]."""
-
-    def gather(x):  # [layers, B·K, ...]
-        rows = x.reshape(x.shape[0], *parent.shape, *x.shape[2:])
-        return jax.vmap(lambda r, index: r[:, index], in_axes=(1, 0), out_axes=1)(
-            rows, parent
-        ).reshape(x.shape)
-
-    return jax.tree.map(gather, cache)
-
-
-def _start(last: jnp.ndarray, length: int, cache: Cache) -> State:
-    """The state after the prompts, whose last tokens are i32[B,K], before a response of `length`
-    tokens."""
-    none = Hypotheses.none(*last.shape, length)
-    live = none.replace(
-        rank=none.rank.at[:, 0].set(0.0)
-    )  # all K rows are the prompt: one of them is enough
-    return State(jnp.zeros((), jnp.int32), last, live, none, cache)
-
-
-def _extend(
-    state: State,
-    logits: jnp.ndarray,
-    grammar: jnp.ndarray | None,
-    length_penalty: float,
-    eos_token: int,
-) -> State:
-    """Writes one more token: the best K of the K·V continuations of each image's live sequences.
-
-    Those that end go to the ended ones, the others live on: what ends leaves its place empty for
-    one turn only.
-
-    Args:
-        state: with a cache that has read `last`.
-        logits: f32[B,K,V], raw.
-        grammar: bool[period,V] of `grammar_table`, or None.
-        length_penalty, eos_token: as in `beam_search`.
-    """
-    (batch, beams, vocab_size), length, t = logits.shape, state.live.tokens.shape[-1], state.count
-    log_probs = jax.nn.log_softmax(logits)
-    ranks = state.live.rank[..., None] + log_probs
-    if grammar is not None:
-        ranks = jnp.where(grammar[t % len(grammar)][None, None], ranks, NOTHING)
-    rank, place = lax.top_k(ranks.reshape(batch, beams * vocab_size), beams)
-    parent, token = place // vocab_size, place % vocab_size
-    chosen = jnp.take_along_axis(log_probs.reshape(batch, -1), place, axis=-1)
-    live = _take(state.live, parent)
-    live = Hypotheses(
-        rank, live.tokens.at[:, :, t].set(token), live.scores.at[:, :, t].set(jnp.exp(chosen))
-    )
-
-    ends = (token == eos_token) | (t + 1 == length)  # what is cut at the last token counts too
-    new = live.replace(rank=jnp.where(ends, rank / penalty(t + 1, length_penalty), NOTHING))
-    both = jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), state.ended, new)
-    ended = _take(
-        both, lax.top_k(both.rank, beams)[1]
-    )  # of equal ones the first: no NOTHING displaces another
-    rank = jnp.where(ends, NOTHING, rank)
-    # Log probabilities only fall and the penalty is largest at the full length: no live sequence
-    # can get above this.
-    bound = jnp.max(rank, axis=1, keepdims=True) / penalty(length, length_penalty)
-    rank = jnp.where(bound > ended.rank[:, -1:], rank, NOTHING)
-    return State(t + 1, token, live.replace(rank=rank), ended, _follow(state.cache, parent))
+NOTHING = -jnp.inf  # rank of a row that holds no sequence
 
 
 def beam_search(
@@ -173,8 +52,8 @@ def beam_search(
             vocabulary.
 
     Returns:
-        Generated with tokens i32[B,K,L], best first, PADDING after the end, and scores f32[B,K,L],
-        the probability of each token, 0 after the end; L = max_len - P. Where the grammar allows
+        Generated with tokens i32[B,K,T], best first, PADDING after the end, and scores f32[B,K,T],
+        the probability of each token, 0 after the end; T = max_len - P. Where the grammar allows
         fewer than K responses the last rows are all PADDING with scores 0. No class_probs, no
         logits.
 
@@ -204,3 +83,135 @@ def beam_search(
         state,
     )
     return Generated(state.ended.tokens, state.ended.scores, None, None)
+
+
+@struct.dataclass
+class Hypotheses:
+    """K sequences of each image, best first, of at most T response tokens.
+
+    Attributes:
+        rank: f32[B,K], what they are ordered by; NOTHING for a row without a sequence.
+        tokens: i32[B,K,T], PADDING where not written.
+        scores: f32[B,K,T], probability of each token; 0 where not written.
+    """
+
+    rank: jnp.ndarray
+    tokens: jnp.ndarray
+    scores: jnp.ndarray
+
+    @classmethod
+    def none(cls, batch: int, count: int, length: int) -> "Hypotheses":
+        """Rows for `count` sequences of `length` tokens per image."""
+        shape, rank = (batch, count, length), jnp.full((batch, count), NOTHING)
+        return cls(rank, jnp.full(shape, PADDING, jnp.int32), jnp.zeros(shape))
+
+
+@struct.dataclass
+class State:
+    """State of the loop.
+
+    Attributes:
+        count: i32[], response tokens written so far.
+        last: i32[B,K], the last token of each live sequence, which the model has not read yet.
+        live: sequences that have not ended; rank is the sum of their tokens' log probabilities. An
+            image without any is done.
+        ended: sequences that have ended, by log probability over length penalty.
+        cache: keys and values of prompt and live sequences, up to but without `last`.
+    """
+
+    count: jnp.ndarray
+    last: jnp.ndarray
+    live: Hypotheses
+    ended: Hypotheses
+    cache: Cache
+
+
+def _start(last: jnp.ndarray, length: int, cache: Cache) -> State:
+    """The state after the prompts, whose last tokens are i32[B,K], before a response of `length`
+    tokens."""
+    none = Hypotheses.none(*last.shape, length)
+    # All K rows are the prompt: one of them is enough.
+    live = none.replace(rank=none.rank.at[:, 0].set(0.0))
+    return State(jnp.zeros((), jnp.int32), last, live, none, cache)
+
+
+def _extend(
+    state: State,
+    logits: jnp.ndarray,
+    grammar: jnp.ndarray | None,
+    length_penalty: float,
+    eos_token: int,
+) -> State:
+    """Writes one more token: the best K of the K·V continuations of each image's live sequences.
+
+    Those that end go to the ended ones, the others live on: what ends leaves its row empty for one
+    turn only.
+
+    Args:
+        state: with a cache that has read `last`.
+        logits: f32[B,K,V], raw.
+        grammar: bool[period,V] of `grammar_table`, or None.
+        length_penalty, eos_token: as in `beam_search`.
+    """
+    live, parent, token = _continuations(state, logits, grammar)
+    length, t = live.tokens.shape[-1], state.count
+    ends = (token == eos_token) | (t + 1 == length)  # what is cut at the last token counts too
+    new = live.replace(rank=jnp.where(ends, live.rank / penalty(t + 1, length_penalty), NOTHING))
+    ended = _best(state.ended, new)
+    rank = jnp.where(ends, NOTHING, live.rank)
+    # Log probabilities only fall and the penalty is largest at the full length: no live sequence
+    # can get above this.
+    bound = jnp.max(rank, axis=1, keepdims=True) / penalty(length, length_penalty)
+    rank = jnp.where(bound > ended.rank[:, -1:], rank, NOTHING)
+    return State(t + 1, token, live.replace(rank=rank), ended, _follow(state.cache, parent))
+
+
+def _continuations(
+    state: State, logits: jnp.ndarray, grammar: jnp.ndarray | None
+) -> tuple[Hypotheses, jnp.ndarray, jnp.ndarray]:
+    """The best K sequences that are one token longer, best first.
+
+    Returns:
+        The sequences, and i32[B,K] each: the row of the live sequence that each goes on from, and
+        its new token.
+    """
+    (batch, beams, vocab_size), t = logits.shape, state.count
+    log_probs = jax.nn.log_softmax(logits)
+    ranks = state.live.rank[..., None] + log_probs
+    if grammar is not None:
+        ranks = jnp.where(grammar[t % len(grammar)][None, None], ranks, NOTHING)
+    rank, index = lax.top_k(ranks.reshape(batch, beams * vocab_size), beams)  # of K·V
+    parent, token = index // vocab_size, index % vocab_size
+    score = jnp.exp(jnp.take_along_axis(log_probs.reshape(batch, -1), index, axis=-1))
+    before = _take(state.live, parent)
+    tokens, scores = before.tokens.at[:, :, t].set(token), before.scores.at[:, :, t].set(score)
+    return Hypotheses(rank, tokens, scores), parent, token
+
+
+def _best(old: Hypotheses, new: Hypotheses) -> Hypotheses:
+    """The best K of both; of equal ones the old, so that no NOTHING displaces another."""
+    both = jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), old, new)  # [B,2·K,...]
+    return _take(both, lax.top_k(both.rank, old.rank.shape[1])[1])
+
+
+def _take(tree: Any, order: jnp.ndarray) -> Any:
+    """Of every array [B,K,...] the entries order i32[B,K'] of each image: [B,K',...]."""
+    return jax.tree.map(lambda x: jax.vmap(lambda rows, index: rows[index])(x, order), tree)
+
+
+def penalty(length: jnp.ndarray | int, alpha: float) -> jnp.ndarray:
+    """((5 + length) / 6) ** alpha, what the log probability of a response of `length` tokens is
+    divided by."""
+    return ((5.0 + length) / 6.0) ** alpha
+
+
+def _follow(cache: Cache, parent: jnp.ndarray) -> Cache:
+    """The cache whose row k of each image is the row parent[b, k] of before; parent i32[B,K]."""
+
+    pick = jax.vmap(lambda rows, index: rows[:, index], in_axes=(1, 0), out_axes=1)
+
+    def gather(x):  # [layers,B·K,...]
+        rows = x.reshape(x.shape[0], *parent.shape, *x.shape[2:])  # [layers,B,K,...]
+        return pick(rows, parent).reshape(x.shape)
+
+    return jax.tree.map(gather, cache)

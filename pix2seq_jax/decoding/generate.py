@@ -12,7 +12,7 @@ from flax import linen as nn
 from flax import struct
 from jax import lax
 
-from pix2seq_jax.decoding.sampling import Beam, Greedy
+from pix2seq_jax.decoding.sampling import Beam, Greedy, Nucleus, TopK
 from pix2seq_jax.models.attention import Cache
 from pix2seq_jax.models.pix2seq import Pix2Seq
 from pix2seq_jax.vocab import PADDING
@@ -38,225 +38,22 @@ class Slots(NamedTuple):
 
 @struct.dataclass
 class Generated:
-    """What was decoded, for prompts [B, P] or [B, N, P]: K samples of L = max_len - P response
+    """What was decoded, for prompts [B,P] or [B,N,P]: K samples of T = max_len - P response
     tokens each.
 
     Attributes:
-        tokens: i32[B,(N,)K,L].
-        scores: f32[B,(N,)K,L], probability of each token under the model: softmax of the raw logits
+        tokens: i32[B,(N,)K,T].
+        scores: f32[B,(N,)K,T], probability of each token under the model: softmax of the raw logits
             over the whole vocabulary, before bias, grammar and sampler.
         class_probs: f32[B,(N,)K,M,C] for Slots with C tokens that meet M response positions, or
             None without slots.
-        logits: f32[B,(N,)K,L,V] raw logits, or None unless asked for.
+        logits: f32[B,(N,)K,T,V] raw logits, or None unless asked for.
     """
 
     tokens: jnp.ndarray
     scores: jnp.ndarray
     class_probs: jnp.ndarray | None
     logits: jnp.ndarray | None
-
-
-@struct.dataclass
-class State:
-    """State of the loop; R = N·K sequences per image, ordered by object, then sample.
-
-    Attributes:
-        count: i32[], response tokens drawn so far; the next one is written at this index.
-        last: i32[B,R], the token drawn last, which the model has not read yet.
-        ended: bool[B,R], sequences that drew the end token; only with stop_at_eos, else always
-            False.
-        cache: keys and values of prompt and response, up to but without `last`.
-        tokens, scores, class_probs, logits: results as in Generated, with R in place of (N,)K;
-            zeros where not written.
-    """
-
-    count: jnp.ndarray
-    last: jnp.ndarray
-    ended: jnp.ndarray
-    cache: Cache
-    tokens: jnp.ndarray
-    scores: jnp.ndarray
-    class_probs: jnp.ndarray | None
-    logits: jnp.ndarray | None
-
-    @property
-    def results(self) -> tuple[jnp.ndarray | None, ...]:
-        """The fields of Generated, in their order."""
-        return self.tokens, self.scores, self.class_probs, self.logits
-
-
-def grammar_table(allowed: tuple[Ranges, ...] | None, vocab_size: int) -> jnp.ndarray | None:
-    """bool[period, V], True for the tokens that may be drawn at response position t % period; None
-    for all tokens."""
-    if allowed is None:
-        return None
-    table = np.zeros((len(allowed), vocab_size), bool)
-    for row, ranges in zip(table, allowed, strict=True):
-        for start, stop in ranges:
-            if not 0 <= start < stop <= vocab_size:
-                raise ValueError(
-                    f"allowed range {(start, stop)} is not within the vocabulary 0..{vocab_size}"
-                )
-            row[start:stop] = True
-    if not table.any(axis=1).all():
-        raise ValueError(
-            f"allowed={allowed} leaves a response position without any token; give each a range"
-        )
-    return jnp.asarray(table)
-
-
-def _keys(rng: jax.Array | None, sampler: Any, batch: int) -> jax.Array:
-    """One key per image, so that what is drawn for an image does not depend on the others of its
-    batch."""
-    if rng is None:
-        if not isinstance(sampler, Greedy):
-            raise ValueError(
-                f"{sampler} draws at random: give rng, a jax.random.key or one key per image"
-            )
-        rng = jax.random.key(0)
-    if not jnp.issubdtype(rng.dtype, jax.dtypes.prng_key) or rng.shape not in ((), (batch,)):
-        raise ValueError(
-            f"rng is {rng.dtype}{list(rng.shape)}; give a jax.random.key, or {batch} keys, "
-            "one per image"
-        )
-    return rng if rng.shape else jax.vmap(jax.random.fold_in, (None, 0))(rng, jnp.arange(batch))
-
-
-def _draw(sampler: Any, logits: jnp.ndarray, keys: jax.Array) -> jnp.ndarray:
-    """Tokens i32[B,R] of logits f32[B,R,V] with a key per image."""
-    if isinstance(sampler, Greedy):
-        return sampler(logits)
-    if hasattr(
-        sampler, "filter"
-    ):  # not within vmap, which would run both branches of a filter's lax.cond
-        return jax.vmap(jax.random.categorical)(keys, sampler.filter(logits)).astype(jnp.int32)
-    return jax.vmap(sampler)(logits, keys).astype(jnp.int32)
-
-
-@dataclass(frozen=True)
-class _Writer:
-    """Draws tokens and writes the results: the options of `generate` that the loop needs.
-
-    Attributes:
-        keys: key[B].
-        grammar: bool[period, V], or None.
-        others: as in `generate`.
-    """
-
-    sampler: Any
-    keys: jax.Array
-    eos_bias: float | jnp.ndarray
-    grammar: jnp.ndarray | None
-    slots: Slots | None
-    stop_at_eos: bool
-    eos_token: int
-
-    def start(
-        self, last: jnp.ndarray, length: int, vocab_size: int, cache: Cache, return_logits: bool
-    ) -> State:
-        """The state after the prompts, whose last tokens are i32[B,R], before a response of
-        `length` tokens."""
-        slots, shape = self.slots, (*last.shape, length)
-        return State(
-            count=jnp.zeros((), jnp.int32),
-            last=last,
-            ended=jnp.zeros(last.shape, bool),
-            cache=cache,
-            tokens=jnp.zeros(shape, jnp.int32),
-            scores=jnp.zeros(shape, jnp.float32),
-            class_probs=None
-            if slots is None
-            else jnp.zeros((*last.shape, slots.count(length), slots.stop - slots.start)),
-            logits=jnp.zeros((*shape, vocab_size)) if return_logits else None,
-        )
-
-    def emit(self, state: State, logits: jnp.ndarray) -> State:
-        """Draws the next token of each sequence from its logits f32[B,R,V]."""
-        t, live = state.count, ~state.ended
-        choice = logits.at[..., self.eos_token].add(self.eos_bias)
-        if self.grammar is not None:
-            choice = jnp.where(self.grammar[t % len(self.grammar)][None, None], choice, FORBIDDEN)
-        token = _draw(self.sampler, choice, jax.vmap(jax.random.fold_in, (0, None))(self.keys, t))
-        token = jnp.where(live, token, PADDING)
-        logits, probs = logits * live[..., None], nn.softmax(logits) * live[..., None]
-        score = jnp.take_along_axis(probs, token[..., None], axis=-1)[..., 0]
-        class_probs = state.class_probs
-        if self.slots is not None:
-            start, stop, first, every = self.slots
-            # Every position writes to the slot that comes next, so what stays is what the slot's
-            # own position wrote.
-            slot = jnp.maximum(t - first + every - 1, 0) // every
-            class_probs = class_probs.at[:, :, slot].set(probs[..., start:stop], mode="drop")
-        return State(
-            count=t + 1,
-            last=token,
-            ended=state.ended | (token == self.eos_token) if self.stop_at_eos else state.ended,
-            cache=state.cache,
-            tokens=state.tokens.at[:, :, t].set(token),
-            scores=state.scores.at[:, :, t].set(score),
-            class_probs=class_probs,
-            logits=None if state.logits is None else state.logits.at[:, :, t].set(logits),
-        )
-
-
-def check_lengths(
-    model: Pix2Seq, memory: jnp.ndarray, prompt: jnp.ndarray, max_len: int, eos_token: int
-) -> None:
-    """Refuses shapes, lengths and an end token that do not fit, with a ValueError."""
-    if prompt.ndim not in (2, 3) or prompt.shape[0] != memory.shape[0]:
-        raise ValueError(
-            f"prompt{list(prompt.shape)} for memory{list(memory.shape)}: give i32[B,P] or "
-            "i32[B,N,P]"
-        )
-    if not prompt.shape[-1] < max_len <= model.max_seq_len:
-        raise ValueError(
-            f"max_len={max_len} counts prompt and response: it must be above the "
-            f"{prompt.shape[-1]} prompt tokens and at most model.max_seq_len={model.max_seq_len}; "
-            "decode fewer tokens or train a longer model"
-        )
-    if not 0 <= eos_token < model.vocab_size:
-        raise ValueError(
-            f"eos_token={eos_token} is not within the vocabulary 0..{model.vocab_size}"
-        )
-
-
-def _check_options(model: Pix2Seq, sampler: Any, num_samples: int, slots: Slots | None) -> None:
-    if isinstance(sampler, Beam):
-        raise ValueError(
-            f"{sampler} draws no tokens: call decoding.beam.beam_search, or give another sampler"
-        )
-    if num_samples < 1:
-        raise ValueError(f"num_samples={num_samples}; at least one sample is needed")
-    if slots and not (
-        0 <= slots.start < slots.stop <= model.vocab_size and slots.first >= 0 < slots.every
-    ):
-        raise ValueError(
-            f"slots={slots}: tokens must be within the vocabulary 0..{model.vocab_size}, "
-            "every at least 1"
-        )
-
-
-def _read_prompts(
-    model: Pix2Seq,
-    variables: Any,
-    prompts: jnp.ndarray,
-    cross_kv: Any,
-    length: int,
-    num_samples: int,
-) -> tuple[Cache, jnp.ndarray]:
-    """(cache with the prompts i32[B,N,P] and room for responses of `length` tokens, logits
-    f32[B,N·K,V] after them).
-
-    The samples of an object share its prompt, which is read once: else N·K·P queries look at the
-    image together.
-    """
-    cache = model.empty_cache(prompts.shape[0] * prompts.shape[1], prompts.shape[2])
-    logits, cache = model.apply(variables, prompts, cache, cross_kv, 0, method="step")
-    room = ((0, 0),) * 3 + ((0, length - 1), (0, 0))  # the last token is never read
-    cache = jax.tree.map(
-        lambda x: jnp.pad(jnp.repeat(x, num_samples, axis=1), room), cache
-    )  # [L, B·N·K, H, C, D/H]
-    return cache, jnp.repeat(logits, num_samples, axis=1)
 
 
 def generate(
@@ -288,7 +85,8 @@ def generate(
         sampler: of decoding.sampling, or any (logits f32[...,V], rng) -> i32[...]; sees logits
             after bias and grammar.
         num_samples: K, sequences drawn per prompt.
-        rng: a jax.random.key; or one per image, so that an image is decoded alike in any batch.
+        rng: a jax.random.key; or one per image, so that the result of an image does not depend on
+            its batch.
             Greedy needs none.
         eos_bias: added to the logit of eos_token, the end of a sequence; below zero sequences get
             longer.
@@ -304,12 +102,11 @@ def generate(
     Raises:
         ValueError: shapes, lengths, ranges or keys that do not fit.
     """
-    slots = slots and Slots(*slots)
     check_lengths(model, memory, prompt, max_len, eos_token)
-    _check_options(model, sampler, num_samples, slots)
+    slots = _check_options(model, sampler, num_samples, slots)
     keys, grammar = _keys(rng, sampler, memory.shape[0]), grammar_table(allowed, model.vocab_size)
     writer = _Writer(sampler, keys, eos_bias, grammar, slots, stop_at_eos, eos_token)
-    prompts = prompt.reshape(prompt.shape[0], -1, prompt.shape[-1])  # [B, N, P]
+    prompts = prompt.reshape(prompt.shape[0], -1, prompt.shape[-1])  # [B,N,P]
     prompt_len = prompts.shape[-1]
     length, cross_kv = max_len - prompt_len, model.apply(variables, memory, method="cross_kv")
 
@@ -318,13 +115,224 @@ def generate(
         return writer.emit(state.replace(cache=cache), logits)
 
     cache, logits = _read_prompts(model, variables, prompts, cross_kv, length, num_samples)
-    last = jnp.repeat(prompts[:, :, -1], num_samples, axis=1)  # [B, N·K]
+    last = jnp.repeat(prompts[:, :, -1], num_samples, axis=1)  # [B,N·K]
+    start = writer.start(last, length, model.vocab_size, cache, return_logits)
     state = lax.while_loop(
         lambda s: (s.count < length) & ~jnp.all(s.ended),
         lambda s: step(s, s.last[..., None], prompt_len + s.count - 1),
-        writer.emit(writer.start(last, length, model.vocab_size, cache, return_logits), logits),
+        writer.emit(start, logits),
     )
-    split = (*prompt.shape[:-1], num_samples)  # R -> (N,)K
-    return Generated(
-        *(None if x is None else x.reshape(*split, *x.shape[2:]) for x in state.results)
-    )
+    return state.results((*prompt.shape[:-1], num_samples))
+
+
+def check_lengths(
+    model: Pix2Seq, memory: jnp.ndarray, prompt: jnp.ndarray, max_len: int, eos_token: int
+) -> None:
+    """Refuses shapes, lengths and an end token that do not fit, with a ValueError."""
+    if prompt.ndim not in (2, 3) or prompt.shape[0] != memory.shape[0]:
+        raise ValueError(
+            f"prompt{list(prompt.shape)} for memory{list(memory.shape)}: give i32[B,P] or "
+            "i32[B,N,P]"
+        )
+    if not prompt.shape[-1] < max_len <= model.max_seq_len:
+        raise ValueError(
+            f"max_len={max_len} counts prompt and response: it must be above the "
+            f"{prompt.shape[-1]} prompt tokens and at most model.max_seq_len={model.max_seq_len}; "
+            "decode fewer tokens or train a longer model"
+        )
+    if not 0 <= eos_token < model.vocab_size:
+        raise ValueError(
+            f"eos_token={eos_token} is not within the vocabulary 0..{model.vocab_size}"
+        )
+
+
+def _check_options(
+    model: Pix2Seq, sampler: Any, num_samples: int, slots: tuple[int, int, int, int] | None
+) -> Slots | None:
+    """The class positions, if there are any; ValueError for options that do not fit."""
+    if isinstance(sampler, Beam):
+        raise ValueError(
+            f"{sampler} draws no tokens: call decoding.beam.beam_search, or give another sampler"
+        )
+    if num_samples < 1:
+        raise ValueError(f"num_samples={num_samples}; at least one sample is needed")
+    if slots is None:
+        return None
+    slots = Slots(*slots)
+    within = 0 <= slots.start < slots.stop <= model.vocab_size
+    if not within or slots.first < 0 or slots.every < 1:
+        raise ValueError(
+            f"slots={slots}: tokens must be within the vocabulary 0..{model.vocab_size}, "
+            "every at least 1"
+        )
+    return slots
+
+
+def _keys(rng: jax.Array | None, sampler: Any, batch: int) -> jax.Array:
+    """One key per image, so that what is drawn for an image does not depend on the others of its
+    batch."""
+    if rng is None:
+        if not isinstance(sampler, Greedy):
+            raise ValueError(
+                f"{sampler} draws at random: give rng, a jax.random.key or one key per image"
+            )
+        rng = jax.random.key(0)
+    if not jnp.issubdtype(rng.dtype, jax.dtypes.prng_key) or rng.shape not in ((), (batch,)):
+        raise ValueError(
+            f"rng is {rng.dtype}{list(rng.shape)}; give a jax.random.key, or {batch} keys, "
+            "one per image"
+        )
+    return rng if rng.shape else jax.vmap(jax.random.fold_in, (None, 0))(rng, jnp.arange(batch))
+
+
+def grammar_table(allowed: tuple[Ranges, ...] | None, vocab_size: int) -> jnp.ndarray | None:
+    """bool[period,V], True for the tokens that may be drawn at response position t % period; None
+    for all tokens."""
+    if allowed is None:
+        return None
+    table = np.zeros((len(allowed), vocab_size), bool)
+    for row, ranges in zip(table, allowed, strict=True):
+        for start, stop in ranges:
+            if not 0 <= start < stop <= vocab_size:
+                raise ValueError(
+                    f"allowed range {(start, stop)} is not within the vocabulary 0..{vocab_size}"
+                )
+            row[start:stop] = True
+    if not table.any(axis=1).all():
+        raise ValueError(
+            f"allowed={allowed} leaves a response position without any token; give each a range"
+        )
+    return jnp.asarray(table)
+
+
+def _read_prompts(
+    model: Pix2Seq,
+    variables: Any,
+    prompts: jnp.ndarray,
+    cross_kv: Any,
+    length: int,
+    num_samples: int,
+) -> tuple[Cache, jnp.ndarray]:
+    """(cache with the prompts i32[B,N,P] and room for responses of `length` tokens, logits
+    f32[B,N·K,V] after them).
+
+    The samples of an object share its prompt, which is read once: else N·K·P queries look at the
+    image together.
+    """
+    cache = model.empty_cache(prompts.shape[0] * prompts.shape[1], prompts.shape[2])
+    logits, cache = model.apply(variables, prompts, cache, cross_kv, 0, method="step")
+    room = ((0, 0),) * 3 + ((0, length - 1), (0, 0))  # the last token is never read
+    # [layers,B·N,H,P,D/H] -> [layers,B·N·K,H,P+length-1,D/H]
+    cache = jax.tree.map(lambda x: jnp.pad(jnp.repeat(x, num_samples, axis=1), room), cache)
+    return cache, jnp.repeat(logits, num_samples, axis=1)
+
+
+@struct.dataclass
+class State:
+    """State of the loop over B images with N·K sequences each, ordered by object, then sample.
+
+    Attributes:
+        count: i32[], response tokens drawn so far; the next one is written at this index.
+        last: i32[B,N·K], the token drawn last, which the model has not read yet.
+        ended: bool[B,N·K], sequences that drew the end token; only with stop_at_eos, else always
+            False.
+        cache: keys and values of prompt and response, up to but without `last`.
+        tokens, scores, class_probs, logits: as in Generated, with the axis N·K instead of (N,)K;
+            zeros where not written.
+    """
+
+    count: jnp.ndarray
+    last: jnp.ndarray
+    ended: jnp.ndarray
+    cache: Cache
+    tokens: jnp.ndarray
+    scores: jnp.ndarray
+    class_probs: jnp.ndarray | None
+    logits: jnp.ndarray | None
+
+    def results(self, shape: tuple[int, ...]) -> Generated:
+        """What was decoded, with the axes `shape` = B,(N,)K instead of B,N·K."""
+        arrays = self.tokens, self.scores, self.class_probs, self.logits
+        return Generated(*(None if x is None else x.reshape(*shape, *x.shape[2:]) for x in arrays))
+
+
+@dataclass(frozen=True)
+class _Writer:
+    """Draws tokens and writes the results: the options of `generate` that the loop needs.
+
+    Attributes:
+        keys: key[B].
+        grammar: bool[period,V], or None.
+        others: as in `generate`.
+    """
+
+    sampler: Any
+    keys: jax.Array
+    eos_bias: float | jnp.ndarray
+    grammar: jnp.ndarray | None
+    slots: Slots | None
+    stop_at_eos: bool
+    eos_token: int
+
+    def start(
+        self, last: jnp.ndarray, length: int, vocab_size: int, cache: Cache, return_logits: bool
+    ) -> State:
+        """The state after the prompts, whose last tokens are i32[B,N·K], before a response of
+        `length` tokens."""
+        slots, shape, class_probs = self.slots, (*last.shape, length), None
+        if slots is not None:
+            shape_of_classes = slots.count(length), slots.stop - slots.start
+            class_probs = jnp.zeros((*last.shape, *shape_of_classes))
+        return State(
+            count=jnp.zeros((), jnp.int32),
+            last=last,
+            ended=jnp.zeros(last.shape, bool),
+            cache=cache,
+            tokens=jnp.zeros(shape, jnp.int32),
+            scores=jnp.zeros(shape, jnp.float32),
+            class_probs=class_probs,
+            logits=jnp.zeros((*shape, vocab_size)) if return_logits else None,
+        )
+
+    def emit(self, state: State, logits: jnp.ndarray) -> State:
+        """Draws the next token of each sequence from its logits f32[B,N·K,V]."""
+        t, live = state.count, ~state.ended
+        choice = logits.at[..., self.eos_token].add(self.eos_bias)
+        if self.grammar is not None:
+            choice = jnp.where(self.grammar[t % len(self.grammar)][None, None], choice, FORBIDDEN)
+        token = _draw(self.sampler, choice, jax.vmap(jax.random.fold_in, (0, None))(self.keys, t))
+        token = jnp.where(live, token, PADDING)
+        logits, probs = logits * live[..., None], nn.softmax(logits) * live[..., None]
+        score = jnp.take_along_axis(probs, token[..., None], axis=-1)[..., 0]
+        return State(
+            count=t + 1,
+            last=token,
+            ended=state.ended | (token == self.eos_token) if self.stop_at_eos else state.ended,
+            cache=state.cache,
+            tokens=state.tokens.at[:, :, t].set(token),
+            scores=state.scores.at[:, :, t].set(score),
+            class_probs=self._write_classes(state.class_probs, t, probs),
+            logits=None if state.logits is None else state.logits.at[:, :, t].set(logits),
+        )
+
+    def _write_classes(
+        self, class_probs: jnp.ndarray | None, t: jnp.ndarray, probs: jnp.ndarray
+    ) -> jnp.ndarray | None:
+        """Writes the class probabilities of position t, if they are asked for."""
+        if self.slots is None:
+            return None
+        start, stop, first, every = self.slots
+        # Every position writes to the slot that comes next, so what stays is what the slot's own
+        # position wrote.
+        slot = jnp.maximum(t - first + every - 1, 0) // every
+        return class_probs.at[:, :, slot].set(probs[..., start:stop], mode="drop")
+
+
+def _draw(sampler: Any, logits: jnp.ndarray, keys: jax.Array) -> jnp.ndarray:
+    """Tokens i32[B,N·K] of logits f32[B,N·K,V] with a key per image."""
+    if isinstance(sampler, Greedy):
+        return sampler(logits)
+    if isinstance(sampler, TopK | Nucleus):
+        # The filter is not within vmap, which would run both branches of its lax.cond.
+        return jax.vmap(jax.random.categorical)(keys, sampler.filter(logits)).astype(jnp.int32)
+    return jax.vmap(sampler)(logits, keys).astype(jnp.int32)

@@ -55,8 +55,8 @@ class TopK:
     def filter(self, logits: jnp.ndarray) -> jnp.ndarray:
         """Logits f32[...,V] divided by the temperature, MASKED outside the kept set."""
         logits = logits / self.temperature
-        kept, _ = jax.lax.top_k(logits, min(self.k, logits.shape[-1]))
-        return jnp.where(logits < kept[..., -1:], MASKED, logits)
+        largest, _ = jax.lax.top_k(logits, min(self.k, logits.shape[-1]))
+        return jnp.where(logits < largest[..., -1:], MASKED, logits)
 
     def __call__(self, logits: jnp.ndarray, rng: jax.Array) -> jnp.ndarray:
         """Logits f32[...,V] -> tokens i32[...]."""
@@ -95,21 +95,20 @@ class Nucleus:
             return logits
         normaliser = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
 
-        def smallest_kept(
-            ordered,
-        ):  # f32[...,K] descending -> (f32[...,1], whether p is crossed within all rows)
+        def smallest_kept(ordered):
+            """Logits f32[...,K] in descending order -> (the smallest that stays f32[...,1], whether
+            p is crossed in all rows)."""
             cumulative = jnp.cumsum(jnp.exp(ordered - normaliser), axis=-1)
-            if self.rule == "standard":  # what the tokens before hold must be less than p
-                keep = (
-                    jnp.pad(cumulative[..., :-1], [(0, 0)] * (ordered.ndim - 1) + [(1, 0)]) < self.p
-                )
+            if self.rule == "standard":  # the tokens before must hold less than p
+                first = [(0, 0)] * (ordered.ndim - 1) + [(1, 0)]
+                keep = jnp.pad(cumulative[..., :-1], first) < self.p
             else:
                 keep = (cumulative <= self.p).at[..., 0].set(True)
             smallest = jnp.min(jnp.where(keep, ordered, jnp.inf), axis=-1, keepdims=True)
             return smallest, jnp.all(cumulative[..., -1] > self.p)
 
-        # Sorting the whole vocabulary at every token is slow; the head of the order decides unless
-        # the model is unsure.
+        # Sorting the whole vocabulary at every token is slow. The likeliest tokens are enough,
+        # unless the model is unsure.
         head, _ = jax.lax.top_k(logits, min(HEAD, logits.shape[-1]))
         smallest, crossed = smallest_kept(head)
         if logits.shape[-1] > HEAD:
@@ -127,7 +126,7 @@ class Nucleus:
 
 @dataclass(frozen=True)
 class Beam:
-    """No sampler but the settings of `decoding.beam.beam_search`, which has no randomness.
+    """Not a sampler, but the settings of `decoding.beam.beam_search`, which has no randomness.
 
     Attributes:
         size: sequences kept, at least 1; 1 gives what Greedy gives.
@@ -157,9 +156,8 @@ def from_string(text: str) -> Sampler | Beam:
     Raises:
         ValueError: unknown sampler, unknown or repeated argument, or an argument out of range.
     """
-    forms = ", ".join(
-        f"{name}({', '.join(field.name for field in fields(s))})" for name, s in SAMPLERS.items()
-    )
+    arguments = {name: [field.name for field in fields(s)] for name, s in SAMPLERS.items()}
+    forms = ", ".join(f"{name}({', '.join(names)})" for name, names in arguments.items())
     try:
         call = ast.parse(text.strip(), mode="eval").body
         if isinstance(call, ast.Name):

@@ -120,7 +120,8 @@ class Predictor:
     def __call__(
         self, images: Any, tasks: Sequence[str] | None = None, *, threshold: float = 0.3
     ) -> list[Prediction]:
-        """Predicts for images.
+        """Predicts for images. What is drawn for an image depends on its position among them, and
+        on nothing else of the others.
 
         Args:
             images: a list of images, or a single one: the path of a file, pixels u8[H,W,3] or

@@ -13,6 +13,7 @@ from typing import Any
 
 import ml_collections
 
+from pix2seq_jax.config.fill import fill
 from pix2seq_jax.data.coco.classes import UNNAMED
 from pix2seq_jax.data.text import Text
 from pix2seq_jax.evaluation import HOST_TASKS, make_host_tasks
@@ -32,7 +33,7 @@ def resolve(
 
     A vocab.size, vocab.coord_shift or vocab.text_shift of 0 means as small as the data allow.
     """
-    config = ml_collections.ConfigDict(config.to_dict())
+    config = fill(config)
     vocab, data = config.vocab, config.data
     boxed = [source for name, source in opened.items() if HOST_TASKS[name].has_classes]
     names = tuple(boxed[0].category_names) if boxed else ()

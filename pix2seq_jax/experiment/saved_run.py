@@ -12,6 +12,7 @@ import ml_collections
 from pix2seq_jax.config import ranges
 from pix2seq_jax.data.text import Text
 from pix2seq_jax.evaluation import HOST_TASKS
+from pix2seq_jax.experiment import earlier
 from pix2seq_jax.experiment.logs import log
 from pix2seq_jax.experiment.resolve import check_classes
 from pix2seq_jax.experiment.workdir import CHECKPOINTS, CONFIG_FILE, check_local, read_json
@@ -19,13 +20,14 @@ from pix2seq_jax.models.pix2seq import Pix2Seq
 from pix2seq_jax.tasks import TASKS
 from pix2seq_jax.training import checkpoint
 from pix2seq_jax.training import state as train_state
+from pix2seq_jax.training.files import write_whole
 
 TEXT_FILE = "text.model"  # of a workdir with captions
 
 # Of the model: how it is computed and regularised, not what its weights are. These may change on a
 # resume.
 FREE_OF_MODEL = (
-    "frozen_bn",
+    "backbone.frozen_bn",
     "dtype",
     "remat",
     "attention_init",
@@ -43,6 +45,8 @@ EARLIER = {
         "skeleton": (),
         "flip_pairs": (),
         "label_ids": (),
+        "size": 0,
+        "slots": 0,
         "bad_images": "replace",
         "bad_annotations": "error",
         "missing_images": "error",
@@ -66,6 +70,8 @@ def load_config(workdir: str | Path) -> ml_collections.ConfigDict:
             "fix --workdir"
         )
     content = read_json(path)
+    if isinstance(content.get("model"), dict):
+        content["model"] = earlier.upgrade_model(content["model"])
     for section, values in EARLIER.items():
         _set_defaults(content.get(section) if section else content, values, section)
     sections = content.get("tasks")
@@ -98,11 +104,7 @@ def save_config(workdir: str | Path, config: ml_collections.ConfigDict) -> None:
     """Process 0 writes config.json as a whole, so that a stop in between leaves the old one."""
     if jax.process_index():
         return
-    path = Path(workdir) / CONFIG_FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(config.to_json(indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_whole(Path(workdir) / CONFIG_FILE, config.to_json(indent=2) + "\n")
 
 
 def meta(config: ml_collections.ConfigDict, text: Text | None) -> dict[str, Any]:
@@ -154,7 +156,9 @@ def adopt(
         for field in HOST_TASKS[name].from_data:
             config.tasks[name][field] = given.tasks[name][field] or saved.tasks[name][field]
     config.vocab = saved.vocab
-    config.model = saved.model.to_dict() | {name: given.model[name] for name in FREE_OF_MODEL}
+    config.model = saved.model.to_dict()
+    free = {name: value for name, value in _leaves(given).items() if name in FREE_OF_MODEL}
+    config.model.update_from_flattened_dict(free)
     names = ("keypoint_names", "keypoint_categories", "skeleton", "category_names", "category_ids")
     for name in (*names, "label_ids"):
         config.data[name] = tuple(saved.data[name])
@@ -166,14 +170,19 @@ def adopt(
 def _check_same_model(saved: ml_collections.ConfigDict, given: ml_collections.ConfigDict) -> None:
     """Raises ValueError where a given config asks for another architecture."""
     free = ("vocab_size", "max_seq_len", *FREE_OF_MODEL)  # the first two follow from the data
-    theirs = json.loads(saved.model.to_json())
-    for name, value in json.loads(given.model.to_json()).items():
+    theirs = _leaves(saved)
+    for name, value in _leaves(given).items():
         if name not in free and theirs.get(name) != value:
             raise ValueError(
-                f"the checkpoint was trained with config.model.{name}={saved.model.get(name)!r}, "
+                f"the checkpoint was trained with config.model.{name}={theirs.get(name)!r}, "
                 f"not {value!r}; evaluate it with the config that it was trained with "
                 "(--config=configs/workdir.py:WORKDIR)"
             )
+
+
+def _leaves(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """The fields of the model by dotted name, as JSON has them."""
+    return dict(ranges.leaves(json.loads(config.model.to_json())))
 
 
 def load_variables(

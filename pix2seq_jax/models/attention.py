@@ -1,5 +1,9 @@
-"""Multi-head attention with the heads-first layout [B, H, T, D/H], and the key-value cache of the
-decoder."""
+"""Multi-head attention with the heads-first layout [B,H,T,D/H], and the key-value cache of the
+decoder.
+
+Axes: B images, N sequences per image, T tokens that ask, S tokens that are attended to, H heads, D
+width, L layers.
+"""
 
 from flax import linen as nn
 from flax import struct
@@ -19,14 +23,14 @@ def attend(
     """Softmax attention; scores and softmax are float32.
 
     Args:
-        query: [B, H, T, D/H].
-        key: [B, H, S, D/H].
-        value: [B, H, S, D/H].
-        mask: bool[T, S], True where a query may look; None for everywhere.
-        dropout: function applied to the weights f32[B, H, T, S], or None.
+        query: [B,H,T,D/H].
+        key: [B,H,S,D/H].
+        value: [B,H,S,D/H].
+        mask: bool[T,S], True where a query may look; None for everywhere.
+        dropout: function applied to the weights f32[B,H,T,S], or None.
 
     Returns:
-        [B, H, T, D/H] in the dtype of `value`.
+        [B,H,T,D/H] in the dtype of `value`.
     """
     scores = jnp.einsum("bhtk,bhsk->bhts", query, key, preferred_element_type=jnp.float32)
     scores = scores * query.shape[-1] ** -0.5
@@ -39,7 +43,7 @@ def attend(
 
 
 class ToHeads(nn.Module):
-    """Projects [B, T, D] to queries, keys or values [B, H, T, D/H]."""
+    """Projects [B,T,D] to queries, keys or values [B,H,T,D/H]."""
 
     stack: Stack
 
@@ -53,16 +57,13 @@ class ToHeads(nn.Module):
         init = nn.with_logical_partitioning(ZEROS, ("heads", "head_dim"))
         bias = self.param("bias", init, (heads, size))
         dtype = jnp.dtype(self.stack.dtype)
-        h = matmul(x.astype(dtype), kernel.astype(dtype).reshape(-1, heads * size)).reshape(
-            *x.shape[:2], heads, size
-        )
-        return (h + bias.astype(dtype)[None, None]).swapaxes(
-            1, 2
-        )  # [B, T, H, D/H] -> [B, H, T, D/H]
+        h = matmul(x.astype(dtype), kernel.astype(dtype).reshape(-1, heads * size))
+        h = h.reshape(*x.shape[:2], heads, size) + bias.astype(dtype)[None, None]
+        return h.swapaxes(1, 2)  # [B,T,H,D/H] -> [B,H,T,D/H]
 
 
 class FromHeads(nn.Module):
-    """Projects attended values [B, H, T, D/H] back to [B, T, D]."""
+    """Projects attended values [B,H,T,D/H] back to [B,T,D]."""
 
     stack: Stack
 
@@ -77,15 +78,13 @@ class FromHeads(nn.Module):
         bias = self.param("bias", init, (self.stack.dim,))
         dtype = jnp.dtype(self.stack.dtype)
         x = x.astype(dtype).swapaxes(1, 2).reshape(batch, length, heads * size)
-        return (
-            matmul(x, kernel.astype(dtype).reshape(heads * size, -1))
-            + bias.astype(dtype)[None, None]
-        )
+        h = matmul(x, kernel.astype(dtype).reshape(heads * size, -1))
+        return h + bias.astype(dtype)[None, None]
 
 
 class CrossKeyValue(nn.Module):
-    """Cross-attention keys and values of all layers at once: memory [B, S, D] -> two of [L, B, H,
-    S, D/H].
+    """Cross-attention keys and values of all layers at once: memory [B,S,D] -> two arrays
+    [L,B,H,S,D/H].
 
     They depend on the image only, so decoding computes them once; the parameters are those of the
     decoder layers, stacked on a leading axis.
@@ -95,27 +94,21 @@ class CrossKeyValue(nn.Module):
 
     @nn.compact
     def __call__(self, memory: jnp.ndarray) -> tuple[jnp.ndarray, jnp.ndarray]:
-        layers, heads, size = (
-            self.stack.layers,
-            self.stack.heads,
-            self.stack.dim // self.stack.heads,
-        )
-        kernel_init = self.stack.kernel_init((1,), (2, 3), (0,))
+        layers, heads = self.stack.layers, self.stack.heads
+        size = self.stack.dim // heads
         kernel_init = nn.with_logical_partitioning(
-            kernel_init, ("layers", "embed", "heads", "head_dim")
+            self.stack.kernel_init((1,), (2, 3), (0,)), ("layers", "embed", "heads", "head_dim")
         )
         bias_init = nn.with_logical_partitioning(ZEROS, ("layers", "heads", "head_dim"))
         dtype = jnp.dtype(self.stack.dtype)
         memory = memory.astype(dtype)
 
         def project(name: str) -> jnp.ndarray:
-            kernel = self.param(
-                f"{name}_kernel", kernel_init, (layers, memory.shape[-1], heads, size)
-            )
+            shape = (layers, memory.shape[-1], heads, size)
+            kernel = self.param(f"{name}_kernel", kernel_init, shape)
             bias = self.param(f"{name}_bias", bias_init, (layers, heads, size))
-            kernel = jnp.moveaxis(kernel.astype(dtype), 0, 1).reshape(
-                memory.shape[-1], -1
-            )  # [D, L·H·D/H]
+            kernel = jnp.moveaxis(kernel.astype(dtype), 0, 1)  # [D,L,H,D/H]
+            kernel = kernel.reshape(memory.shape[-1], -1)  # [D,L·H·D/H]
             h = matmul(memory, kernel).reshape(*memory.shape[:2], layers, heads, size)
             return jnp.transpose(h, (2, 0, 3, 1, 4)) + bias.astype(dtype)[:, None, :, None]
 
@@ -127,8 +120,7 @@ class Cache:
     """Self-attention keys and values of the tokens decoded so far.
 
     Attributes:
-        key: [L, B·R, H, C, D/H] for L layers, B images with R sequences each, and room for C
-            tokens.
+        key: [L,B·N,H,C,D/H] with room for C tokens.
         value: same shape.
     """
 
@@ -137,14 +129,14 @@ class Cache:
 
     @classmethod
     def create(cls, stack: Stack, rows: int, length: int) -> "Cache":
-        """An empty cache for `rows` = B·R sequences of at most `length` tokens."""
+        """An empty cache for `rows` = B·N sequences of at most `length` tokens."""
         shape = (stack.layers, rows, stack.heads, length, stack.dim // stack.heads)
         return cls(jnp.zeros(shape, stack.dtype), jnp.zeros(shape, stack.dtype))
 
     def write(
         self, layer: jnp.ndarray, index: jnp.ndarray, key: jnp.ndarray, value: jnp.ndarray
     ) -> "Cache":
-        """Puts [B·R, H, T, D/H] of one layer at positions index..index+T."""
+        """Puts [B·N,H,T,D/H] of one layer at positions index..index+T."""
         start = (layer, 0, 0, index, 0)
         return Cache(
             lax.dynamic_update_slice(self.key, key[None], start),
@@ -152,7 +144,7 @@ class Cache:
         )
 
     def read(self, layer: jnp.ndarray) -> tuple[jnp.ndarray, jnp.ndarray]:
-        """Keys and values [B·R, H, C, D/H] of one layer."""
+        """Keys and values [B·N,H,C,D/H] of one layer."""
         return (
             lax.dynamic_index_in_dim(self.key, layer, keepdims=False),
             lax.dynamic_index_in_dim(self.value, layer, keepdims=False),
@@ -160,7 +152,7 @@ class Cache:
 
 
 class SelfAttention(nn.Module):
-    """Attention of a sequence [B, T, D] to itself, or, decoding, to the cached tokens before it and
+    """Attention of a sequence [B,T,D] to itself, or, decoding, to the cached tokens before it and
     to itself."""
 
     stack: Stack
@@ -175,28 +167,25 @@ class SelfAttention(nn.Module):
         layer: jnp.ndarray | int = 0,
         index: jnp.ndarray | int = 0,
     ) -> tuple[jnp.ndarray, Cache | None]:
-        query, key, value = (
-            ToHeads(self.stack, name=name)(x) for name in ("query", "key", "value")
-        )
+        query = ToHeads(self.stack, name="query")(x)
+        key = ToHeads(self.stack, name="key")(x)
+        value = ToHeads(self.stack, name="value")(x)
         if cache is not None:
             cache = cache.write(layer, index, key, value)
             key, value = cache.read(layer)
         mask = None
         if self.causal:
-            mask = (
-                jnp.arange(key.shape[2])[None, :] <= (index + jnp.arange(query.shape[2]))[:, None]
-            )
-        h = attend(
-            query, key, value, mask, nn.Dropout(self.stack.drop_att, deterministic=not self.train)
-        )
+            positions = index + jnp.arange(query.shape[2])
+            mask = jnp.arange(key.shape[2])[None, :] <= positions[:, None]
+        dropout = nn.Dropout(self.stack.drop_att, deterministic=not self.train)
+        h = attend(query, key, value, mask, dropout)
         return FromHeads(self.stack, name="out")(h), cache
 
 
 class CrossAttention(nn.Module):
-    """Attention of R sequences per image [B, R, T, D] to that image's keys and values [B, H, S,
-    D/H].
+    """Attention of N sequences per image [B,N,T,D] to that image's keys and values [B,H,S,D/H].
 
-    There is no mask between queries, so R·T is one query axis and the image's keys are never
+    There is no mask between queries, so N·T is one query axis and the image's keys are never
     repeated.
     """
 
@@ -205,11 +194,8 @@ class CrossAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x: jnp.ndarray, key: jnp.ndarray, value: jnp.ndarray) -> jnp.ndarray:
-        batch, rows, length, dim = x.shape
-        query = ToHeads(self.stack, name="query")(
-            x.reshape(batch, rows * length, dim)
-        )  # [B, H, R·T, D/H]
-        h = attend(
-            query, key, value, dropout=nn.Dropout(self.stack.drop_att, deterministic=not self.train)
-        )
-        return FromHeads(self.stack, name="out")(h).reshape(batch, rows, length, dim)
+        flat = x.reshape(x.shape[0], -1, x.shape[-1])  # [B,N·T,D]
+        query = ToHeads(self.stack, name="query")(flat)  # [B,H,N·T,D/H]
+        dropout = nn.Dropout(self.stack.drop_att, deterministic=not self.train)
+        h = attend(query, key, value, dropout=dropout)
+        return FromHeads(self.stack, name="out")(h).reshape(x.shape)

@@ -19,7 +19,7 @@ from pix2seq_jax.models.positions import sequence_positions
 
 
 class DecoderLayer(nn.Module):
-    """Pre-norm layer on [B, R, T, D]: causal self-attention, attention to the image, MLP; a body of
+    """Pre-norm layer on [B,N,T,D]: causal self-attention, attention to the image, MLP; a body of
     `scan_layers`."""
 
     stack: Stack
@@ -48,7 +48,7 @@ class DecoderLayer(nn.Module):
 
 
 class DecoderLayers(nn.Module):
-    """All layers and the final LayerNorm: [B, R, T, D] -> same, and the cache when there is one."""
+    """All layers and the final LayerNorm: [B,N,T,D] -> same, and the cache when there is one."""
 
     stack: Stack
 
@@ -61,22 +61,20 @@ class DecoderLayers(nn.Module):
         index: jnp.ndarray | int,
         train: bool,
     ) -> tuple[jnp.ndarray, Cache | None]:
-        # Unrolled, the slices of the stacked parameters are constants of the decoding loop, not
-        # copies in every turn.
-        layers = scan_layers(
-            DecoderLayer, self.stack, (0, 0, 0, nn.broadcast), unroll=cache is not None
-        )
+        # In decoding the layers are unrolled: the slices of the stacked parameters are then
+        # constants of the loop over tokens, not copies in every turn.
+        decoding = cache is not None
+        layers = scan_layers(DecoderLayer, self.stack, (0, 0, 0, nn.broadcast), unroll=decoding)
         numbers, index = jnp.arange(self.stack.layers), jnp.asarray(index, jnp.int32)
-        (x, cache), _ = layers(self.stack, train, name="layers")(
-            (x, cache), numbers, *cross_kv, index
-        )
+        run = layers(self.stack, train, name="layers")
+        (x, cache), _ = run((x, cache), numbers, *cross_kv, index)
         return layer_norm(self.stack.dtype, "norm")(x), cache
 
 
 class Decoder(nn.Module):
     """Token embedding, positions, layers, and logits by the (shared) embedding.
 
-    Sequences are [B, R, T]: R sequences of each of B images, which share that image's keys and
+    Sequences are [B,N,T]: N sequences of each of B images, which share that image's keys and
     values.
     """
 
@@ -91,9 +89,9 @@ class Decoder(nn.Module):
         init = nn.with_logical_partitioning(EMBEDDING_INIT, ("vocab", "embed"))
         shape = (self.vocab_size, self.stack.dim)
         self.embedding = self.param("embedding", init, shape)
-        self.output_embedding = (
-            self.embedding if self.shared_embedding else self.param("output_embedding", init, shape)
-        )
+        self.output_embedding = self.embedding
+        if not self.shared_embedding:
+            self.output_embedding = self.param("output_embedding", init, shape)
         if self.output_bias:
             init = nn.with_logical_partitioning(EMBEDDING_INIT, ("vocab",))
             self.bias = self.param("output_bias", init, (self.vocab_size,))
@@ -104,7 +102,7 @@ class Decoder(nn.Module):
         self.body = DecoderLayers(self.stack)
 
     def cross_kv(self, memory: jnp.ndarray) -> tuple[jnp.ndarray, jnp.ndarray]:
-        """Memory [B, S, D] -> keys and values of every layer, each [L, B, H, S, D/H]."""
+        """Memory [B,S,D] -> keys and values of every layer, each [L,B,H,S,D/H]."""
         return self.cross(memory)
 
     def hidden(
@@ -115,7 +113,7 @@ class Decoder(nn.Module):
         index: jnp.ndarray | int = 0,
         train: bool = False,
     ) -> tuple[jnp.ndarray, Cache | None]:
-        """Tokens i32[B, R, T] at positions index..index+T -> [B, R, T, D] and the cache with them
+        """Tokens i32[B,N,T] at positions index..index+T -> [B,N,T,D] and the cache with them
         written."""
         length, dtype = tokens.shape[-1], jnp.dtype(self.stack.dtype)
         if length > self.max_seq_len:
@@ -123,15 +121,14 @@ class Decoder(nn.Module):
                 f"a sequence of {length} tokens does not fit model.max_seq_len={self.max_seq_len}; "
                 "raise model.max_seq_len (and train with it) or use fewer objects"
             )
-        positions = lax.dynamic_slice_in_dim(self.positions, index, length)  # [T, D]
+        positions = lax.dynamic_slice_in_dim(self.positions, index, length)  # [T,D]
         x = (jnp.take(self.embedding, tokens, axis=0) + positions[None, None]).astype(dtype)
         return self.body(x, cross_kv, cache, index, train)
 
     def logits(self, hidden: jnp.ndarray) -> jnp.ndarray:
-        """[..., D] -> f32[..., V]."""
-        logits = matmul(
-            hidden, self.output_embedding.astype(hidden.dtype).T, preferred_element_type=jnp.float32
-        )
+        """[...,D] -> f32[...,V]."""
+        kernel = self.output_embedding.astype(hidden.dtype).T
+        logits = matmul(hidden, kernel, preferred_element_type=jnp.float32)
         if not self.output_bias:
             return logits
         return logits + jnp.expand_dims(self.bias, tuple(range(hidden.ndim - 1)))

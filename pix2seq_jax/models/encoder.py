@@ -1,5 +1,5 @@
-"""Image encoder: a stem that makes tokens, positions, transformer layers; and the projection to the
-decoder's width."""
+"""The image encoder on top of a backbone's tokens (positions and transformer layers), and the
+projection to the decoder's width."""
 
 from flax import linen as nn
 from jax import numpy as jnp
@@ -20,7 +20,7 @@ PROJECTIONS = ("mlp", "linear", "linear_p")
 
 
 class EncoderLayer(nn.Module):
-    """Pre-norm transformer layer on [B, S, D]; a body of `scan_layers`."""
+    """Pre-norm transformer layer on [B,S,D]; a body of `scan_layers`."""
 
     stack: Stack
     train: bool
@@ -34,8 +34,8 @@ class EncoderLayer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Tokens of the stem [B, rows·columns, C] -> encoded image [B, S, D]; S counts the class token,
-    if there is one."""
+    """Tokens of the backbone [B,rows·columns,D] -> encoded image [B,S,D]; S counts the class
+    token, if there is one."""
 
     stack: Stack
     grid: tuple[int, int]
@@ -51,15 +51,14 @@ class Encoder(nn.Module):
         if self.use_cls_token:
             init = nn.with_logical_partitioning(EMBEDDING_INIT, (None, "embed"))
             cls = self.param("cls_token", init, (1, self.stack.dim)).astype(dtype)
-            x = jnp.concatenate(
-                [jnp.broadcast_to(cls[None], (x.shape[0], 1, self.stack.dim)), x], axis=1
-            )
+            cls = jnp.broadcast_to(cls[None], (x.shape[0], 1, self.stack.dim))
+            x = jnp.concatenate([cls, x], axis=1)  # [B,1+rows·columns,D]
         x, _ = scan_layers(EncoderLayer, self.stack, ())(self.stack, train, name="layers")(x)
         return layer_norm(self.stack.dtype, "norm")(x)
 
 
 class Projection(nn.Module):
-    """Encoded image [B, S, D_enc] -> memory [B, S, D_dec] that the decoder attends to.
+    """Encoded image [B,S,D_enc] -> memory [B,S,D_dec] that the decoder attends to.
 
     Dense and LayerNorm; then, unless `mode` is 'linear', 2-D positions; then, if it is 'mlp', one
     MLP block.
@@ -78,7 +77,7 @@ class Projection(nn.Module):
         if self.mode == "linear":
             return x
         positions = grid_positions(self, self.pos_encoding, *self.grid, self.stack.dim)
-        if self.use_cls_token:  # it has no place in the image
+        if self.use_cls_token:  # it has no position in the image
             positions = jnp.concatenate([jnp.zeros_like(positions[:1]), positions])
         x = x + positions.astype(x.dtype)[None]
         return MlpBlock(self.stack, train, name="mlp")(x) if self.mode == "mlp" else x

@@ -17,16 +17,15 @@ from jax import numpy as jnp
 # embeddings, positions, class token and output bias at a normal distribution cut off at two
 # deviations.
 KERNEL_INIT = nn.initializers.glorot_uniform()
-# For kernels [D, H, D/H] and [H, D/H, D] Keras takes all but the last two axes for a receptive
+# For kernels [D,H,D/H] and [H,D/H,D] Keras takes all but the last two axes for a receptive
 # field, so queries, keys and values start small: attention begins almost uniform, and a small model
 # stays on that plateau for long. "matrix" takes such a kernel for the matrix that it is.
 ATTENTION_INITS = ("keras", "matrix")
 EMBEDDING_INIT = nn.initializers.truncated_normal(0.02)
 ZEROS = nn.initializers.zeros
 NORM_EPSILON = 1e-6
-SHORT_STACK = (
-    4  # so few layers run a fifth faster in a row than in a loop (two layers of width 128 on a CPU)
-)
+# So few layers run a fifth faster in a row than in a loop (two layers of width 128 on a CPU).
+SHORT_STACK = 4
 
 
 @dataclass(frozen=True)
@@ -68,13 +67,13 @@ class Stack:
 
 
 def matmul(x: jnp.ndarray, kernel: jnp.ndarray, **options) -> jnp.ndarray:
-    """[..., D] times [D, F] as one flat product; with several leading axes XLA's CPU backend
+    """[...,D] times [D,F] as one flat product; with several leading axes XLA's CPU backend
     transposes the gradient, which doubled the time of an MLP block."""
     return jnp.matmul(x.reshape(-1, x.shape[-1]), kernel, **options).reshape(*x.shape[:-1], -1)
 
 
 class Dense(nn.Module):
-    """Dense layer on [..., D] with Keras' initialisation; `axes` are the logical names of its input
+    """Dense layer on [...,D] with Keras' initialisation; `axes` are the logical names of its input
     and output."""
 
     features: int
@@ -93,8 +92,8 @@ class Dense(nn.Module):
 def gelu(x: jnp.ndarray) -> jnp.ndarray:
     """The exact GELU, by erf; nn.gelu takes erfc, which is slower.
 
-    Computed in float32: bfloat16 would round 1 + erf(x) where it is near 0, which makes gelu(-3) 45
-    % off.
+    Computed in float32: bfloat16 would round 1 + erf(x) where it is near 0, which makes gelu(-3)
+    wrong by 45 %.
     """
     wide = x.astype(jnp.float32)
     return (0.5 * wide * (1.0 + lax.erf(wide * 0.5**0.5))).astype(x.dtype)
@@ -113,13 +112,13 @@ def layer_norm(dtype: str, name: str) -> nn.LayerNorm:
 
 
 def drop_path(rate: float, train: bool) -> nn.Dropout:
-    """Stochastic depth (Huang et al., 2016): drops the whole residual branch [..., T, D] of a
+    """Stochastic depth (Huang et al., 2016): drops the whole residual branch [...,T,D] of a
     sequence."""
     return nn.Dropout(rate, broadcast_dims=(-2, -1), deterministic=not train)
 
 
 class MlpBlock(nn.Module):
-    """x + DropPath(MLP(LayerNorm(x))) on [..., T, D], with the exact (erf) GELU."""
+    """x + DropPath(MLP(LayerNorm(x))) on [...,T,D], with the exact (erf) GELU."""
 
     stack: Stack
     train: bool
@@ -137,7 +136,7 @@ class MlpBlock(nn.Module):
 def scan_layers(
     block: type[nn.Module], stack: Stack, in_axes: Any, unroll: bool = False
 ) -> type[nn.Module]:
-    """`block` repeated over the layers: parameters get a leading axis [L, ...] named 'layers'.
+    """`block` repeated over the layers: parameters get a leading axis [L,...] named 'layers'.
 
     Args:
         block: module whose call takes (carry, *inputs) and returns (carry, output).

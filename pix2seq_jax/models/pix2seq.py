@@ -27,8 +27,10 @@ ALLOWED = {
 
 
 class Pix2Seq(nn.Module):
-    """The model. B images, R sequences per image, T tokens, S image tokens, V words, D_dec the
-    decoder's width.
+    """The model.
+
+    Axes: B images, N sequences per image, P prompt tokens, T sequence tokens, S image tokens, V
+    vocabulary, D_dec the decoder's width.
 
     Attributes:
         image_size: (height, width) in pixels of the padded images.
@@ -83,31 +85,7 @@ class Pix2Seq(nn.Module):
     remat: bool = False
 
     def __post_init__(self) -> None:
-        for name, allowed in ALLOWED.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(
-                    f"model.{name}={getattr(self, name)!r}; it may be one of {list(allowed)}"
-                )
-        for name in ("drop_path", "drop_units", "drop_att"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(
-                    f"model.{name}={getattr(self, name)}; a rate is at least 0 and below 1"
-                )
-        self.backbone.check_size(self.image_size)
-        for part, dim, mlp, heads in (
-            ("enc", self.enc_dim, self.enc_mlp, self.enc_heads),
-            ("dec", self.dec_dim, self.dec_mlp, self.dec_heads),
-        ):
-            if dim % heads:
-                raise ValueError(
-                    f"model.{part}_dim={dim} is not divisible by model.{part}_heads={heads}; "
-                    "give a multiple"
-                )
-            if mlp % dim:
-                raise ValueError(
-                    f"model.{part}_mlp={mlp} is not divisible by model.{part}_dim={dim}; give "
-                    "a multiple"
-                )
+        _check_fields(self)
         super().__post_init__()
 
     @classmethod
@@ -155,7 +133,7 @@ class Pix2Seq(nn.Module):
         return Stack(layers, dim, mlp, heads, *drops, self.dtype, self.remat, self.attention_init)
 
     def encode(self, images: jnp.ndarray, train: bool = False) -> jnp.ndarray:
-        """Images f32[B, H, W, 3] in [0, 1] -> memory f32[B, S, D_dec], S image tokens in rows from
+        """Images f32[B,H,W,3] in [0,1] -> memory f32[B,S,D_dec], S image tokens in rows from
         the top left."""
         if images.shape[1:] != (*self.image_size, 3):
             raise ValueError(
@@ -170,20 +148,20 @@ class Pix2Seq(nn.Module):
         """Teacher-forced logits.
 
         Args:
-            memory: f32[B, S, D_dec] of `encode`.
-            tokens: i32[B, T], or i32[B, N, T] for N sequences per image; position t predicts token
+            memory: f32[B,S,D_dec] of `encode`.
+            tokens: i32[B,T], or i32[B,N,T] for N sequences per image; position t predicts token
                 t + 1.
             train: whether dropout is on.
 
         Returns:
-            f32[B, T, V] or f32[B, N, T, V].
+            f32[B,T,V] or f32[B,N,T,V].
         """
         if tokens.shape[0] != memory.shape[0]:
             raise ValueError(
                 f"tokens of {tokens.shape[0]} images for memory of {memory.shape[0]}; give "
                 "both the same batch"
             )
-        rows = tokens if tokens.ndim == 3 else tokens[:, None]  # [B, R, T]
+        rows = tokens if tokens.ndim == 3 else tokens[:, None]  # [B,N,T]
         hidden, _ = self.decoder.hidden(rows, self.decoder.cross_kv(memory), train=train)
         logits = self.decoder.logits(hidden)
         return logits if tokens.ndim == 3 else logits[:, 0]
@@ -191,19 +169,18 @@ class Pix2Seq(nn.Module):
     def __call__(
         self, images: jnp.ndarray, tokens: jnp.ndarray, train: bool = False
     ) -> jnp.ndarray:
-        """Logits of `decode` for the images f32[B, H, W, 3]; training needs a 'dropout' rng."""
+        """Logits of `decode` for the images f32[B,H,W,3]; training needs a 'dropout' rng."""
         return self.decode(self.encode(images, train), tokens, train)
 
     def cross_kv(self, memory: jnp.ndarray) -> tuple[jnp.ndarray, jnp.ndarray]:
-        """Memory f32[B, S, D_dec] -> cross-attention keys and values of all decoder layers, each
-        [L, B, H, S, D/H]."""
+        """Memory f32[B,S,D_dec] -> cross-attention keys and values of all decoder layers, each
+        [L,B,H,S,D/H]."""
         return self.decoder.cross_kv(memory)
 
     def empty_cache(self, rows: int, length: int) -> Cache:
-        """Room for `rows` = B·R sequences of at most `length` tokens; needs no parameters."""
-        return Cache.create(
-            self._stack(self.dec_layers, self.dec_dim, self.dec_mlp, self.dec_heads), rows, length
-        )
+        """Room for `rows` = B·N sequences of at most `length` tokens; needs no parameters."""
+        dec = self._stack(self.dec_layers, self.dec_dim, self.dec_mlp, self.dec_heads)
+        return Cache.create(dec, rows, length)
 
     def step(
         self,
@@ -212,14 +189,43 @@ class Pix2Seq(nn.Module):
         cross_kv: tuple[jnp.ndarray, jnp.ndarray],
         index: jnp.ndarray | int,
     ) -> tuple[jnp.ndarray, Cache]:
-        """Feeds tokens i32[B, R, T] at positions index..index+T (T = P for the prompt, then 1).
+        """Feeds tokens i32[B,N,T] at positions index..index+T (T = P for the prompt, then 1).
 
         Returns:
-            Logits f32[B, R, V] that follow the last of them, and the cache with all of them
+            Logits f32[B,N,V] that follow the last of them, and the cache with all of them
             written.
         """
         hidden, cache = self.decoder.hidden(tokens, cross_kv, cache, index)
         return self.decoder.logits(hidden[:, :, -1]), cache
+
+
+def _check_fields(model: Pix2Seq) -> None:
+    """Raises ValueError where a field has a value that is not allowed."""
+    for name, allowed in ALLOWED.items():
+        if getattr(model, name) not in allowed:
+            raise ValueError(
+                f"model.{name}={getattr(model, name)!r}; it may be one of {list(allowed)}"
+            )
+    for name in ("drop_path", "drop_units", "drop_att"):
+        if not 0 <= getattr(model, name) < 1:
+            raise ValueError(
+                f"model.{name}={getattr(model, name)}; a rate is at least 0 and below 1"
+            )
+    model.backbone.check_size(model.image_size)
+    for part, dim, mlp, heads in (
+        ("enc", model.enc_dim, model.enc_mlp, model.enc_heads),
+        ("dec", model.dec_dim, model.dec_mlp, model.dec_heads),
+    ):
+        if dim % heads:
+            raise ValueError(
+                f"model.{part}_dim={dim} is not divisible by model.{part}_heads={heads}; "
+                "give a multiple"
+            )
+        if mlp % dim:
+            raise ValueError(
+                f"model.{part}_mlp={mlp} is not divisible by model.{part}_dim={dim}; give "
+                "a multiple"
+            )
 
 
 def field_names() -> list[str]:

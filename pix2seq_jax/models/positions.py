@@ -10,7 +10,7 @@ KINDS = ("sin_cos", "learned")
 
 
 def sin_cos_1d(length: int, width: int) -> np.ndarray:
-    """Code f32[length, width] of positions 0..length-1, spread over [0, 2π]: sines first, then
+    """Code f32[length,width] of positions 0..length-1, spread over [0, 2π]: sines first, then
     cosines.
 
     Position p is read at angles p / 10000^(2⌊j/2⌋/width) for j in 0..width-1; even j give sines,
@@ -26,7 +26,7 @@ def sin_cos_1d(length: int, width: int) -> np.ndarray:
 
 
 def sin_cos_2d(rows: int, columns: int, width: int) -> np.ndarray:
-    """Code f32[rows·columns, width] of a grid: first half of the width codes y, second half x.
+    """Code f32[rows·columns,width] of a grid: first half of the width codes y, second half x.
 
     A grid of one row or one column is coded as a sequence, as in the official release.
     """
@@ -40,7 +40,7 @@ def sin_cos_2d(rows: int, columns: int, width: int) -> np.ndarray:
 def grid_positions(
     module: nn.Module, kind: str, rows: int, columns: int, width: int
 ) -> jnp.ndarray:
-    """Position codes f32[rows·columns, width] of image tokens; `learned` ones are a parameter of
+    """Position codes f32[rows·columns,width] of image tokens; `learned` ones are a parameter of
     `module`."""
     if kind == "learned":
         init = nn.with_logical_partitioning(EMBEDDING_INIT, ("positions", "embed"))
@@ -49,7 +49,7 @@ def grid_positions(
 
 
 def sequence_positions(module: nn.Module, kind: str, length: int, width: int) -> jnp.ndarray:
-    """Position codes f32[length, width] of sequence tokens; `learned` ones are a parameter of
+    """Position codes f32[length,width] of sequence tokens; `learned` ones are a parameter of
     `module`."""
     if kind == "learned":
         init = nn.with_logical_partitioning(EMBEDDING_INIT, ("positions", "embed"))

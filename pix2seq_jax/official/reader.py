@@ -16,6 +16,7 @@ from flax import linen as nn
 from flax import traverse_util
 
 from pix2seq_jax.config import build, layouts
+from pix2seq_jax.config.fill import fill
 from pix2seq_jax.data.coco.classes import UNNAMED
 from pix2seq_jax.experiment import resolve
 from pix2seq_jax.experiment.logs import log
@@ -233,20 +234,12 @@ def make_config(given: Mapping[str, Any]) -> ml_collections.ConfigDict:
         log.warning(
             "the names of the labels are not known: results on data with other classes mean nothing"
         )
+    config.data.size, config.data.slots = size, official_tasks.SLOTS
     config.data.update({"category_names": names, "category_ids": ids, "label_ids": ids})
-    config.vocab = {
-        "size": model["vocab_size"],
-        "num_bins": official_names.num_bins(sections),
-        "num_classes": len(names),
-        "coord_shift": model["coord_vocab_shift"],
-        "text_shift": model["text_vocab_shift"],
-        "text_size": max(model["vocab_size"] - model["text_vocab_shift"], 0),
-    }
+    config.vocab = _vocabulary(model, official_names.num_bins(sections), len(names))
     weights = official_tasks.shares({name: task["weight"] for name, task in sections.items()})
     for name, task in sections.items():
-        section = official_tasks.SECTIONS[name](
-            task, model["max_seq_len"], {"size": size, "side": size}
-        )
+        section = official_tasks.SECTIONS[name](task, model["max_seq_len"])
         config.tasks[name] = section | {"weight": weights[name]}
     config.data.update(official_tasks.joints(config))
     if "detection" not in sections:
@@ -255,7 +248,19 @@ def make_config(given: Mapping[str, Any]) -> ml_collections.ConfigDict:
         log.warning(
             "tasks of the checkpoint that are not known here, and left out: %s", ", ".join(others)
         )
-    return config.lock()
+    return fill(config).lock()
+
+
+def _vocabulary(model: Mapping[str, Any], num_bins: int, num_classes: int) -> dict[str, int]:
+    """The section of the vocabulary."""
+    return {
+        "size": model["vocab_size"],
+        "num_bins": num_bins,
+        "num_classes": num_classes,
+        "coord_shift": model["coord_vocab_shift"],
+        "text_shift": model["text_vocab_shift"],
+        "text_size": max(model["vocab_size"] - model["text_vocab_shift"], 0),
+    }
 
 
 def wanted_variables(model: Pix2Seq) -> dict[str, tuple[tuple[int, ...], list[str]]]:

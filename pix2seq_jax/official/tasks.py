@@ -9,7 +9,7 @@ from typing import Any
 import ml_collections
 
 from pix2seq_jax.config import recipes, sections
-from pix2seq_jax.data.coco import keypoints as coco_keypoints
+from pix2seq_jax.data.coco.person import COCO_KEYPOINTS
 from pix2seq_jax.experiment.logs import log
 from pix2seq_jax.official import names as official_names
 from pix2seq_jax.tasks.base import OBJECT_PROMPT_TOKENS
@@ -39,9 +39,10 @@ def sampler(task: Mapping[str, Any]) -> str:
     )
 
 
-def _detection(task: Mapping[str, Any], longest: int, sizes: dict) -> dict:
+def _detection(task: Mapping[str, Any], longest: int) -> dict:
     slots = min(task["max_instances_per_image"], (longest - 1) // TOKENS_PER_BOX)
-    return sections.detection(slots=slots, **sizes) | {
+    return sections.detection(slots=slots) | {
+        "max_instances": slots,
         "class_corruption": task["class_label_corruption"],
         "noise_weight": float(task["noise_bbox_weight"]),
         "eos_weight": float(task["eos_token_weight"]),
@@ -49,17 +50,14 @@ def _detection(task: Mapping[str, Any], longest: int, sizes: dict) -> dict:
     }
 
 
-def _segmentation(task: Mapping[str, Any], longest: int, sizes: dict) -> dict:
-    section, scale = sections.segmentation(slots=SLOTS, **sizes), official_names.crop_scale(task)
+def _segmentation(task: Mapping[str, Any], longest: int) -> dict:
+    section, scale = sections.segmentation(slots=SLOTS), official_names.crop_scale(task)
+    trained = task["max_instances_per_image"]
     # The release's number of objects in evaluation is "for debug only".
-    trained, prompted = (
-        task["max_instances_per_image"],
-        max(section["objects"], task["max_instances_per_image_test"]),
-    )
-    ops = {"train_ops": recipes.SEGMENTATION_TRAIN, "eval_ops": recipes.SEGMENTATION_EVAL}
-    for (name, text), objects in zip(ops.items(), (trained, prompted), strict=True):
-        section[name] = text.format(objects=1 if scale else objects, **sizes)
-        if scale:
+    prompted = max(section["objects"], task["max_instances_per_image_test"])
+    if scale:
+        section["eval_ops"] = section["eval_ops"].replace("{objects}", "1")
+        for name in ("train_ops", "eval_ops"):
             section[name] = section[name].replace("decode|", f"decode|crop_to_box({scale})|")
     return section | {
         "max_instances": 1 if scale else trained,
@@ -75,8 +73,8 @@ def _segmentation(task: Mapping[str, Any], longest: int, sizes: dict) -> dict:
     }
 
 
-def _keypoints(task: Mapping[str, Any], longest: int, sizes: dict) -> dict:
-    section, scale = sections.keypoints(slots=SLOTS, **sizes), official_names.crop_scale(task)
+def _keypoints(task: Mapping[str, Any], longest: int) -> dict:
+    section, scale = sections.keypoints(slots=SLOTS), official_names.crop_scale(task)
     count, trained = task["max_points_per_object"], task["max_instances_per_image"]
     if (need := OBJECT_PROMPT_TOKENS + 2 * count) > longest:
         raise ValueError(f"{count} keypoints need {need} positions but model.max_seq_len={longest}")
@@ -99,14 +97,12 @@ def _keypoints(task: Mapping[str, Any], longest: int, sizes: dict) -> dict:
         "grammar": bool(task["eval_suppress_invisible_token"]),
         "sampler": sampler(task),
         "objects": prompted,
-        "sigmas": coco_keypoints.COCO_KEYPOINTS["sigmas"]
-        if count == len(coco_keypoints.COCO_KEYPOINTS["names"])
-        else (),
+        "sigmas": COCO_KEYPOINTS["sigmas"] if count == len(COCO_KEYPOINTS["names"]) else (),
     }
 
 
-def _captioning(task: Mapping[str, Any], longest: int, sizes: dict) -> dict:
-    section, drawn = sections.captioning(slots=SLOTS, **sizes), sampler(task)
+def _captioning(task: Mapping[str, Any], longest: int) -> dict:
+    section, drawn = sections.captioning(slots=SLOTS), sampler(task)
     if drawn == "nucleus(1.0)":
         log.info(
             "captions: the checkpoint's sampler %s gives BLEU-4 14.1, greedy decoding 35.3: "
@@ -123,8 +119,7 @@ def _captioning(task: Mapping[str, Any], longest: int, sizes: dict) -> dict:
     }
 
 
-# (section with defaults, positions of the decoder, `size` and `side` as for base_config) -> our
-# section.
+# (section with defaults, positions of the decoder) -> our section.
 SECTIONS = {
     "detection": _detection,
     "segmentation": _segmentation,
@@ -164,7 +159,7 @@ def joints(config: ml_collections.ConfigDict) -> dict[str, tuple]:
     known = "keypoints" in config.tasks and len(config.tasks.keypoints.sigmas) > 0
     is_coco = known and config.data.category_names[:1] == ("person",)
     return {
-        "keypoint_names": coco_keypoints.COCO_KEYPOINTS["names"] if known else (),
+        "keypoint_names": COCO_KEYPOINTS["names"] if known else (),
         "keypoint_categories": (config.data.category_ids[0],) if is_coco else (),
-        "skeleton": coco_keypoints.COCO_KEYPOINTS["skeleton"] if known else (),
+        "skeleton": COCO_KEYPOINTS["skeleton"] if known else (),
     }

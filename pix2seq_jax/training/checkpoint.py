@@ -1,14 +1,13 @@
-"""Checkpoints: saved in the background, hashed, and never trusted before the hashes agree. The only
-user of orbax.
+"""Checkpoints: saved in the background, with hashes that are checked before they are used. The only
+module that uses Orbax.
 
 A checkpoint is a folder DIRECTORY/STEP with the items `state` (arrays) and `meta` (JSON), and
 SHA256SUMS, the hashes of its files (`sha256sum -c` reads it). Orbax writes it under another name
-and renames it when it is complete, so a folder that bears a plain step number was whole once; one
-that no longer agrees with its hashes is damaged.
+and renames it when it is complete, so a folder with a plain step number as its name was complete
+once; if it no longer agrees with its hashes, it is damaged.
 """
 
 import dataclasses
-import functools
 import hashlib
 import json
 import logging
@@ -26,6 +25,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, LatestN
 
 from pix2seq_jax.training import trees
+from pix2seq_jax.training.files import write_whole
 
 SUMS = "SHA256SUMS"
 METRICS = "metrics.json"
@@ -33,212 +33,6 @@ METRICS = "metrics.json"
 UNHASHED = (SUMS, "_CHECKPOINT_METADATA", "commit_success.txt")
 
 log = logging.getLogger("pix2seq_jax")
-
-
-def _files(folder: epath.Path) -> list[epath.Path]:
-    """All files below a folder, if there is one (object stores know no recursive glob)."""
-    if not folder.exists():
-        return []
-    return [
-        file for path in folder.iterdir() for file in (_files(path) if path.is_dir() else [path])
-    ]
-
-
-def _hashes(folder: epath.Path) -> dict[str, str]:
-    """SHA-256 by name relative to the folder, of all files below it but UNHASHED; none where there
-    is no folder."""
-
-    def digest(path: epath.Path) -> str:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-
-    files = {
-        str(path.relative_to(folder)): path for path in _files(folder) if path.name not in UNHASHED
-    }
-    with ThreadPoolExecutor() as pool:  # hashing releases the interpreter lock
-        return dict(zip(files, pool.map(digest, files.values()), strict=True))
-
-
-def _write_sums(folder: epath.Path) -> None:
-    (folder / SUMS).write_text(
-        "".join(f"{value}  {name}\n" for name, value in sorted(_hashes(folder).items()))
-    )
-
-
-def _damage(folder: epath.Path, *, item: str = "") -> str:
-    """What is wrong with a checkpoint folder (or one item of it): the first odd file and its hash;
-    empty if nothing."""
-    if not (folder / SUMS).exists():
-        return f"{folder}: {SUMS} is missing"
-    lines = (
-        line.split("  ", 1)
-        for line in (folder / SUMS).read_bytes().decode(errors="replace").splitlines()
-    )
-    expected = {name[0]: value for value, *name in lines if name and name[0].startswith(item)}
-    found = {f"{item}{name}": value for name, value in _hashes(folder / item).items()}
-    for name in sorted(expected.keys() | found.keys()):
-        if expected.get(name) != found.get(name):
-            want, have = expected.get(name, "not listed"), found.get(name, "no such file")
-            return f"{folder / name}: SHA-256 {have}, in {SUMS}: {want}"
-    return ""
-
-
-def steps(directory: epath.PathLike) -> list[int]:
-    """Steps of the folders that hold something, whole or damaged, newest first."""
-    directory = epath.Path(directory)
-    if not directory.exists():
-        return []
-    folders = [path for path in directory.iterdir() if path.name.isdecimal() and path.is_dir()]
-    return sorted((int(path.name) for path in folders if any(path.iterdir())), reverse=True)
-
-
-def _set_aside(folder: epath.Path) -> epath.Path:
-    """Renames a damaged folder, so that its step can be saved again and nothing counts it."""
-    for number in range(1, 1000):
-        target = folder.parent / f"{folder.name}.damaged{number}"
-        if not target.exists():
-            return folder.rename(target)
-    raise ValueError(
-        f"{folder.parent} holds a thousand damaged checkpoints of step {folder.name}; delete them"
-    )
-
-
-def newest_whole_step(directory: epath.PathLike, *, set_aside: bool = False) -> int | None:
-    """The newest step whose files agree with their hashes, or None where no step was ever saved.
-
-    Damaged steps are named in the log; empty folders are passed over. Process 0 looks, all
-    processes get its answer.
-
-    Args:
-        set_aside: rename the damaged steps to `STEP.damaged1` and so on; of older steps only
-            metrics are looked at.
-
-    Raises:
-        ValueError: there are checkpoints, but every one is damaged.
-    """
-    directory, damaged, whole = epath.Path(directory), [], -1
-    if jax.process_index() == 0:
-        for step in steps(directory):
-            damage = _damage(directory / str(step))
-            if not damage:
-                whole = step
-                break
-            damaged.append(damage)
-            log.warning("checkpoint of step %d is damaged and not used: %s", step, damage)
-        if whole < 0 and damaged:
-            whole = -2
-        elif set_aside:
-            for step in steps(directory):
-                # Orbax reads the metrics of all steps when it starts to save, and fails where it
-                # cannot.
-                if step > whole or _damage(directory / str(step), item="metrics/"):
-                    log.warning(
-                        "checkpoint of step %d is damaged: moved to %s",
-                        step,
-                        _set_aside(directory / str(step)),
-                    )
-    if jax.process_count() > 1:
-        whole = int(multihost_utils.broadcast_one_to_all(np.int32(whole)))
-    if whole == -2:
-        raise ValueError(
-            f"every checkpoint in {directory} is damaged "
-            f"({'; '.join(damaged) or 'see process 0'}); restore one from a copy, or delete the "
-            "folder to start from scratch"
-        )
-    return None if whole < 0 else whole
-
-
-def _check_matches(saved: Any, wanted: Any, folder: epath.Path, *, partial: bool) -> None:
-    """Raises ValueError naming the first array that the checkpoint and the model do not share, with
-    both shapes."""
-
-    def described(tree: Any) -> dict[str, str]:
-        return {
-            name: f"{leaf.dtype}{list(leaf.shape)}"
-            for name, leaf in trees.flatten_names(tree).items()
-        }
-
-    saved, wanted = described(saved), described(wanted)
-    names = list(wanted) if partial else list(dict.fromkeys([*wanted, *saved]))
-    for name in names:
-        there, here = saved.get(name, "missing"), wanted.get(name, "missing")
-        if there != here:
-            raise ValueError(
-                f"{folder} is of another model or optimizer: {name} is {there} in the checkpoint "
-                f"and {here} in the model; use the config that it was trained with (classes and "
-                "vocabulary too), or another workdir"
-            )
-
-
-def _restore(folder: epath.Path, wanted: Any, *, partial: bool) -> tuple[Any, dict]:
-    """(state or the wanted part of it, meta) of a checkpoint folder."""
-    handler = ocp.PyTreeCheckpointHandler()
-    saved = handler.metadata(folder / "state").tree
-    _check_matches(saved, wanted, folder, partial=partial)
-    if partial:
-        layout = ocp.checkpoint_utils.construct_restore_args(wanted)
-        state = ocp.args.PyTreeRestore(wanted, restore_args=layout, partial_restore=True)
-    else:
-        state = ocp.args.StandardRestore(wanted)
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-        restored = checkpointer.restore(
-            folder, ocp.args.Composite(state=state, meta=ocp.args.JsonRestore())
-        )
-    return restored.state, restored.meta
-
-
-def load_variables(
-    directory: epath.PathLike, abstract: Mapping[str, Any], *, step: int | None = None
-) -> tuple[int, dict[str, Any], dict]:
-    """(step, variables, meta) of a checkpoint without its optimizer, for evaluation; changes
-    nothing on disk.
-
-    Args:
-        directory: that a Checkpointer wrote.
-        abstract: {"params": …, "batch_stats": …} of ShapeDtypeStructs with shardings,
-            `train_step.abstract_variables`; those without a sharding become NumPy arrays.
-        step: default the newest whole one.
-
-    Raises:
-        ValueError: no whole checkpoint, the one asked for is damaged or missing, or it is of
-            another model.
-    """
-    directory = epath.Path(directory).resolve()
-    if step is None:
-        step = newest_whole_step(directory)
-        if step is None:
-            raise ValueError(f"no checkpoint in {directory}: train first, or check the path")
-    elif damage := _damage(directory / str(step)):
-        raise ValueError(f"step {step} cannot be used: {damage}; steps there: {steps(directory)}")
-    state, meta = _restore(directory / str(step), dict(abstract), partial=True)
-    return step, state, meta
-
-
-def load_meta(directory: epath.PathLike) -> dict:
-    """`meta` of the newest whole checkpoint; {} where there is none."""
-    step = newest_whole_step(directory)
-    if step is None:
-        return {}
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-        folder = epath.Path(directory).resolve() / str(step)
-        return checkpointer.restore(folder, ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
-
-
-@dataclasses.dataclass(frozen=True)
-class _Best:
-    """Orbax' policy that keeps the `count` steps of the highest score; of equal ones the latest."""
-
-    count: int
-    score: Callable[[int, Any], float | None]
-
-    def should_preserve(self, checkpoints, *, context) -> list[bool]:
-        """Of each checkpoint, whether it is kept."""
-        del context
-        scores = {one.step: self.score(one.step, one.metrics) for one in checkpoints}
-        ranked = sorted(
-            (step for step, score in scores.items() if score is not None), key=scores.get
-        )
-        return [one.step in ranked[-self.count :] for one in checkpoints]
 
 
 class Checkpointer:
@@ -287,8 +81,8 @@ class Checkpointer:
         Orbax takes metrics only in a save, so these are in DIRECTORY/metrics.json, of the steps
         that are there.
         """
-        # 32 bits: that is what the other processes hear from the one that scores, and all must
-        # choose alike.
+        # 32 bits: that is what the other processes get from the one that scores, and all must
+        # choose the same steps.
         values = {name: float(np.float32(value)) for name, value in metrics.items()}
         self._metrics[step] = {
             name: value if math.isfinite(value) else None for name, value in values.items()
@@ -301,22 +95,19 @@ class Checkpointer:
             for number, values in sorted(self._metrics.items())
             if number in there
         }
-        self._directory.mkdir(parents=True, exist_ok=True)
-        partial = self._directory / f"{METRICS}.partial"
-        partial.write_text(json.dumps(content, indent=1))
-        partial.replace(self._directory / METRICS)
+        write_whole(self._directory / METRICS, json.dumps(content, indent=1))
 
     def has_metrics(self, step: int) -> bool:
         """Whether a step was evaluated."""
         return step in self._metrics or (self._directory / str(step) / "metrics").exists()
 
     def _score(self, step: int, metrics: Mapping[str, float] | None) -> float | None:
-        """What the best steps are chosen by, of `set_metrics` or of the checkpoint (those given);
-        None without."""
-        known = self._metrics.get(step, metrics)
-        if known is None:
+        """What the best steps are chosen by, from `set_metrics` or else from `metrics`, those of
+        the checkpoint; None without any."""
+        values = self._metrics.get(step, metrics)
+        if values is None:
             return None
-        value = known.get(self._best_metric)
+        value = values.get(self._best_metric)
         return -math.inf if value is None or math.isnan(value) else value
 
     def _on_written(self) -> None:
@@ -326,21 +117,20 @@ class Checkpointer:
         # No glob: the path of a workdir may hold the characters that it takes for patterns.
         begins = f"{name}.orbax-checkpoint-tmp"
         unfinished = [path for path in self._directory.iterdir() if path.name.startswith(begins)]
-        _write_sums(
-            unfinished[0] if unfinished else self._directory / name
-        )  # object stores write in place
+        # Object stores write in place.
+        _write_sums(unfinished[0] if unfinished else self._directory / name)
 
     @cached_property
     def _manager(self) -> ocp.CheckpointManager:
         """Made at the first save: when it starts it reads every checkpoint there is, damaged ones
         too."""
-        policies, best_fn = [LatestN(n=self._keep_latest)], None
+        policies = [LatestN(n=self._keep_latest)]
         if self._best_metric:
             policies.append(_Best(self._keep_best, self._score))
-            best_fn = functools.partial(self._score, -1)
+        # Without Orbax' own best_fn, which expects metrics in every save and warns where there are
+        # none: the policies choose, and `save` stores the metrics.
         options = ocp.CheckpointManagerOptions(
             preservation_policy=AnyPreservationPolicy(policies),
-            best_fn=best_fn,  # or the metrics are not stored
             cleanup_tmp_directories=True,
             async_options=ocp.AsyncOptions(post_finalization_callback=self._on_written),
         )
@@ -365,8 +155,12 @@ class Checkpointer:
             return
         self._manager.wait_until_finished()
         self._saving = step
-        items = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
-        self._manager.save(step, args=items, metrics=dict(metrics) if metrics else None, force=True)
+        items = {"state": ocp.args.StandardSave(state), "meta": ocp.args.JsonSave(meta)}
+        numbers = dict(metrics) if metrics else None
+        if numbers:
+            # Under the name and in the form that Orbax gives them.
+            items["metrics"] = ocp.args.JsonSave(numbers)
+        self._manager.save(step, args=ocp.args.Composite(**items), metrics=numbers, force=True)
 
     def restore_latest(self, abstract_state: Any) -> tuple[Any, dict] | None:
         """(state, meta) of the newest whole checkpoint, or None where there is none or it is of
@@ -396,3 +190,211 @@ class Checkpointer:
         """Waits, and frees the threads."""
         if "_manager" in self.__dict__:
             self._manager.close()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Best:
+    """Orbax' policy that keeps the `count` steps of the highest score; of equal ones the latest."""
+
+    count: int
+    score: Callable[[int, Any], float | None]
+
+    def should_preserve(self, checkpoints, *, context) -> list[bool]:
+        """Of each checkpoint, whether it is kept."""
+        del context
+        scores = {one.step: self.score(one.step, one.metrics) for one in checkpoints}
+        ranked = sorted(
+            (step for step, score in scores.items() if score is not None), key=scores.get
+        )
+        return [one.step in ranked[-self.count :] for one in checkpoints]
+
+
+def load_variables(
+    directory: epath.PathLike, abstract: Mapping[str, Any], *, step: int | None = None
+) -> tuple[int, dict[str, Any], dict]:
+    """(step, variables, meta) of a checkpoint without its optimizer, for evaluation; changes
+    nothing on disk.
+
+    Args:
+        directory: that a Checkpointer wrote.
+        abstract: {"params": …, "batch_stats": …} of ShapeDtypeStructs with shardings,
+            `train_step.abstract_variables`; those without a sharding become NumPy arrays.
+        step: default the newest whole one.
+
+    Raises:
+        ValueError: no whole checkpoint, the one asked for is damaged or missing, or it is of
+            another model.
+    """
+    directory = epath.Path(directory).resolve()
+    if step is None:
+        step = newest_whole_step(directory)
+        if step is None:
+            raise ValueError(f"no checkpoint in {directory}: train first, or check the path")
+    elif damage := _damage(directory / str(step)):
+        raise ValueError(f"step {step} cannot be used: {damage}; steps there: {steps(directory)}")
+    state, meta = _restore(directory / str(step), dict(abstract), partial=True)
+    return step, state, meta
+
+
+def load_meta(directory: epath.PathLike) -> dict:
+    """`meta` of the newest whole checkpoint; {} where there is none."""
+    step = newest_whole_step(directory)
+    if step is None:
+        return {}
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        folder = epath.Path(directory).resolve() / str(step)
+        return checkpointer.restore(folder, ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
+
+
+def steps(directory: epath.PathLike) -> list[int]:
+    """Steps of the folders that are not empty, damaged ones too, newest first."""
+    directory = epath.Path(directory)
+    if not directory.exists():
+        return []
+    folders = [path for path in directory.iterdir() if path.name.isdecimal() and path.is_dir()]
+    return sorted((int(path.name) for path in folders if any(path.iterdir())), reverse=True)
+
+
+def newest_whole_step(directory: epath.PathLike, *, set_aside: bool = False) -> int | None:
+    """The newest step whose files agree with their hashes, or None where no step was ever saved.
+
+    Damaged steps are named in the log; empty folders are passed over. Process 0 looks, all
+    processes get its answer.
+
+    Args:
+        set_aside: rename the damaged steps to `STEP.damaged1` and so on; of older steps only
+            metrics are looked at.
+
+    Raises:
+        ValueError: there are checkpoints, but every one is damaged.
+    """
+    directory, damaged = epath.Path(directory), []
+    newest = -1  # no checkpoint; -2: all are damaged
+    if jax.process_index() == 0:
+        for step in steps(directory):
+            damage = _damage(directory / str(step))
+            if not damage:
+                newest = step
+                break
+            damaged.append(damage)
+            log.warning("checkpoint of step %d is damaged and not used: %s", step, damage)
+        if newest < 0 and damaged:
+            newest = -2
+        elif set_aside:
+            for step in steps(directory):
+                # Orbax reads the metrics of all steps when it starts to save, and fails where it
+                # cannot.
+                if step > newest or _damage(directory / str(step), item="metrics/"):
+                    log.warning(
+                        "checkpoint of step %d is damaged: moved to %s",
+                        step,
+                        _set_aside(directory / str(step)),
+                    )
+    if jax.process_count() > 1:
+        newest = int(multihost_utils.broadcast_one_to_all(np.int32(newest)))
+    if newest == -2:
+        raise ValueError(
+            f"every checkpoint in {directory} is damaged "
+            f"({'; '.join(damaged) or 'see process 0'}); restore one from a copy, or delete the "
+            "folder to start from scratch"
+        )
+    return None if newest < 0 else newest
+
+
+def _set_aside(folder: epath.Path) -> epath.Path:
+    """Renames a damaged folder, so that it does not count and its step can be saved again."""
+    for number in range(1, 1000):
+        target = folder.parent / f"{folder.name}.damaged{number}"
+        if not target.exists():
+            return folder.rename(target)
+    raise ValueError(
+        f"{folder.parent} holds a thousand damaged checkpoints of step {folder.name}; delete them"
+    )
+
+
+def _restore(folder: epath.Path, wanted: Any, *, partial: bool) -> tuple[Any, dict]:
+    """(state or the wanted part of it, meta) of a checkpoint folder."""
+    handler = ocp.PyTreeCheckpointHandler()
+    saved = handler.metadata(folder / "state").tree
+    _check_matches(saved, wanted, folder, partial=partial)
+    if partial:
+        layout = ocp.checkpoint_utils.construct_restore_args(wanted)
+        state = ocp.args.PyTreeRestore(wanted, restore_args=layout, partial_restore=True)
+    else:
+        state = ocp.args.StandardRestore(wanted)
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        restored = checkpointer.restore(
+            folder, ocp.args.Composite(state=state, meta=ocp.args.JsonRestore())
+        )
+    return restored.state, restored.meta
+
+
+def _check_matches(saved: Any, wanted: Any, folder: epath.Path, *, partial: bool) -> None:
+    """Raises ValueError naming the first array that the checkpoint and the model do not share, with
+    both shapes."""
+
+    def described(tree: Any) -> dict[str, str]:
+        return {
+            name: f"{leaf.dtype}{list(leaf.shape)}"
+            for name, leaf in trees.flatten_names(tree).items()
+        }
+
+    saved, wanted = described(saved), described(wanted)
+    names = list(wanted) if partial else list(dict.fromkeys([*wanted, *saved]))
+    for name in names:
+        there, here = saved.get(name, "missing"), wanted.get(name, "missing")
+        if there != here:
+            raise ValueError(
+                f"{folder} is of another model or optimizer: {name} is {there} in the checkpoint "
+                f"and {here} in the model; use the config that it was trained with (classes and "
+                "vocabulary too), or another workdir"
+            )
+
+
+def _damage(folder: epath.Path, *, item: str = "") -> str:
+    """What is wrong with a checkpoint folder (or one item of it): the first odd file and its hash;
+    empty if nothing."""
+    if not (folder / SUMS).exists():
+        return f"{folder}: {SUMS} is missing"
+    lines = (
+        line.split("  ", 1)
+        for line in (folder / SUMS).read_bytes().decode(errors="replace").splitlines()
+    )
+    listed = {name[0]: value for value, *name in lines if name and name[0].startswith(item)}
+    actual = {f"{item}{name}": value for name, value in _hashes(folder / item).items()}
+    for name in sorted(listed.keys() | actual.keys()):
+        if listed.get(name) != actual.get(name):
+            want, have = listed.get(name, "not listed"), actual.get(name, "no such file")
+            return f"{folder / name}: SHA-256 {have}, in {SUMS}: {want}"
+    return ""
+
+
+def _write_sums(folder: epath.Path) -> None:
+    (folder / SUMS).write_text(
+        "".join(f"{value}  {name}\n" for name, value in sorted(_hashes(folder).items()))
+    )
+
+
+def _hashes(folder: epath.Path) -> dict[str, str]:
+    """SHA-256 by name relative to the folder, of all files below it but UNHASHED; none where there
+    is no folder."""
+
+    def digest(path: epath.Path) -> str:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    files = {
+        str(path.relative_to(folder)): path for path in _files(folder) if path.name not in UNHASHED
+    }
+    with ThreadPoolExecutor() as pool:  # hashing releases the interpreter lock
+        return dict(zip(files, pool.map(digest, files.values()), strict=True))
+
+
+def _files(folder: epath.Path) -> list[epath.Path]:
+    """All files below a folder, if there is one (object stores know no recursive glob)."""
+    if not folder.exists():
+        return []
+    files = []
+    for path in folder.iterdir():
+        files += _files(path) if path.is_dir() else [path]
+    return files

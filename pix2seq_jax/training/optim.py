@@ -20,22 +20,6 @@ DECAY = {"kernels": r"kernel$", "weights": r"^(?!.*(bias|scale)$)", "all": ""}
 STACKED = r"(^|/)(layers|cross)/"
 
 
-def _scaled(base: float, batch_size: int, scaling: str) -> float:
-    if scaling not in SCALINGS:
-        raise ValueError(f"schedule.scaling={scaling!r}: use one of {SCALINGS}")
-    # The published sqrt rule has no reference batch: sqrt(batch), not sqrt(batch / 256).
-    return base * {"none": 1.0, "linear": batch_size / 256, "sqrt": math.sqrt(batch_size)}[scaling]
-
-
-def _rate(name: str, given: str) -> float:
-    try:
-        return float(given)
-    except ValueError:
-        raise ValueError(
-            f"schedule.name={name!r}: use one of {SCHEDULES}, RATE a number as in 'exp@0.1'"
-        ) from None
-
-
 def schedule(
     name: str,
     *,
@@ -68,10 +52,10 @@ def schedule(
         ValueError: unknown name or scaling, or no step left to decay in.
     """
     peak = _scaled(base, batch_size, scaling)
-    kind, _, given = name.partition("@")
-    if name not in ("linear", "cosine", "none") and not (given and kind in ("cosine", "exp")):
+    kind, _, number = name.partition("@")
+    if name not in ("linear", "cosine", "none") and not (number and kind in ("cosine", "exp")):
         raise ValueError(f"schedule.name={name!r}: use one of {SCHEDULES}")
-    rate = _rate(name, given) if given else 1.0
+    rate = _rate(name, number) if number else 1.0
     steps = total - warmup - tail
     if steps <= 0:
         raise ValueError(
@@ -94,6 +78,72 @@ def schedule(
         )
 
     return at
+
+
+def _scaled(base: float, batch_size: int, scaling: str) -> float:
+    if scaling not in SCALINGS:
+        raise ValueError(f"schedule.scaling={scaling!r}: use one of {SCALINGS}")
+    # The published sqrt rule has no reference batch: sqrt(batch), not sqrt(batch / 256).
+    return base * {"none": 1.0, "linear": batch_size / 256, "sqrt": math.sqrt(batch_size)}[scaling]
+
+
+def _rate(name: str, number: str) -> float:
+    try:
+        return float(number)
+    except ValueError:
+        raise ValueError(
+            f"schedule.name={name!r}: use one of {SCHEDULES}, RATE a number as in 'exp@0.1'"
+        ) from None
+
+
+def make(
+    name: str,
+    learning_rate: optax.ScalarOrSchedule,
+    *,
+    beta1: float = 0.9,
+    beta2: float = 0.95,
+    eps: float = 1e-8,
+    weight_decay: float = 0.05,
+    decay: str = "kernels",
+    momentum: float = 0.9,
+    clip: float = 0.0,
+) -> optax.GradientTransformation:
+    """Optimizer of the published runs behind an optional clip by the global norm of all gradients.
+
+    Args:
+        name: "adamw" (Loshchilov & Hutter 2019), "lamb" (You et al. 2020; parameters that do not
+            decay are not scaled by the trust ratio) or "momentum" (Nesterov, no decay; the learning
+            rate of a step stays with its gradient). The release's "adam" is "adamw" with a
+            weight_decay of 0.
+        learning_rate: number, or a `schedule`.
+        decay: which parameters decay, one of DECAY.
+        clip: largest global norm; 0 or less turns clipping off.
+
+    Raises:
+        ValueError: unknown name or decay.
+    """
+    mask, rate = _decay_mask(decay), optax.scale_by_learning_rate(learning_rate)
+    if name == "adamw":
+        chain = [
+            _scale_by_adam(beta1, beta2, eps),
+            optax.add_decayed_weights(weight_decay, mask),
+            rate,
+        ]
+    elif name == "lamb":
+        chain = [
+            optax.scale_by_adam(beta1, beta2, eps),
+            optax.add_decayed_weights(weight_decay, mask),
+            optax.masked(_scale_by_trust_ratio(), mask),
+            rate,
+        ]
+    elif name == "momentum":
+        chain = [rate, optax.trace(momentum, nesterov=True)]
+    else:
+        raise ValueError(f"optim.name={name!r}: use one of {OPTIMIZERS}")
+    # Always one link of the chain, so that a run may change its mind about clipping and still
+    # resume.
+    clipping = optax.clip_by_global_norm(clip) if clip > 0 else optax.identity()
+    return optax.chain(clipping, *chain)
 
 
 def _decay_mask(decay: str):
@@ -146,53 +196,3 @@ def _scale_by_trust_ratio() -> optax.GradientTransformation:
         return jax.tree.map(scale, trees.mask_by_regex(params, STACKED), updates, params), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
-
-
-def make(
-    name: str,
-    learning_rate: optax.ScalarOrSchedule,
-    *,
-    beta1: float = 0.9,
-    beta2: float = 0.95,
-    eps: float = 1e-8,
-    weight_decay: float = 0.05,
-    decay: str = "kernels",
-    momentum: float = 0.9,
-    clip: float = 0.0,
-) -> optax.GradientTransformation:
-    """Optimizer of the published runs behind an optional clip by the global norm of all gradients.
-
-    Args:
-        name: "adamw" (Loshchilov & Hutter 2019), "lamb" (You et al. 2020; parameters that do not
-            decay are not scaled by the trust ratio) or "momentum" (Nesterov, no decay; the learning
-            rate of a step stays with its gradient). The release's "adam" is "adamw" with a
-            weight_decay of 0.
-        learning_rate: number, or a `schedule`.
-        decay: which parameters decay, one of DECAY.
-        clip: largest global norm; 0 or less turns clipping off.
-
-    Raises:
-        ValueError: unknown name or decay.
-    """
-    mask, rate = _decay_mask(decay), optax.scale_by_learning_rate(learning_rate)
-    if name == "adamw":
-        chain = [
-            _scale_by_adam(beta1, beta2, eps),
-            optax.add_decayed_weights(weight_decay, mask),
-            rate,
-        ]
-    elif name == "lamb":
-        chain = [
-            optax.scale_by_adam(beta1, beta2, eps),
-            optax.add_decayed_weights(weight_decay, mask),
-            optax.masked(_scale_by_trust_ratio(), mask),
-            rate,
-        ]
-    elif name == "momentum":
-        chain = [rate, optax.trace(momentum, nesterov=True)]
-    else:
-        raise ValueError(f"optim.name={name!r}: use one of {OPTIMIZERS}")
-    # Always one link of the chain, so that a run may change its mind about clipping and still
-    # resume.
-    clipping = optax.clip_by_global_norm(clip) if clip > 0 else optax.identity()
-    return optax.chain(clipping, *chain)

@@ -31,7 +31,7 @@ RULES = {
 def make_mesh(
     axes: Mapping[str, int] | None = None, *, devices: Sequence[jax.Device] | None = None
 ) -> Mesh:
-    """Mesh over all devices (or the given ones), to be entered with `jax.set_mesh`.
+    """Mesh over all devices, or over `devices`, to be entered with `jax.set_mesh`.
 
     Args:
         axes: size by axis name, of AXES; one size may be -1 for "the rest". Default: all devices on
@@ -42,10 +42,10 @@ def make_mesh(
     """
     devices = list(jax.devices() if devices is None else devices)
     axes = dict(axes or {"data": -1})
-    known = math.prod(size for size in axes.values() if size != -1)
+    sized = math.prod(size for size in axes.values() if size != -1)
     free = [name for name, size in axes.items() if size == -1]
-    if len(free) == 1 and known > 0:
-        axes[free[0]] = len(devices) // known
+    if len(free) == 1 and sized > 0:
+        axes[free[0]] = len(devices) // sized
     if unknown := set(axes) - set(AXES):
         raise ValueError(f"mesh axes {axes}: unknown axis {unknown.pop()!r}; use {AXES}")
     if math.prod(axes.values()) != len(devices) or min(axes.values()) < 1:
@@ -60,24 +60,6 @@ def make_mesh(
         axis_types=(AxisType.Auto,) * len(axes),
         devices=tuple(devices),
     )
-
-
-def _spec(
-    mesh: Mesh, names: Sequence[str | None], shape: Sequence[int], rules: Mapping
-) -> PartitionSpec:
-    """Mesh axes of an array whose dimensions bear the logical `names` (fewer names than dimensions:
-    the rest whole)."""
-    taken: set[str] = set()
-    spec = []
-    for name, size in zip(names, shape, strict=False):
-        axes = tuple(
-            axis for axis in rules.get(name, ()) if axis in mesh.axis_names and axis not in taken
-        )
-        if size % math.prod(mesh.shape[axis] for axis in axes):
-            axes = ()
-        taken.update(axes)
-        spec.append(axes or None)
-    return PartitionSpec(*spec)
 
 
 def shardings(mesh: Mesh, boxed: Any, *, rules: Mapping[str, Sequence[str]] = RULES) -> Any:
@@ -96,6 +78,23 @@ def shardings(mesh: Mesh, boxed: Any, *, rules: Mapping[str, Sequence[str]] = RU
     return jax.tree.map(of, boxed, is_leaf=lambda leaf: isinstance(leaf, nn.Partitioned))
 
 
+def _spec(
+    mesh: Mesh, names: Sequence[str | None], shape: Sequence[int], rules: Mapping
+) -> PartitionSpec:
+    """Mesh axes of an array whose dimensions have the logical `names` (fewer names than dimensions:
+    the rest whole)."""
+    taken: set[str] = set()
+    spec = []
+    for name, size in zip(names, shape, strict=False):
+        free = [axis for axis in mesh.axis_names if axis not in taken]
+        axes = tuple(axis for axis in rules.get(name, ()) if axis in free)
+        if size % math.prod(mesh.shape[axis] for axis in axes):
+            axes = ()
+        taken.update(axes)
+        spec.append(axes or None)
+    return PartitionSpec(*spec)
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """Every device holds the whole array."""
     return NamedSharding(mesh, PartitionSpec())
@@ -103,13 +102,12 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """The first dimension, images, is cut over the data axes of the mesh."""
-    return NamedSharding(
-        mesh, PartitionSpec(tuple(axis for axis in RULES["batch"] if axis in mesh.axis_names))
-    )
+    axes = tuple(axis for axis in RULES["batch"] if axis in mesh.axis_names)
+    return NamedSharding(mesh, PartitionSpec(axes))
 
 
 def check_batch(mesh: Mesh, batch_size: int, *, accum: int = 1, name: str = "") -> None:
-    """Refuses a global batch that the data axes, times the `accum` parts it is worked off in, do
+    """Refuses a global batch that the data axes, times the `accum` parts it is computed in, do
     not divide.
 
     Args:

@@ -29,47 +29,6 @@ class TrainState:
     opt_state: Any
 
 
-def _init_variables(model: nn.Module, rng: jax.Array) -> Any:
-    return model.init(rng, jnp.zeros((1, *model.image_size, 3)), jnp.zeros((1, 1), jnp.int32))
-
-
-def abstract_variables(model: nn.Module, *, mesh: Mesh) -> dict[str, Any]:
-    """What `model.apply` takes ("params", perhaps "batch_stats") as ShapeDtypeStructs with
-    shardings."""
-    boxed = jax.eval_shape(lambda: _init_variables(model, jax.random.key(0)))
-    return jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-        nn.meta.unbox(boxed),
-        sharding.shardings(mesh, boxed),
-    )
-
-
-def abstract_state(model: nn.Module, tx: optax.GradientTransformation, *, mesh: Mesh) -> TrainState:
-    """The train state's shapes, dtypes and shardings as ShapeDtypeStructs; nothing is computed."""
-    abstract, whole = abstract_variables(model, mesh=mesh), sharding.replicated(mesh)
-    # What the optimizer keeps per parameter (moments) lies where the parameter lies.
-    opt_state = optax.tree.map_params(
-        tx,
-        lambda x, p: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=p.sharding),
-        jax.eval_shape(tx.init, abstract["params"]),
-        abstract["params"],
-        transform_non_params=lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole),
-    )
-    return TrainState(
-        step=jax.ShapeDtypeStruct((), jnp.int32, sharding=whole),
-        params=abstract["params"],
-        batch_stats=abstract.get("batch_stats", {}),
-        opt_state=opt_state,
-    )
-
-
-def variables(state: TrainState) -> dict[str, Any]:
-    """What `model.apply` takes, of a state."""
-    return {"params": state.params} | (
-        {"batch_stats": state.batch_stats} if state.batch_stats else {}
-    )
-
-
 def init_state(
     model: nn.Module, tx: optax.GradientTransformation, rng: jax.Array, *, mesh: Mesh
 ) -> TrainState:
@@ -86,3 +45,44 @@ def init_state(
 
     layout = jax.tree.map(lambda x: x.sharding, abstract_state(model, tx, mesh=mesh))
     return jax.jit(create, out_shardings=layout)(rng)
+
+
+def abstract_state(model: nn.Module, tx: optax.GradientTransformation, *, mesh: Mesh) -> TrainState:
+    """The train state's shapes, dtypes and shardings as ShapeDtypeStructs; nothing is computed."""
+    abstract, replicated = abstract_variables(model, mesh=mesh), sharding.replicated(mesh)
+    # What the optimizer keeps per parameter (moments) lies where the parameter lies.
+    opt_state = optax.tree.map_params(
+        tx,
+        lambda x, p: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=p.sharding),
+        jax.eval_shape(tx.init, abstract["params"]),
+        abstract["params"],
+        transform_non_params=lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated),
+    )
+    return TrainState(
+        step=jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated),
+        params=abstract["params"],
+        batch_stats=abstract.get("batch_stats", {}),
+        opt_state=opt_state,
+    )
+
+
+def abstract_variables(model: nn.Module, *, mesh: Mesh) -> dict[str, Any]:
+    """What `model.apply` takes ("params", perhaps "batch_stats") as ShapeDtypeStructs with
+    shardings."""
+    boxed = jax.eval_shape(lambda: _init_variables(model, jax.random.key(0)))
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+        nn.meta.unbox(boxed),
+        sharding.shardings(mesh, boxed),
+    )
+
+
+def _init_variables(model: nn.Module, rng: jax.Array) -> Any:
+    return model.init(rng, jnp.zeros((1, *model.image_size, 3)), jnp.zeros((1, 1), jnp.int32))
+
+
+def variables(state: TrainState) -> dict[str, Any]:
+    """What `model.apply` takes, of a state."""
+    return {"params": state.params} | (
+        {"batch_stats": state.batch_stats} if state.batch_stats else {}
+    )

@@ -3,6 +3,7 @@
 import pytest
 
 from pix2seq_jax.config import architectures, build, recipes, shapes
+from pix2seq_jax.config.fill import fill
 from pix2seq_jax.models import pix2seq
 from pix2seq_jax.models.backbones import BACKBONES
 from pix2seq_jax.models.pix2seq import Pix2Seq
@@ -38,18 +39,19 @@ def test_variants_that_do_not_fit_are_named(arg, part):
 
 
 def test_images_are_padded_to_whole_patches():
-    config = small.load("detection.py:arch=vit-b,size=1333")
+    config = fill(small.load("detection.py:arch=vit-b,size=1333"))
     assert config.model.image_size == (1344, 1344)
     assert (
         "pad_image(1344)" in config.tasks.detection.eval_ops
         and "resize(1333" in config.tasks.detection.eval_ops
     )
-    assert small.load("detection.py:arch=resnet50,size=1333").model.image_size == (1333, 1333)
+    resnet = fill(small.load("detection.py:arch=resnet50,size=1333"))
+    assert resnet.model.image_size == (1333, 1333)
 
 
 @pytest.mark.parametrize("arch", architectures.ARCHITECTURES)
 def test_presets_name_every_field_of_the_model(arch):
-    config = small.load(f"detection.py:arch={arch},size=64")
+    config = fill(small.load(f"detection.py:arch={arch},size=64"))
     config.model.vocab_size = config.vocab.size
     model = Pix2Seq.from_config(config.model)
     differences = dict(architectures.ARCHITECTURES[arch])

@@ -37,20 +37,25 @@ def assert_same(one, other) -> None:
 
 
 def test_paths_arrays_and_pil_images_are_one(predictor, files):
-    images = [Image.open(file) for file in files]
+    images = []
+    for file in files:
+        with Image.open(file) as image:
+            image.load()
+            images.append(image.copy())
     arrays = [np.asarray(image.convert("RGB")) for image in images]
     results = predictor(files, threshold=0.0)
     assert len(results) == len(files) and any(len(result.boxes) for result in results)
     for others in (map(str, files), images, arrays):
         for one, other in zip(results, predictor(list(others), threshold=0.0), strict=True):
             assert_same(one, other)
-    (alone,) = predictor(files[1], threshold=0.0)
-    assert_same(alone, results[1])
+    (alone,) = predictor(files[0], threshold=0.0)
+    assert_same(alone, results[0])
 
 
 def test_a_result_is_in_pixels_of_the_image_and_sorted(predictor, files):
     for file, result in zip(files, predictor(files, threshold=0.0), strict=True):
-        width, height = Image.open(file).size
+        with Image.open(file) as image:
+            width, height = image.size
         count = len(result.boxes)
         assert result.boxes.shape == (count, 4) and result.boxes.dtype == np.float32
         assert (result.boxes >= 0).all()
@@ -90,10 +95,12 @@ def test_grey_cmyk_and_turned_images(predictor):
     exif = turned.getexif()
     exif[0x0112] = 6
     images = [grey, grey[..., None], three, Image.fromarray(three).convert("CMYK")]
-    results = predictor(images, threshold=0.0)
+    results = [predictor(image, threshold=0.0)[0] for image in images]
     for result in results[1:3]:
         assert_same(result, results[0])
-    assert len(predictor([], threshold=0.0)) == 0
+    (result,) = predictor(turned, threshold=0.0)
+    assert (result.boxes <= [30, 40, 30, 40]).all()
+    assert predictor([], threshold=0.0) == []
 
 
 @pytest.mark.parametrize(

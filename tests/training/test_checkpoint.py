@@ -297,6 +297,23 @@ def test_metrics_that_come_after_the_save_choose_the_best(tmp_path):
     assert_equal(restore(tmp_path)[0], make_state(7))
 
 
+def test_saves_with_and_without_metrics_are_quiet(tmp_path, caplog):
+    """A run saves before it evaluates, so that most saves have no metrics; Orbax reads them back
+    where there are some."""
+    saver = checkpoint.Checkpointer(tmp_path, best_metric="AP")
+    with caplog.at_level(logging.WARNING):
+        saver.save(1, make_state(1), META)
+        saver.save(2, make_state(2), META, metrics={"AP": 0.5})
+        saver.close()
+    assert not caplog.records
+    assert not (tmp_path / "1" / "metrics").exists()
+    assert json.loads((tmp_path / "2" / "metrics" / "metrics").read_text()) == {"AP": 0.5}
+    again = checkpoint.Checkpointer(tmp_path, keep_latest=1, best_metric="AP")
+    again.save(3, make_state(3), META)
+    again.close()
+    assert checkpoint.steps(tmp_path) == [3, 2]
+
+
 def test_damaged_metrics_of_an_older_step_do_not_stop_the_run(tmp_path):
     for step in (1, 2):
         saver = checkpoint.Checkpointer(tmp_path, best_metric="AP")

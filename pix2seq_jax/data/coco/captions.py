@@ -12,7 +12,7 @@ from pix2seq_jax.data.coco.json import (
     Report,
     annotation_ids,
     dicts,
-    places_of_images,
+    index_images,
     read_json,
     return_memory,
     whole_numbers,
@@ -21,45 +21,14 @@ from pix2seq_jax.data.source import IMAGE_FIELDS, layout
 from pix2seq_jax.vocab import END_PIECE
 
 
-class References(Mapping):
-    """Image id -> list of its captions, kept as one text: half a million Python strings take twice
-    the room."""
-
-    def __init__(self, captions: Mapping[int, list[str]]) -> None:
-        """Copies the captions."""
-        lasts = np.cumsum([len(own) for own in captions.values()], dtype=np.int64).tolist()
-        self._places = {
-            image_id: (last - len(captions[image_id]), last)
-            for image_id, last in zip(captions, lasts, strict=True)
-        }
-        texts = [
-            caption.encode("utf-8", "surrogatepass") for own in captions.values() for caption in own
-        ]
-        self._ends = np.cumsum([0, *map(len, texts)])
-        self._texts = b"".join(texts)
-
-    def __getitem__(self, image_id: int) -> list[str]:
-        """The captions of an image as written."""
-        numbers = range(*self._places[image_id])
-        texts = (self._texts[self._ends[number] : self._ends[number + 1]] for number in numbers)
-        return [text.decode("utf-8", "surrogatepass") for text in texts]
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._places)
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-
 class CocoCaptions:
     """A folder of images and a COCO-format captions JSON; images without captions are left out.
 
     `source[i]` gives the raw features of image i:
         image, file, image_id, orig_size: as CocoDir gives them;
         captions: i32[n,T], piece ids of all its captions, each with END_PIECE after it and cut at
-            T; 0 is padding.
-        A row of a batch has C of them: those that the epoch has come to, so that all are read in
-            time.
+            T; 0 is padding. A row of a batch has C of them: those of the epoch, so that all are
+            read in time.
 
     Attributes:
         annotations_path: the JSON.
@@ -107,12 +76,11 @@ class CocoCaptions:
         self.annotations_path, self.report = Path(annotations), Report()
         self.fields = layout((*IMAGE_FIELDS, "captions"), C=per_image, T=max_tokens)
         content = read_json(self.annotations_path, ("images", "annotations"))
-        found = read_images(
-            self.annotations_path, Path(images), content["images"], self.report, image_rules
-        )
-        self.image_ids, self.files, self.sizes, self._dropped = found
+        records, folder = content["images"], Path(images)
+        images = read_images(self.annotations_path, folder, records, self.report, image_rules)
+        self.image_ids, self.files, self.sizes, self._dropped = images
         captions = self._read_captions(content["annotations"], bad_annotations)
-        del content
+        del content, records
         self._drop_silent(captions)
         self._encode(captions, text)
         self.references = References(self.references)
@@ -125,12 +93,12 @@ class CocoCaptions:
         records = dicts(listed, bad)
         wanted, wrong = whole_numbers([record.get("image_id") for record in records])
         bad.add_values(wrong, records, "image_id", "a value of image_id that is no whole number")
-        place = places_of_images(self.image_ids, wanted)
-        unlisted = (place < 0) & ~bad.rows & ~np.isin(wanted, self._dropped)
+        image = index_images(self.image_ids, wanted)
+        unlisted = (image < 0) & ~bad.rows & ~np.isin(wanted, self._dropped)
         self.report.add(
             "annotations of images that are not listed, dropped", wanted[unlisted].tolist()
         )
-        bad.rows |= place < 0
+        bad.rows |= image < 0
         values = [record.get("caption") for record in records]
         wrong = np.array([not isinstance(value, str) for value in values], bool) & ~bad.rows
         bad.add_values(wrong, records, "caption", "captions that are not text")
@@ -152,7 +120,7 @@ class CocoCaptions:
                 "captions file"
             )
         self.report.add("images without captions, left out", self.image_ids[~keep].tolist())
-        self.files = [file for file, kept in zip(self.files, keep, strict=True) if kept]
+        self.files = [self.files[row] for row in np.flatnonzero(keep).tolist()]
         self.image_ids, self.sizes = self.image_ids[keep], self.sizes[keep]
         self.references = {image_id: captions[image_id] for image_id in self.image_ids.tolist()}
 
@@ -161,9 +129,8 @@ class CocoCaptions:
         allowed."""
         max_tokens = self.fields["captions"][1][1]
         taken = [captions[image_id] for image_id in self.image_ids.tolist()]
-        pieces = text.encode(
-            [caption for own in taken for caption in own]
-        )  # in one call, which is far quicker
+        # In one call, which is far quicker.
+        pieces = text.encode([caption for own in taken for caption in own])
         numbers = np.cumsum([0, *map(len, taken)])
         owners = np.repeat(self.image_ids, np.diff(numbers))
         long = [int(owners[i]) for i, ids in enumerate(pieces) if len(ids) >= max_tokens]
@@ -195,3 +162,33 @@ class CocoCaptions:
     def describe(self) -> str:
         """One line per kind of thing left out, with the first names; "" when nothing was."""
         return self.report.describe(self.annotations_path.name)
+
+
+class References(Mapping):
+    """Image id -> list of its captions, as one text: half a million Python strings take twice the
+    room."""
+
+    def __init__(self, captions: Mapping[int, list[str]]) -> None:
+        """Copies the captions."""
+        lasts = np.cumsum([len(own) for own in captions.values()], dtype=np.int64).tolist()
+        self._places = {
+            image_id: (last - len(captions[image_id]), last)
+            for image_id, last in zip(captions, lasts, strict=True)
+        }
+        texts = [
+            caption.encode("utf-8", "surrogatepass") for own in captions.values() for caption in own
+        ]
+        self._ends = np.cumsum([0, *map(len, texts)])
+        self._texts = b"".join(texts)
+
+    def __getitem__(self, image_id: int) -> list[str]:
+        """The captions of an image as written."""
+        numbers = range(*self._places[image_id])
+        texts = (self._texts[self._ends[number] : self._ends[number + 1]] for number in numbers)
+        return [text.decode("utf-8", "surrogatepass") for text in texts]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)

@@ -1,5 +1,5 @@
-"""What the beginnings and ends of image files tell, each file read once: remembered in a file for
-later starts."""
+"""What the beginnings and ends of image files say, each file read once: later starts read it from a
+cache."""
 
 import hashlib
 import logging
@@ -35,93 +35,95 @@ class Headers(NamedTuple):
 
 
 class CheckedImages:
-    """`checked(files) -> Headers`. Files that have not changed since they were looked at are not
-    read again.
+    """`checked(files) -> Headers`. A file that has not changed since it was read is not read again.
 
-    Broken files are looked at again every time. Several processes share the work: each looks at its
-    part of the files.
+    Broken files are read again every time. Several processes share the work: each reads its part of
+    the files.
     """
 
     def __init__(
         self,
-        kept: Path | None = None,
+        cache: Path | None = None,
         *,
         part: tuple[int, int] = (0, 1),
         gather: Callable[[np.ndarray], np.ndarray] = lambda table: table,
         writes: bool = True,
     ) -> None:
-        """Reads what is remembered.
+        """Reads the cache.
 
         Args:
-            kept: file for what was learned, `.npz`; None: nothing is kept. One that cannot be read
+            cache: file for what was learned, `.npz`; None: there is none. One that cannot be read
                 counts as empty.
             part: (p, P), this process looks at files p, p + P, ...
             gather: i32[N,7] of this process -> the maximum over all processes, for P > 1; every
                 process calls it.
             writes: whether this process writes the file.
         """
-        self._kept, self._part, self._gather, self._writes = kept, part, gather, writes
-        self._known = _load(kept) if kept else {}
-        self._fresh = 0
+        self._cache, self._part, self._gather, self._writes = cache, part, gather, writes
+        self._lines = _load(cache) if cache else {}  # key -> (height, width, kind)
+        self._fresh = 0  # lines that the cache lacks
 
     def __call__(self, files: Sequence[str]) -> Headers:
-        """Looks at the files; raises nothing for broken ones."""
+        """Reads the files; raises nothing for broken ones."""
         index, count = self._part
         own = range(index, len(files), count)
         table = np.zeros((len(files), 3 + _WORDS), np.int32)
-        with ThreadPoolExecutor() as pool:
-            keys = list(pool.map(_key, (files[row] for row in own), chunksize=_TOGETHER))
-            new = [(row, key) for row, key in zip(own, keys, strict=True) if key not in self._known]
-            read = pool.map(_look, (files[row] for row, _ in new), chunksize=_TOGETHER)
-            for (_, key), line in zip(new, read, strict=True):
-                self._known[key] = line
-        for row, key in zip(own, keys, strict=True):
-            table[row] = *self._known[key], *_words(key)
-        table, before = np.asarray(self._gather(table)), len(self._known)
+        for row, key in zip(own, self._read([files[row] for row in own]), strict=True):
+            table[row] = *self._lines[key], *_words(key)
+        table = np.asarray(self._gather(table))
         if count > 1:  # what the other processes learned
+            before = len(self._lines)
             for height, width, kind, *words in table.tolist():
-                self._known[_key_of(words)] = height, width, kind
-        self._fresh += len(new) + len(self._known) - before
+                self._lines[_key_of(words)] = height, width, kind
+            self._fresh += len(self._lines) - before
         broken = np.flatnonzero(table[:, 2] == _BROKEN).tolist()
         errors = {row: _error(files[row]) for row in broken}
-        return Headers(
-            table[:, :2],
-            table[:, 2] == _TURNED,
-            {row: text for row, text in errors.items() if text},
-        )
+        errors = {row: text for row, text in errors.items() if text}
+        return Headers(table[:, :2], table[:, 2] == _TURNED, errors)
+
+    def _read(self, files: Sequence[str]) -> list[bytes]:
+        """The keys of files, each of which has a line afterwards."""
+        with ThreadPoolExecutor() as pool:
+            keys = list(pool.map(_key, files, chunksize=_TOGETHER))
+            new = [row for row, key in enumerate(keys) if key not in self._lines]
+            lines = pool.map(_look, [files[row] for row in new], chunksize=_TOGETHER)
+            for row, line in zip(new, lines, strict=True):
+                self._lines[keys[row]] = line
+        self._fresh += len(new)
+        return keys
 
     def save(self) -> None:
-        """Keeps what was learned of whole files; a file that cannot be written is a line in the
+        """Writes what was learned of whole files; a cache that cannot be written is a line in the
         log."""
-        if not (self._kept and self._writes and self._fresh):
+        if not (self._cache and self._writes and self._fresh):
             return
-        whole = {key: line for key, line in self._known.items() if line[2] in (_WHOLE, _TURNED)}
-        partial = self._kept.with_suffix(".partial")
+        whole = {key: line for key, line in self._lines.items() if line[2] in (_WHOLE, _TURNED)}
+        partial = self._cache.with_suffix(".partial")
         try:
-            self._kept.parent.mkdir(parents=True, exist_ok=True)
+            self._cache.parent.mkdir(parents=True, exist_ok=True)
             with partial.open("wb") as stream:
                 np.savez(
                     stream,
                     keys=np.array(list(whole), "S16"),
                     lines=np.array(list(whole.values()), np.int32),
                 )
-            partial.replace(self._kept)
+            partial.replace(self._cache)
         except OSError as error:
-            log.warning("what was learned about the images cannot be kept: %s", error)
+            log.warning("what was learned about the images cannot be written: %s", error)
 
 
-def _load(kept: Path) -> dict[bytes, tuple[int, int, int]]:
-    """What is remembered: key -> (height, width, kind)."""
+def _load(cache: Path) -> dict[bytes, tuple[int, int, int]]:
+    """The lines of the cache: key -> (height, width, kind)."""
     try:
-        if not kept.is_file():
+        if not cache.is_file():
             return {}
-        with kept.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
+        with cache.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
             keys, lines = content["keys"].tolist(), content["lines"]
         return dict(zip(keys, map(tuple, lines.reshape(-1, 3).tolist()), strict=True))
     except Exception as error:  # a damaged archive raises many kinds
         log.warning(
             "%s cannot be read (%s: %s): all images are looked at again",
-            kept,
+            cache,
             type(error).__name__,
             error,
         )
@@ -164,7 +166,7 @@ def _look(file: str) -> tuple[int, int, int]:
 
 
 def _error(file: str) -> str:
-    """What is wrong with a file; "" where it was mended meanwhile."""
+    """What is wrong with a file; "" where it has been repaired meanwhile."""
     try:
         check_file(file)
     except ValueError as error:

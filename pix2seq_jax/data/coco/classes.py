@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pix2seq_jax.data.coco.json import column, integers, shown
 
-UNNAMED = "class {}"  # stands for the name of a label that nobody named
+UNNAMED = "class {}"  # stands for the name of a label without one
 
 
 def read_categories(path: Path, records: list) -> dict[int, str]:
@@ -77,7 +77,6 @@ def match_labels(
     ids, names = [], []
     for label, (own_id, name) in enumerate(zip(label_ids, label_names, strict=True), 1):
         ids.append(category_of.get(label, -label if own_id in listed else own_id))
-        names.append(
-            listed[ids[-1]] if name == UNNAMED.format(label) and label in category_of else name
-        )
+        unnamed = name == UNNAMED.format(label) and label in category_of
+        names.append(listed[ids[-1]] if unnamed else name)
     return tuple(ids), tuple(names)

@@ -2,13 +2,13 @@
 reading it again.
 
 Columns are a dictionary of arrays; n annotations stand in the order of the file:
-    images, categories: u8, JSON text of the two lists, without what nobody reads;
+    images, categories: u8, JSON text of the two lists, without the keys that are not used;
     ids: i64[n], or texts where one is no integer; image_id, category_id: i64[n];
     boxes: f64[n,4] x, y, width, height in pixels; area: f64[n] pixels², NaN where the file has none
         that is positive;
     crowd: bool[n]; bad: bool[n], annotations that break the format, to be left out;
-    report: u8, what was counted (coco_json.Report.content);
-    those of outlines.read_segmentations and joints.read_keypoints where asked for.
+    report: u8, what was counted (coco.json.Report.content);
+    those of outlines.read_segmentations and keypoints.read_keypoints where asked for.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ import numpy as np
 
 from pix2seq_jax.data.coco import json as coco_json
 from pix2seq_jax.data.coco.json import BadAnnotations, Report, number_rows, whole_numbers
-from pix2seq_jax.data.coco.keypoints import Joints, read_keypoints
+from pix2seq_jax.data.coco.keypoints import Keypoints, read_keypoints
 from pix2seq_jax.data.coco.outlines import read_segmentations
 
 log = logging.getLogger("pix2seq_jax")
@@ -32,19 +32,13 @@ log = logging.getLogger("pix2seq_jax")
 _VERSION = 1  # of what the arrays mean; another one in a file of the cache: it is not used
 _IMAGE_KEYS = ("id", "file_name", "height", "width")
 _CATEGORY_KEYS = ("id", "name", "keypoints", "skeleton")
-_CROWD = {
-    None: False,
-    0: False,
-    1: True,
-    "0": False,
-    "1": True,
-}  # 0 == False and 1 == True in Python
+_CROWD = {None: False, 0: False, 1: True, "0": False, "1": True}  # 0 == False in Python
 _LARGEST_SIDE = 2**31 - 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Cache:
-    """Where columns are kept.
+    """Files with the columns of annotation files.
 
     Attributes:
         folder: of one file for each annotation file and way to read it; made when it is needed.
@@ -78,7 +72,7 @@ def read_columns(
         outlines: whether to read `segmentation`.
         keypoints: whether to read `keypoints`; the JSON must be of the kind person_keypoints.
         bad: "error" or "drop", what becomes of annotations that break the format.
-        cache: of this and other files; a file that cannot be used is only told by a log line.
+        cache: of this and other files; one that cannot be used is a line in the log.
 
     Raises:
         ValueError: the file is missing, broken, or not COCO; names it, the value and the remedy.
@@ -88,17 +82,15 @@ def read_columns(
     stat = path.stat()
     how = [str(path.resolve()), outlines, keypoints, bad]
     key = json.dumps([_VERSION, *how, stat.st_size, stat.st_mtime_ns])
-    kept = (
-        cache.folder
-        / f"{path.stem}-{hashlib.sha256(json.dumps(how).encode()).hexdigest()[:16]}.npz"
-    )
-    unsaved_key, columns = cache.unsaved.get(kept, ("", None))
+    digest = hashlib.sha256(json.dumps(how).encode()).hexdigest()
+    file = cache.folder / f"{path.stem}-{digest[:16]}.npz"
+    unsaved_key, columns = cache.unsaved.get(file, ("", None))
     if unsaved_key != key:
-        columns = _load(kept, key)
+        columns = _load(file, key)
     if columns is None:
         columns = _read(path, outlines, keypoints, bad)
         if cache.writes:
-            cache.unsaved[kept] = key, columns
+            cache.unsaved[file] = key, columns
     return columns
 
 
@@ -122,13 +114,10 @@ def _columns(path: Path, outlines: bool, keypoints: bool, rule: str) -> dict[str
     if outlines:
         columns |= read_segmentations(records, bad)
     if keypoints:
-        coco_json.integers(
-            path,
-            coco_json.column(path, content["categories"], "id", "categories"),
-            "id",
-            "categories",
-        )
-        columns |= read_keypoints(records, len(Joints(path, content["categories"]).names), bad)
+        categories = content["categories"]
+        ids = coco_json.column(path, categories, "id", "categories")
+        coco_json.integers(path, ids, "id", "categories")
+        columns |= read_keypoints(records, len(Keypoints(path, categories).names), bad)
     return columns | {"ids": bad.ids, "bad": bad.rows, "report": text_column(report.content())}
 
 
@@ -147,7 +136,7 @@ def _check_sides(path: Path, records: list) -> None:
 
 
 def _reduced(records: list, keys: tuple[str, ...]) -> list:
-    """The records with only these keys; what is no object stays, so that it can be told."""
+    """The records with only these keys; what is no object stays, for the error."""
     return [
         {key: record[key] for key in keys if key in record} if isinstance(record, dict) else record
         for record in records
@@ -205,37 +194,37 @@ def _crowd(values: list) -> tuple[np.ndarray, np.ndarray]:
         return crowd, wrong
 
 
-def _load(kept: Path, key: str) -> dict[str, np.ndarray] | None:
-    """The columns that are kept in a file for this key; None where there are none."""
+def _load(file: Path, key: str) -> dict[str, np.ndarray] | None:
+    """The columns with this key in a file; None where there are none."""
     try:
-        if not kept.is_file():
+        if not file.is_file():
             return None
-        with kept.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            if content_of(file["key"]) != key:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
+            if content_of(content["key"]) != key:
                 return None  # of another state of the annotation file
-            return {name: file[name] for name in file.files if name != "key"}
+            return {name: content[name] for name in content.files if name != "key"}
     except Exception as error:  # NumPy and zipfile raise many kinds on damaged files
         log.warning(
             "%s cannot be used (%s: %s); the annotation file is read",
-            kept,
+            file,
             type(error).__name__,
             error,
         )
         return None
 
 
-def _save(kept: Path, key: str, columns: dict[str, np.ndarray]) -> None:
+def _save(file: Path, key: str, columns: dict[str, np.ndarray]) -> None:
     """Writes the file as a whole, so that a stop in between, or another writer, does no harm."""
     partial = ""
     try:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        handle, partial = tempfile.mkstemp(".partial", kept.stem, kept.parent)
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, key=text_column(key), **columns)
-        os.replace(partial, kept)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handle, partial = tempfile.mkstemp(".partial", file.stem, file.parent)
+        with os.fdopen(handle, "wb") as stream:
+            np.savez(stream, key=text_column(key), **columns)
+        os.replace(partial, file)
     except OSError as error:
         log.warning(
-            "%s cannot be written (%s); annotations will be read again by the next run", kept, error
+            "%s cannot be written (%s); annotations will be read again by the next run", file, error
         )
         with contextlib.suppress(OSError):
             os.unlink(partial)

@@ -43,7 +43,7 @@ class ImageRules:
             counts them.
         bad: "error" refuses files that cannot be decoded, "replace" counts them, for others to be
             read instead.
-        headers: looks at the files (data.checked_images); None: they are not looked at, and their
+        headers: looks at the files (coco.checked_images); None: they are not looked at, and their
             sizes not compared.
     """
 
@@ -84,11 +84,8 @@ def read_images(
     files = locate(path, folder, names)
     gone = [row for row, file in enumerate(files) if file is None]
     if gone and (rules.missing == "error" or len(gone) == len(files)):
-        remedy = (
-            ""
-            if len(gone) == len(files)
-            else ", or leave them out by --config.data.missing_images=drop"
-        )
+        some = ", or leave them out by --config.data.missing_images=drop"
+        remedy = "" if len(gone) == len(files) else some
         raise ValueError(
             f"{len(gone)} of {len(files)} images of {path} are not in the folder {folder}, first: "
             f"{names[gone[0]]}; give the folder that the file names of the JSON start from, or "
@@ -98,10 +95,10 @@ def read_images(
         "images that are not in the folder, left out with their annotations",
         [names[row] for row in gone],
     )
-    kept = [row for row, file in enumerate(files) if file is not None]
-    found = [files[row] for row in kept]
-    sizes = _sizes(path, [records[rows[row]] for row in kept], found, rules, report)
-    return Images(ids[kept], found, sizes, ids[gone])
+    there = [row for row, file in enumerate(files) if file is not None]
+    files = [files[row] for row in there]
+    sizes = _sizes(path, [records[rows[row]] for row in there], files, rules, report)
+    return Images(ids[there], files, sizes, ids[gone])
 
 
 def _listed(path: Path, records: list, report: Report) -> tuple[np.ndarray, list[str], list[int]]:
@@ -137,7 +134,7 @@ def locate(path: Path, folder: Path, names: Sequence[str]) -> list[str | None]:
     """Existing path of every file name; None where there is none.
 
     Names are tried as they are, then without their first folder, and so on: the JSON may have been
-    written for another place. One number of folders is left out for all of them, that which finds
+    written for another folder. One number of folders is left out for all of them, that which finds
     most, and none by which two names would become one file. Folders are listed once instead of one
     `stat` per file (118k files on a network disk). Names are compared in Unicode normal form C:
     some systems store decomposed letters where the JSON has composed ones.
@@ -168,7 +165,7 @@ def locate(path: Path, folder: Path, names: Sequence[str]) -> list[str | None]:
 
 
 def _entry(folder: Path, parts: list[str], listings: dict[str, dict[str, str]]) -> str | None:
-    """The path of a file below a folder; what is in a folder is kept in `listings`."""
+    """The path of a file below a folder; `listings` remembers what is in each folder."""
     head, tail = os.path.join(*parts[:-1], ""), parts[-1]
     if head not in listings:
         parent = folder / head
@@ -182,21 +179,18 @@ def _sizes(
     path: Path, records: list[dict], files: list[str], rules: ImageRules, report: Report
 ) -> np.ndarray:
     """i32[I,2], height and width of images: those of the JSON, corrected by those of the files."""
-    given = [(record.get("height"), record.get("width")) for record in records]
-    known = [all(_is_side(side) for side in size) for size in given]
-    sizes = np.array(
-        [size if whole else (0, 0) for size, whole in zip(given, known, strict=True)], np.int32
-    )
-    sizes = sizes.reshape(-1, 2)
-    unsized = np.flatnonzero(~np.array(known, bool))
+    written = [(record.get("height"), record.get("width")) for record in records]
+    sized = [all(_is_side(side) for side in size) for size in written]
+    sizes = [size if real else (0, 0) for size, real in zip(written, sized, strict=True)]
+    sizes = np.array(sizes, np.int32).reshape(-1, 2)
+    unsized = np.flatnonzero(~np.array(sized, bool))
     broken: dict[int, str] = {}
     if rules.headers is not None:
-        looked = rules.headers(files)
-        broken = _count_broken(looked, report, rules)
+        headers = rules.headers(files)
+        broken = _count_broken(headers, report, rules)
         whole = np.array([row not in broken for row in range(len(files))], bool)
-        sizes = _checked_sizes(
-            path, files, np.where(sizes == 0, looked.sizes, sizes), looked, whole, report
-        )
+        sizes = np.where(sizes == 0, headers.sizes, sizes)
+        sizes = _checked_sizes(path, files, sizes, headers, whole, report)
     for row in unsized.tolist():
         if row in broken:
             raise ValueError(
@@ -216,10 +210,10 @@ def _is_side(value) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 1 <= value < 2**31
 
 
-def _count_broken(looked: Headers, report: Report, rules: ImageRules) -> dict[int, str]:
+def _count_broken(headers: Headers, report: Report, rules: ImageRules) -> dict[int, str]:
     """Errors of the files that cannot be decoded by their row; ValueError where they are not to be
     passed over."""
-    broken, total = looked.errors, len(looked.sizes)
+    broken, total = headers.errors, len(headers.sizes)
     if broken:
         first = next(iter(broken.values()))
         if rules.bad == "error":
@@ -240,7 +234,7 @@ def _checked_sizes(
     path: Path,
     files: list[str],
     sizes: np.ndarray,
-    looked: Headers,
+    headers: Headers,
     whole: np.ndarray,
     report: Report,
 ) -> np.ndarray:
@@ -253,10 +247,10 @@ def _checked_sizes(
     - height and width exchanged: those of the file are used, and counted;
     - another size of the same aspect (annotations made on a smaller copy): that of the JSON is
       used, since the boxes are in its pixels, and counted;
-    - anything else is refused: nobody can tell where the boxes lie.
+    - anything else is refused: where the boxes lie is unknown.
     """
-    stored = looked.sizes
-    turned = np.where(looked.turned[:, None], stored[:, ::-1], stored)
+    stored = headers.sizes
+    turned = np.where(headers.turned[:, None], stored[:, ::-1], stored)
     as_stored = np.abs(sizes - stored).max(axis=1) <= 1
     as_shown = ~as_stored & (np.abs(sizes - turned).max(axis=1) <= 1)
     odd = whole & ~as_stored & ~as_shown
@@ -264,7 +258,8 @@ def _checked_sizes(
     # Sides in the same proportion, to a pixel of the larger image.
     products = sizes.astype(np.int64) * stored[:, ::-1].astype(np.int64)
     larger = np.maximum(sizes.max(axis=1), stored.max(axis=1))
-    scaled = odd & ~exchanged & ~looked.turned & (np.abs(products[:, 0] - products[:, 1]) <= larger)
+    alike = np.abs(products[:, 0] - products[:, 1]) <= larger
+    scaled = odd & ~exchanged & ~headers.turned & alike
     _refuse_sizes(path, files, sizes, stored, np.flatnonzero(odd & ~exchanged & ~scaled).tolist())
 
     def named(rows: np.ndarray) -> list[str]:
@@ -300,8 +295,8 @@ def _refuse_sizes(
 
 
 def read_file(file: str) -> bytes:
-    """Content of an image file; ValueError where it cannot be read, or is no file (a pipe would be
-    waited for)."""
+    """Content of an image file; ValueError where it cannot be read, or is no file (reading a
+    pipe would not end)."""
     try:
         check_regular(file, os.stat(file))
         with open(file, "rb") as stream:

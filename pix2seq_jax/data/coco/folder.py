@@ -12,11 +12,11 @@ from pix2seq_jax.data.coco.files import ImageRules, read_file, read_images
 from pix2seq_jax.data.coco.json import (
     BadAnnotations,
     Report,
-    places_of_images,
+    index_images,
     return_memory,
     shown,
 )
-from pix2seq_jax.data.coco.keypoints import Joints
+from pix2seq_jax.data.coco.keypoints import Keypoints
 from pix2seq_jax.data.coco.outlines import Outlines, check_mask_sizes
 from pix2seq_jax.data.source import BOX_FIELDS, IMAGE_FIELDS, layout
 from pix2seq_jax.vocab import POINT_PADDING
@@ -31,16 +31,15 @@ class CocoDir:
     `source[i]` gives the raw features of image i:
         image: bytes of the file; file: its path; image_id: i64; orig_size: i32[2], height and width
             by the JSON;
-        boxes: f32[n,4] yxyx normalised to the image and clipped to it; labels: i32[n], 1..C in the
-            order of the
-        JSON's categories; area: f32[n] pixels² of the annotation; is_crowd: bool[n]; scores:
-        f32[n], 1;
+        boxes: f32[n,4] yxyx normalised to the image and clipped to it;
+        labels: i32[n], 1..C in the order of the JSON's categories;
+        area: f32[n] pixels² of the annotation; is_crowd: bool[n]; scores: f32[n], 1;
         polygons: f32[n,2*max_points] where asked for, outlines as point lists
-            (data.points.point_list), simplified to
-        at most max_points points with separators; all padding for crowd regions;
-        keypoints: f32[n,2J] and keypoint_swap: i32[J] where asked for: y, x of each joint, -3, -3
-            where it is not
-        labelled; the joint that each becomes in a mirror image, or -1 (data.joints.mirrored).
+            (coco.outlines.point_list), simplified to at most max_points points with separators; all
+            padding for crowd regions;
+        keypoints: f32[n,2J] where asked for, y, x of each; -3, -3 where it is not labelled;
+        keypoint_swap: i32[J], the keypoint that each becomes in a mirror image, or -1
+            (coco.keypoints.mirrored).
 
     Attributes:
         fields: what `source[i]` gives, see data.source.
@@ -49,8 +48,8 @@ class CocoDir:
             `label_ids` and `label_names` say what they are for a label that the JSON lacks.
         image_ids: i64[len].
         files: paths.
-        keypoint_names, keypoint_categories, skeleton, keypoint_swap: of the joints, and the ids of
-            the categories that have them (data.joints.Joints); empty without keypoints.
+        keypoint_names, skeleton, keypoint_swap: see coco.keypoints.Keypoints; empty without them.
+        keypoint_categories: ids of the categories that have keypoints.
         keypoint_labels: their labels.
         report: what was repaired or dropped, kind -> count; `describe()` names the first ones.
     """
@@ -82,18 +81,18 @@ class CocoDir:
                 is UNNAMED.
             label_names: names of labels 1, 2, … as the training data have them, one for each of
                 `label_ids`: categories are then matched by name, whatever their ids and order
-                (data.classes.match_labels).
+                (coco.classes.match_labels).
             max_points: length of the point lists of `polygons`, 128 in the paper; 0: no polygons
                 are read.
             keypoints: whether to read them; the JSON must be of the kind person_keypoints.
-            flip_pairs: names of keypoints that change places in a mirror image; () where their
+            flip_pairs: names of keypoints that are exchanged in a mirror image; () where their
                 names say it.
             bad_annotations: what becomes of annotations that break the format (no image, a box that
                 is not finite, an unknown category, malformed polygons or keypoints that are
                 wanted): "error" refuses the file, "drop" leaves them out and counts them in the
                 report.
-            cache: where the columns of the JSON are kept, so that it is not read again; None: it
-                is.
+            cache: of the columns of JSON files, so that they are not read again; None: there is
+                none.
             image_rules: what becomes of images that are missing or broken; default ImageRules().
 
         Raises:
@@ -108,17 +107,18 @@ class CocoDir:
         categories = content_of(columns["categories"])
         self._read_categories(categories, tuple(label_ids), tuple(label_names))
         listed = content_of(columns["images"])
-        found = read_images(self.annotations_path, self.folder, listed, self.report, image_rules)
-        self.image_ids, self.files, self.sizes, self._dropped = found
+        images = read_images(self.annotations_path, self.folder, listed, self.report, image_rules)
+        self.image_ids, self.files, self.sizes, self._dropped = images
         self._outlines: Outlines | None = None
-        self._read_schema(
-            Joints(self.annotations_path, categories, flip_pairs) if keypoints else None
-        )
+        self._keypoints: Keypoints | None = None
+        if keypoints:
+            self._keypoints = Keypoints(self.annotations_path, categories, flip_pairs)
+        self._read_schema()
         rows = self._choose_rows(columns, bad_annotations)
         self._read_objects(columns, rows)
         if max_points:
             self._read_outlines(columns, rows, max_points)
-        if self._joints:
+        if self._keypoints:
             self._read_keypoints(columns, rows)
         self._clip()
         if not keep_empty:
@@ -140,47 +140,47 @@ class CocoDir:
             for label, category_id in enumerate(self.category_ids, 1)
         )
 
-    def _read_schema(self, joints: Joints | None) -> None:
-        self._joints = joints
-        self.keypoint_names = joints.names if joints else ()
-        self.skeleton = joints.skeleton if joints else ()
-        self.keypoint_categories = tuple(sorted(joints.category_ids)) if joints else ()
+    def _read_schema(self) -> None:
+        schema = self._keypoints
+        self.keypoint_names = schema.names if schema else ()
+        self.skeleton = schema.skeleton if schema else ()
+        self.keypoint_categories = tuple(sorted(schema.category_ids)) if schema else ()
         self.keypoint_labels = tuple(
             label
             for label, category_id in enumerate(self.category_ids, 1)
             if category_id in self.keypoint_categories
         )
-        self.keypoint_swap = joints.swap if joints else np.zeros(0, np.int32)
+        self.keypoint_swap = schema.swap if schema else np.zeros(0, np.int32)
 
     def _choose_rows(self, columns: dict[str, np.ndarray], rule: str) -> np.ndarray:
         """Rows of the file's annotations that have an image and are whole: those of an image
         together, in the order of the file. Reports the others."""
-        place = places_of_images(self.image_ids, columns["image_id"])
+        image = index_images(self.image_ids, columns["image_id"])
         dropped = np.isin(columns["image_id"], self._dropped)
-        unlisted = columns["image_id"][(place < 0) & ~columns["bad"] & ~dropped].tolist()
+        unlisted = columns["image_id"][(image < 0) & ~columns["bad"] & ~dropped].tolist()
         self.report.add("annotations of images that are not listed, dropped", unlisted)
         bad = BadAnnotations(self.annotations_path, columns["ids"], rule, self.report)
-        bad.rows |= columns["bad"] | (place < 0)
+        bad.rows |= columns["bad"] | (image < 0)
         ids = columns["category_id"]
         unknown = np.flatnonzero(~np.isin(ids, self.category_ids) & ~bad.rows)
         if len(unknown):
-            known = f"the categories are {shown(list(self.category_ids))}"
-            text = f"{bad.name(unknown[0])} has category_id {ids[unknown[0]]}; {known}"
+            allowed = f"the categories are {shown(list(self.category_ids))}"
+            text = f"{bad.name(unknown[0])} has category_id {ids[unknown[0]]}; {allowed}"
             bad.add(unknown, "an unknown category id", text)
         if "rle_rows" in columns:
-            sizes = np.where(bad.rows[:, None], 0, self.sizes[place])
+            sizes = np.where(bad.rows[:, None], 0, self.sizes[image])
             check_mask_sizes(columns, sizes, bad)
         rows = np.flatnonzero(~bad.rows)
-        rows = rows[np.argsort(place[rows], kind="stable")]
-        self._image = place[rows]
+        rows = rows[np.argsort(image[rows], kind="stable")]
+        self._image = image[rows]
         return rows
 
     def _read_objects(self, columns: dict[str, np.ndarray], rows: np.ndarray) -> None:
         """Columns of these annotations of the file; boxes as in the file."""
         self._image_id, self._ids = self.image_ids[self._image], columns["ids"][rows]
         order = np.argsort(self.category_ids)
-        places = np.searchsorted(self.category_ids, columns["category_id"][rows], sorter=order)
-        self._labels = (order[places] + 1).astype(np.int32)
+        category = np.searchsorted(self.category_ids, columns["category_id"][rows], sorter=order)
+        self._labels = (order[category] + 1).astype(np.int32)
         self._xywh, self._crowd = columns["boxes"][rows], columns["crowd"][rows]
         area = columns["area"][rows]
         self._area = np.where(np.isnan(area), np.abs(self._xywh[:, 2] * self._xywh[:, 3]), area)
@@ -199,7 +199,7 @@ class CocoDir:
 
     def _read_keypoints(self, columns: dict[str, np.ndarray], rows: np.ndarray) -> None:
         wanted = np.isin(self._labels, self.keypoint_labels) & ~self._crowd
-        self._joints.take(columns, rows, self._ids, self.sizes[self._image], wanted, self.report)
+        self._keypoints.take(columns, rows, self._ids, self.sizes[self._image], wanted, self.report)
         self.fields |= layout(["keypoints", "keypoint_swap"], J=len(self.keypoint_names))
 
     def _clip(self) -> None:
@@ -233,7 +233,7 @@ class CocoDir:
                 f"annotation file {self.annotations_path}: no image has an object to learn from"
             )
         self.report.add("images without objects, left out", self.image_ids[~keep].tolist())
-        self.files = [file for file, kept in zip(self.files, keep, strict=True) if kept]
+        self.files = [self.files[row] for row in np.flatnonzero(keep).tolist()]
         self.image_ids, self.sizes = self.image_ids[keep], self.sizes[keep]
         self._starts, self._stops = self._starts[keep], self._stops[keep]
 
@@ -263,9 +263,9 @@ class CocoDir:
         }
         if self._outlines:
             features["polygons"] = self._polygons(rows)
-        if self._joints:
+        if self._keypoints:
             features |= {
-                "keypoints": self._joints.points(rows),
+                "keypoints": self._keypoints.points(rows),
                 "keypoint_swap": self.keypoint_swap,
             }
         return features
@@ -273,8 +273,8 @@ class CocoDir:
     def _polygons(self, rows: np.ndarray) -> np.ndarray:
         """f32[n,2*max_points]; crowd regions have none."""
         polygons = np.full((len(rows), 2 * self._outlines.max_points), POINT_PADDING, np.float32)
-        for place in np.flatnonzero(~self._crowd[rows]).tolist():
-            polygons[place] = self._outlines.points(int(rows[place]), self.report)
+        for number in np.flatnonzero(~self._crowd[rows]).tolist():
+            polygons[number] = self._outlines.points(int(rows[number]), self.report)
         return polygons
 
     def objects(self) -> dict[str, np.ndarray]:
@@ -282,27 +282,25 @@ class CocoDir:
         in that image, `label` i32[n], `is_crowd` bool[n], `num_keypoints` i64[n] (0 without
         keypoints)."""
         counts = self._stops - self._starts
-        part = np.concatenate(
-            [np.arange(a, b) for a, b in zip(self._starts, self._stops, strict=True)]
-        )
+        bounds = zip(self._starts, self._stops, strict=True)
+        part = np.concatenate([np.arange(start, stop) for start, stop in bounds])
         rows = self._rows[part]
+        num_keypoints = np.zeros(len(rows), np.int64)
+        if self._keypoints:
+            num_keypoints = self._keypoints.counts(rows)
         return {
             "image": np.repeat(np.arange(len(self)), counts),
             "label": self._labels[rows],
             "number": part - np.repeat(self._starts, counts),
             "is_crowd": self._crowd[rows],
-            "num_keypoints": self._joints.counts(rows)
-            if self._joints
-            else np.zeros(len(rows), np.int64),
+            "num_keypoints": num_keypoints,
         }
 
     def without_polygons(self) -> "CocoDir":
         """The same data for tasks that do not look at outlines; the columns are shared."""
         plain = copy.copy(self)
-        plain._outlines, plain.fields = (
-            None,
-            {k: v for k, v in self.fields.items() if k != "polygons"},
-        )
+        plain._outlines = None
+        plain.fields = {name: value for name, value in self.fields.items() if name != "polygons"}
         return plain
 
     def count_over(self, slots: int, task: str) -> int:
@@ -360,10 +358,10 @@ class CocoDir:
         if self._outlines:
             for row, annotation in zip(rows, annotations, strict=True):
                 annotation["segmentation"] = self._outlines.segmentation(row)
-        if self._joints:
+        if self._keypoints:
             for row, annotation in zip(rows, annotations, strict=True):
-                annotation |= self._joints.of(row)
+                annotation |= self._keypoints.of(row)
             categories = [
-                category | self._joints.category(category["id"]) for category in categories
+                category | self._keypoints.category(category["id"]) for category in categories
             ]
         return {"images": images, "annotations": annotations, "categories": categories}

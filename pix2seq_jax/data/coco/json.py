@@ -1,5 +1,5 @@
 """Reading COCO-format JSON: what CocoDir and CocoCaptions have in common. Errors name the file and
-the place in it."""
+the record."""
 
 import contextlib
 import ctypes
@@ -82,8 +82,8 @@ def no_collector():
 
 
 def read_json(path: Path, lists: tuple[str, ...]) -> dict:
-    """The annotation file, an object with these lists; ValueError names the place in the file and
-    what is missing."""
+    """The annotation file, an object with these lists; ValueError names the line or the
+    list that is missing."""
     if not path.is_file():
         raise ValueError(
             f"annotation file {path} does not exist; give the path of a COCO-format JSON"
@@ -215,8 +215,8 @@ def number_rows(values: list, width: int) -> np.ndarray:
 
 
 def annotation_ids(records: list) -> np.ndarray:
-    """Ids of annotations for errors and reports, by default their place in the list: i64[n], or
-    texts where one is no integer."""
+    """Ids of annotations for errors and reports, by default their number in the list: i64[n],
+    or texts where one is no integer."""
     values = [
         record.get("id", row) if isinstance(record, dict) else row
         for row, record in enumerate(records)
@@ -288,9 +288,9 @@ def dicts(records: list, bad: BadAnnotations) -> list[dict]:
     return [record if isinstance(record, dict) else {} for record in records]
 
 
-def places_of_images(image_ids: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Places i64[n] of the ids `wanted` i64[n] among `image_ids` i64[I], which differ; -1 where an
+def index_images(image_ids: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Indices i64[n] of the ids `wanted` i64[n] among `image_ids` i64[I], which differ; -1 where an
     id is not there."""
     order = np.argsort(image_ids, kind="stable")
-    place = order[np.minimum(np.searchsorted(image_ids, wanted, sorter=order), len(order) - 1)]
-    return np.where(image_ids[place] == wanted, place, -1)
+    index = order[np.minimum(np.searchsorted(image_ids, wanted, sorter=order), len(order) - 1)]
+    return np.where(image_ids[index] == wanted, index, -1)

@@ -1,5 +1,4 @@
-"""The column `segmentation` of an annotation file: read and checked, and given as point lists
-(data.points)."""
+"""The column `segmentation` of an annotation file: read, checked, and turned into point lists."""
 
 from itertools import chain
 from pathlib import Path
@@ -14,11 +13,10 @@ from pix2seq_jax.data.rings import (
     largest,
     mask_of_runs,
     most_rings,
-    point_list,
     run_lengths,
     trace,
 )
-from pix2seq_jax.vocab import POINT_PADDING
+from pix2seq_jax.vocab import POINT_PADDING, POINT_SEPARATOR
 
 _MIN_AREA = 1e-6  # px²; a ring of less is a line
 _BROKEN = "a broken segmentation"
@@ -33,13 +31,14 @@ def read_segmentations(records: list[dict], bad: BadAnnotations) -> dict[str, np
         bad: gets the annotations whose segmentation is none of these.
 
     Returns:
-        ring_points: f64[P,2], x, y in pixels of all rings; ring_ends: i64[R], of each ring in it;
-            ring_rows: i64[R],
-        row of its annotation, ascending; ring_dropped: i64[D], the rows of rings that enclose
-        nothing;
-        rle_rows: i64[Q], rows of annotations with run lengths, ascending; rle_sizes: i64[Q,2],
-            height and width;
-        rle_runs: u32[S], all run lengths; rle_ends: i64[Q], of each in it.
+        ring_points: f64[P,2], x, y in pixels of all rings.
+        ring_ends: i64[R], of each ring in it.
+        ring_rows: i64[R], row of its annotation, ascending.
+        ring_dropped: i64[D], the rows of rings that enclose nothing.
+        rle_rows: i64[Q], rows of annotations with run lengths, ascending.
+        rle_sizes: i64[Q,2], height and width.
+        rle_runs: u32[S], all run lengths.
+        rle_ends: i64[Q], of each in it.
     """
     rings, ring_rows, rle_rows, rle_sizes, runs = [], [], [], [], []
     faults: dict[int, str] = {}
@@ -81,32 +80,19 @@ def _read_rings(
     """The columns of rings; `faults` gets row -> what is wrong with a ring of it."""
     lengths = np.array([len(ring) for ring in rings], np.int64)
     flat = _coordinates(rings, lengths)
-    ends = np.cumsum(lengths)
-    wrong = lengths % 2 == 1
-    for ring in np.flatnonzero(wrong).tolist():
-        faults[int(rows[ring])] = (
-            f"has an odd number of coordinates, {lengths[ring]}: {shown(rings[ring])}"
-        )
-    numberless = np.flatnonzero(~(np.abs(flat) < LARGEST))
-    for place, ring in zip(
-        numberless.tolist(), np.searchsorted(ends, numberless, side="right").tolist(), strict=True
-    ):
-        wrong[ring] = True
-        if int(rows[ring]) not in faults:
-            told = f"{shown(rings[ring][place - ends[ring]])}, in: {shown(rings[ring])}"
-            faults[int(rows[ring])] = f"has a coordinate that is no finite number, {told}"
+    wrong = _find_faults(rings, rows, flat, lengths, faults)
     if wrong.any():
         flat, lengths, rows = flat[np.repeat(~wrong, lengths)], lengths[~wrong], rows[~wrong]
     full = lengths > 0  # an empty ring has no first point
     starts = (np.cumsum(lengths) - lengths)[full] // 2
     area = np.zeros(len(lengths))
     area[full] = areas(flat[0::2], flat[1::2], starts)
-    kept = (lengths >= 6) & (np.abs(area) > _MIN_AREA)
+    real = (lengths >= 6) & (np.abs(area) > _MIN_AREA)
     return {
-        "ring_points": flat[np.repeat(kept, lengths)].reshape(-1, 2),
-        "ring_ends": np.cumsum(lengths[kept]) // 2,
-        "ring_rows": rows[kept],
-        "ring_dropped": rows[~kept],
+        "ring_points": flat[np.repeat(real, lengths)].reshape(-1, 2),
+        "ring_ends": np.cumsum(lengths[real]) // 2,
+        "ring_rows": rows[real],
+        "ring_dropped": rows[~real],
     }
 
 
@@ -124,6 +110,31 @@ def _coordinates(rings: list[list], lengths: np.ndarray) -> np.ndarray:
         )
 
 
+def _find_faults(
+    rings: list[list],
+    rows: np.ndarray,
+    flat: np.ndarray,
+    lengths: np.ndarray,
+    faults: dict[int, str],
+) -> np.ndarray:
+    """Which rings bool[R] are none, `faults` gets the reasons; `flat` are all their coordinates."""
+    wrong = lengths % 2 == 1
+    for ring in np.flatnonzero(wrong).tolist():
+        faults[int(rows[ring])] = (
+            f"has an odd number of coordinates, {lengths[ring]}: {shown(rings[ring])}"
+        )
+    ends = np.cumsum(lengths)
+    for position in np.flatnonzero(~(np.abs(flat) < LARGEST)).tolist():
+        ring = int(np.searchsorted(ends, position, side="right"))
+        wrong[ring] = True
+        value = rings[ring][position - ends[ring]]
+        faults.setdefault(
+            int(rows[ring]),
+            f"has a coordinate that is no finite number, {shown(value)}, in: {shown(rings[ring])}",
+        )
+    return wrong
+
+
 def check_mask_sizes(
     columns: dict[str, np.ndarray], sizes: np.ndarray, bad: BadAnnotations
 ) -> None:
@@ -131,7 +142,7 @@ def check_mask_sizes(
 
     Args:
         columns: see `read_segmentations`.
-        sizes: i32[n,2], height and width of the image of every annotation, 0 where nobody asks.
+        sizes: i32[n,2], height and width of the image of every annotation; 0 is not compared.
         bad: of the file.
     """
     rows = columns["rle_rows"]
@@ -178,30 +189,22 @@ class Outlines:
         """
         if max_points < 3:
             raise ValueError(f"max_points={max_points}: an outline needs at least 3 points")
-        self.max_points, self._path, self._rows, self._ids, self._sizes = (
-            max_points,
-            path,
-            rows,
-            ids,
-            sizes,
-        )
+        self.max_points, self._path = max_points, path
+        self._rows, self._ids, self._sizes = rows, ids, sizes
         self._points, self._ends = columns["ring_points"], columns["ring_ends"]
         self._starts = np.concatenate([[0], self._ends])[:-1]
-        self._first = np.searchsorted(
-            columns["ring_rows"], rows, side="left"
-        )  # ring of each annotation
+        # The first ring of each annotation, and how many it has.
+        self._first = np.searchsorted(columns["ring_rows"], rows, side="left")
         self._number = np.searchsorted(columns["ring_rows"], rows, side="right") - self._first
         self._runs, self._run_ends = columns["rle_runs"], columns["rle_ends"]
         self._rle = np.full(len(rows), -1, np.int64)  # which of the run lengths an annotation has
         if len(columns["rle_rows"]):
-            place = np.minimum(
-                np.searchsorted(columns["rle_rows"], rows), len(columns["rle_rows"]) - 1
-            )
-            self._rle = np.where(columns["rle_rows"][place] == rows, place, -1)
+            last = len(columns["rle_rows"]) - 1
+            number = np.minimum(np.searchsorted(columns["rle_rows"], rows), last)
+            self._rle = np.where(columns["rle_rows"][number] == rows, number, -1)
         self._dropped = columns["ring_dropped"]
-        self._traced: dict[
-            int, np.ndarray
-        ] = {}  # points of run lengths that were read before, without padding
+        # Points of run lengths that were read before, without padding.
+        self._traced: dict[int, np.ndarray] = {}
 
     def count(self, crowd: np.ndarray, report: Report) -> None:
         """Reports what was dropped and what is missing, crowd regions bool[n] aside.
@@ -209,9 +212,8 @@ class Outlines:
         Raises:
             ValueError: no object has a segmentation.
         """
-        times = np.searchsorted(self._dropped, self._rows, "right") - np.searchsorted(
-            self._dropped, self._rows, "left"
-        )
+        first = np.searchsorted(self._dropped, self._rows, "left")
+        times = np.searchsorted(self._dropped, self._rows, "right") - first
         dropped = np.repeat(self._ids, times).tolist()
         report.add("polygons of fewer than 3 points or without area, dropped", dropped)
         missing = np.flatnonzero((self._number == 0) & (self._rle < 0) & ~crowd)
@@ -238,8 +240,9 @@ class Outlines:
         return [self._points[self._starts[i] : self._ends[i]] for i in rings]
 
     def _run_lengths(self, row: int) -> np.ndarray:
-        place = self._rle[row]
-        return self._runs[self._run_ends[place - 1] if place else 0 : self._run_ends[place]]
+        number = self._rle[row]
+        start = self._run_ends[number - 1] if number else 0
+        return self._runs[start : self._run_ends[number]]
 
     def segmentation(self, row: int) -> list | dict:
         """As in the file, without what was dropped, run lengths not compressed; a mask of no pixels
@@ -255,8 +258,8 @@ class Outlines:
         segmentation.
 
         Rings run clockwise as seen in the image; the first point is that of the file. Run lengths
-        are traced when they are read first, and their points kept (8 bytes each); threads may do it
-        together, with the same result.
+        are traced when they are read first, and their points stay in memory (8 bytes each); threads
+        may do it together, with the same result.
         """
         if self._rle[row] < 0:
             return self._fitted(self._polygons(row), row)
@@ -279,3 +282,20 @@ class Outlines:
         rings = largest(rings, most_rings(self.max_points))
         fitted = fit([clockwise(ring) for ring in rings], self.max_points)
         return point_list(fitted, self._sizes[row], self.max_points)
+
+
+def point_list(rings: list[np.ndarray], size: np.ndarray, max_points: int) -> np.ndarray:
+    """Rings -> f32[2*max_points]: y, x normalised to the image and clipped to it, separators
+    between, padding after.
+
+    Args:
+        size: height and width of the image.
+    """
+    points = np.full((max_points, 2), POINT_PADDING, np.float32)
+    end = 0
+    for ring in rings:
+        if end:
+            points[end], end = POINT_SEPARATOR, end + 1
+        points[end : end + len(ring)] = np.clip(ring[:, ::-1] / size, 0, 1)
+        end += len(ring)
+    return points.ravel()

@@ -11,7 +11,7 @@ from pix2seq_jax.vocab import POINT_INVISIBLE
 
 
 def height_width(size: int | tuple[int, int]) -> tuple[int, int]:
-    """A size given as one number or as (height, width), in pixels. Raises ValueError where it is
+    """A size in pixels, one number or (height, width), as the latter. Raises ValueError where it is
     neither."""
     pair = (size, size) if isinstance(size, int) else size
     if not (
@@ -64,7 +64,7 @@ def crop(field: str, points: tf.Tensor, offset: tf.Tensor, factor: tf.Tensor) ->
 
 
 def flip_lr(field: str, points: tf.Tensor, swap: tf.Tensor | None = None) -> tf.Tensor:
-    """Mirrors x. In "keypoints" joint j becomes joint `swap[j]`, i32[k]: left and right change
+    """Mirrors x. In "keypoints", number j becomes number `swap[j]`, i32[k]: left and right change
     sides.
 
     A polygon keeps its order of points, and so runs the other way round; see `reverse_rings`.
@@ -85,15 +85,15 @@ def reverse_rings(polygons: tf.Tensor) -> tf.Tensor:
     padding stay."""
     pairs = tf.reshape(polygons, [-1, polygons.shape[-1] // 2, 2])
     count, length = tf.shape(pairs)[0], pairs.shape[1]
-    place = tf.range(length)
+    position = tf.range(length)
     word = _reserved(pairs[..., 0])  # [n,k]
     # A ring has the number of words before it; the numbers of one object follow those of the one
     # before.
     ring = tf.cumsum(tf.cast(word, tf.int32), axis=1) + tf.range(count)[:, None] * (length + 1)
     rings = count * (length + 1)
     first = tf.gather(
-        tf.math.unsorted_segment_min(tf.where(word, length, place), ring, rings), ring
+        tf.math.unsorted_segment_min(tf.where(word, length, position), ring, rings), ring
     )
-    last = tf.gather(tf.math.unsorted_segment_max(tf.where(word, -1, place), ring, rings), ring)
-    source = tf.where(word | (place == first), place, first + last + 1 - place)
+    last = tf.gather(tf.math.unsorted_segment_max(tf.where(word, -1, position), ring, rings), ring)
+    source = tf.where(word | (position == first), position, first + last + 1 - position)
     return tf.reshape(tf.gather(pairs, source, batch_dims=1), tf.shape(polygons))

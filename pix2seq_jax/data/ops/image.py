@@ -67,8 +67,8 @@ class Decode(ImageOp):
 
 @dataclass(frozen=True)
 class ScaleJitter(ImageOp):
-    """Resizes to fit a box of `size` times a factor uniform in [min, max), aspect kept, cut to
-    whole pixels."""
+    """Resizes to fit a box of `size` times a factor uniform in [min, max), the aspect stays, cut
+    to whole pixels."""
 
     size: Size
     min: float = 0.3
@@ -88,7 +88,7 @@ class ScaleJitter(ImageOp):
 
 @dataclass(frozen=True)
 class Resize(ImageOp):
-    """Resizes to the largest size that fits `size`, aspect kept, rounded to whole pixels."""
+    """Resizes to the largest size that fits `size`, the aspect stays, rounded to whole pixels."""
 
     keeps_whole: ClassVar[bool] = True
     size: Size
@@ -123,9 +123,8 @@ class FixedCrop(ImageOp):
     def __call__(self, example: Example, seed: tf.Tensor) -> Example:
         now = _size(example["image"])
         size = tf.minimum(now, geometry.height_width(self.size))
-        room = tf.cast(
-            now - size + 1, tf.float32
-        )  # uniform is below 1, and so the corner is below the room
+        # Uniform is below 1, and so the corner is below the room.
+        room = tf.cast(now - size + 1, tf.float32)
         corner = tf.cast(tf.random.stateless_uniform([2], seed) * room, tf.int32)
         return crop(example, tf.minimum(corner, now - size), size)
 
@@ -137,8 +136,8 @@ class CropToBox(ImageOp):
     without objects stays whole.
 
     At least MIN_WINDOW pixels remain of each side, however small or misplaced the box. The window
-    takes the place of the original: `orig_size` becomes its size, `crop_offset` its corner, both in
-    pixels of the original image.
+    stands for the original: `orig_size` becomes its size, `crop_offset` its corner, both in pixels
+    of the original image.
     """
 
     per_object: ClassVar[bool] = True
@@ -148,15 +147,12 @@ class CropToBox(ImageOp):
         now = tf.cast(_size(example["image"]), tf.float32)
         low, high = tf.split(tf.concat([example["boxes"], [[0.0, 0.0, 1.0, 1.0]]], 0)[0], 2)
         least = tf.minimum(MIN_WINDOW, now)
-        centre, half = (
-            (low + high) / 2 * now,
-            tf.maximum((high - low) * now * self.scale, least) / 2,
-        )
+        centre = (low + high) / 2 * now
+        half = tf.maximum((high - low) * now * self.scale, least) / 2
         corner = tf.clip_by_value(tf.round(centre - half), 0.0, now - least)
         size = tf.clip_by_value(tf.round(centre + half), corner + least, now) - corner
-        ratio = (
-            tf.cast(example["orig_size"], tf.float32) / now
-        )  # 1, but for annotations of another size than the file
+        # 1, but for annotations of another size than the file.
+        ratio = tf.cast(example["orig_size"], tf.float32) / now
         offset, window = (tf.cast(tf.round(value * ratio), tf.int32) for value in (corner, size))
         cropped = crop(example, tf.cast(corner, tf.int32), tf.cast(size, tf.int32))
         return {**cropped, "orig_size": window, "crop_offset": example["crop_offset"] + offset}
@@ -164,7 +160,7 @@ class CropToBox(ImageOp):
 
 @dataclass(frozen=True)
 class FlipLr(ImageOp):
-    """Mirrors image and points with probability ½; left joints become right ones, polygons run
+    """Mirrors image and points with probability ½; left keypoints become right ones, polygons run
     clockwise as before.
 
     Images whose keypoints have no left and right (`keypoint_swap` -1) are never mirrored.
@@ -179,11 +175,8 @@ class FlipLr(ImageOp):
         points = {k: geometry.flip_lr(k, example[k], swap) for k in POINT_FIELDS if k in example}
         if "polygons" in points:
             points["polygons"] = geometry.reverse_rings(points["polygons"])
-        return {
-            **example,
-            **{k: tf.where(coin, v, example[k]) for k, v in points.items()},
-            "image": image,
-        }
+        points = {k: tf.where(coin, v, example[k]) for k, v in points.items()}
+        return {**example, **points, "image": image}
 
 
 @dataclass(frozen=True)

@@ -103,10 +103,8 @@ class PadObjects(Op):
         example = Truncate(self.n)(example, seed)
         missing = self.n - tf.shape(example["boxes"])[0]
         padded = {field: _grow(example[field], missing) for field in _fields(example)}
-        return {
-            **example,
-            **{k: tf.ensure_shape(v, [self.n, *v.shape[1:]]) for k, v in padded.items()},
-        }
+        fixed = {k: tf.ensure_shape(v, [self.n, *v.shape[1:]]) for k, v in padded.items()}
+        return {**example, **fixed}
 
 
 @dataclass(frozen=True)
@@ -134,17 +132,9 @@ class NoiseBoxes(Op):
         bad = count - twins
 
         moved = tf.gather(tiled, tf.argsort(u[1, : real * repeats])[:bad])
-        random = tf.abs(tf.transpose(normal[:2, :bad])) * 0.5
-        pool = tf.concat([moved[:, 2:] - moved[:, :2], random], 0)  # height, width
-        half = tf.gather(pool, tf.argsort(u[2, : tf.shape(pool)[0]])[:bad]) / 2
-        centre = tf.transpose(u[3:5, :bad])
-
+        bad_boxes = _bad_boxes(moved, bad, u[2:5], normal[:2])
         twin = tf.gather(tiled, tf.argsort(u[5, : real * repeats])[:twins])
-        size = twin[:, 2:] - twin[:, :2]
-        jitter = tf.transpose(normal[2:, :twins]) * 0.05
-        twin = twin + jitter * tf.concat([size, size], 1)
-
-        noise = tf.concat([tf.concat([centre - half, centre + half], 1), twin], 0)
+        noise = tf.concat([bad_boxes, _near_duplicates(twin, normal[2:, :twins])], 0)
         order = tf.argsort(u[0, 1 : count + 1])
         return tf.clip_by_value(tf.gather(noise, order), 0.0, 1.0)
 
@@ -155,6 +145,23 @@ class NoiseBoxes(Op):
         grown["boxes"] = tf.concat([boxes, self._noise(boxes, count, seed)], 0)
         grown["labels"] = tf.concat([example["labels"], tf.fill([count], NOISE_LABEL)], 0)
         return {**example, **grown}
+
+
+def _bad_boxes(moved: tf.Tensor, count: tf.Tensor, u: tf.Tensor, normal: tf.Tensor) -> tf.Tensor:
+    """f32[count,4], drawn from `moved` boxes and as many random ones, by u f32[3,n] and normal
+    f32[2,n]."""
+    random = tf.abs(tf.transpose(normal[:, :count])) * 0.5
+    pool = tf.concat([moved[:, 2:] - moved[:, :2], random], 0)  # height, width
+    half = tf.gather(pool, tf.argsort(u[0, : tf.shape(pool)[0]])[:count]) / 2
+    centre = tf.transpose(u[1:, :count])
+    return tf.concat([centre - half, centre + half], 1)
+
+
+def _near_duplicates(boxes: tf.Tensor, normal: tf.Tensor) -> tf.Tensor:
+    """The boxes f32[n,4], each coordinate moved by 0.05 of the box times normal f32[4,n]."""
+    size = boxes[:, 2:] - boxes[:, :2]
+    jitter = tf.transpose(normal) * 0.05
+    return boxes + jitter * tf.concat([size, size], 1)
 
 
 OPS = {

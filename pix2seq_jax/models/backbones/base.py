@@ -24,7 +24,7 @@ def one_of(choices: tuple[Any, ...], default: Any) -> Any:
 
 @dataclass(frozen=True)
 class Backbone(abc.ABC):
-    """What makes image tokens [B, S, D] for the transformer encoder.
+    """What makes image tokens [B,S,D] for the transformer encoder.
 
     The fields of a subclass are those of `config.model.backbone` beside its `name`; each has a
     default, and is made by `at_least` or `one_of`, or is true or false.
@@ -48,8 +48,8 @@ class Backbone(abc.ABC):
 
     @abc.abstractmethod
     def stem(self, stack: Stack) -> nn.Module:
-        """A module that takes (images f32[B, H, W, 3] in [0, 1], train) and returns tokens
-        [B, rows·columns, D] in rows from the top left; D and the dtype are those of `stack`, the
+        """A module that takes (images f32[B,H,W,3] in [0,1], train) and returns tokens
+        [B,rows·columns,D] in rows from the top left; D and the dtype are those of `stack`, the
         encoder's."""
 
     @abc.abstractmethod

@@ -54,7 +54,7 @@ class ResNetBackbone(Backbone):
 
 
 class ConvNorm(nn.Module):
-    """Convolution without bias, then batch norm: [B, H, W, C] -> [B, ⌈H/stride⌉, ⌈W/stride⌉,
+    """Convolution without bias, then batch norm: [B,H,W,C] -> [B, ⌈H/stride⌉, ⌈W/stride⌉,
     features].
 
     Padding is the same on both sides. The statistics of the batch are those of all devices where
@@ -156,7 +156,7 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Images [B, H, W, 3] -> features [B, ⌈H/s⌉, ⌈W/s⌉, C], s = PIXELS_PER_TOKEN of the variant.
+    """Images [B,H,W,3] -> features [B,⌈H/s⌉,⌈W/s⌉,C], s = PIXELS_PER_TOKEN of the variant.
 
     Variants: 'dc5' keeps the resolution in its last group and dilates what follows instead; 'c4'
     has no last group; 'c3' has only two, of which the first halves the resolution too, behind a
@@ -204,7 +204,7 @@ class ResNet(nn.Module):
 
 
 class ResNetStem(nn.Module):
-    """Images [B, H, W, 3] -> tokens [B, ⌈H/s⌉·⌈W/s⌉, D] of the encoder's width: ResNet, dropout,
+    """Images [B,H,W,3] -> tokens [B,⌈H/s⌉·⌈W/s⌉,D] of the encoder's width: ResNet, dropout,
     dense layer."""
 
     stack: Stack
@@ -219,6 +219,6 @@ class ResNetStem(nn.Module):
         x = ResNet(
             self.depth, self.variant, self.width, train_bn, stack.dtype, stack.remat, name="resnet"
         )(images)
-        x = x.reshape(x.shape[0], -1, x.shape[-1])  # [B, ⌈H/s⌉·⌈W/s⌉, C]
+        x = x.reshape(x.shape[0], -1, x.shape[-1])  # [B,⌈H/s⌉·⌈W/s⌉,C]
         x = nn.Dropout(stack.drop_units, deterministic=not train)(x)
         return Dense(stack.dim, (None, "embed"), stack.dtype, name="dense")(x)

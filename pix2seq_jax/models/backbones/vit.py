@@ -58,8 +58,8 @@ class VitCropBackbone(VitBackbone):
 
 
 class PatchEmbed(nn.Module):
-    """A convolution over patches that do not overlap: images [B, H, W, 3] -> tokens
-    [B, ⌊H/p⌋·⌊W/p⌋, D]."""
+    """A convolution over patches that do not overlap: images [B,H,W,3] -> tokens
+    [B,⌊H/p⌋·⌊W/p⌋,D]."""
 
     patch: int
     dim: int
@@ -75,6 +75,6 @@ class PatchEmbed(nn.Module):
         rows, columns = height // p, width // p
         whole = images[:, : rows * p, : columns * p].astype(dtype)
         patches = whole.reshape(batch, rows, p, columns, p, channels).swapaxes(2, 3)
-        patches = patches.reshape(batch, -1, p * p * channels)  # [B, ⌊H/p⌋·⌊W/p⌋, p·p·3]
+        patches = patches.reshape(batch, -1, p * p * channels)  # [B,⌊H/p⌋·⌊W/p⌋,p·p·3]
         tokens = matmul(patches, kernel.astype(dtype).reshape(-1, self.dim))
         return tokens + bias.astype(dtype)[None, None]

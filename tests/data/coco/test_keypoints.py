@@ -76,7 +76,7 @@ def test_features(tmp_path):
     assert not source.report
 
 
-def test_the_dict_for_pycocotools_has_the_joints(tmp_path):
+def test_the_dict_for_pycocotools_has_the_keypoints(tmp_path):
     content = opened(tmp_path).coco_dict()
     assert content["categories"] == CONTENT["categories"]
     assert content["annotations"][0]["keypoints"] == [4, 2, 2, 10, 5, 1, 0, 0, 0]
@@ -87,7 +87,7 @@ def test_the_dict_for_pycocotools_has_the_joints(tmp_path):
     assert len(coco.getAnnIds()) == 3
 
 
-def test_joints_outside_the_image_and_missing_ones_are_counted(tmp_path):
+def test_keypoints_outside_the_image_and_missing_ones_are_counted(tmp_path):
     def change(content):
         content["annotations"][0]["keypoints"] = [20, 10, 2, 21, 5, 1, -1, 5, 2]
         content["annotations"] += [ROW | {"id": 8}, ROW | {"id": 9, "keypoints": None}]
@@ -142,7 +142,7 @@ def test_pairs_that_do_not_fit_the_names(pairs):
         mirrored(("a", "b", "c"), pairs)
 
 
-def joints(value):
+def with_keypoints(value):
     return lambda content: content["annotations"][0].update(keypoints=value)
 
 
@@ -150,13 +150,13 @@ def joints(value):
     ("change", "message"),
     [
         (
-            joints([1, 2, 2, 3, 4, 2]),
-            r"not 9 finite numbers x, y, v for the 3 joints .* of annotation 5 are 6: \[1, 2",
+            with_keypoints([1, 2, 2, 3, 4, 2]),
+            r"not 9 finite numbers x, y, v for the 3 keypoints .* of annotation 5 are 6: \[1, 2",
         ),
-        (joints([1]), "annotation 5 are 1"),
-        (joints([float("nan")] * 9), r"annotation 5 are 9: \[nan"),
-        (joints(["x"] * 9), "annotation 5 are 9"),
-        (joints("abc"), "annotation 5: abc"),
+        (with_keypoints([1]), "annotation 5 are 1"),
+        (with_keypoints([float("nan")] * 9), r"annotation 5 are 9: \[nan"),
+        (with_keypoints(["x"] * 9), "annotation 5 are 9"),
+        (with_keypoints("abc"), "annotation 5: abc"),
         (lambda content: content["categories"][0].pop("keypoints"), "no category has `keypoints`"),
         (
             lambda content: content["categories"][0].update(skeleton=[[0, 1]]),

@@ -13,9 +13,11 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
+from pix2seq_jax.data.rings import area, runs_of_mask
 from pix2seq_jax.data.shapes import dataset
 from pix2seq_jax.data.shapes import draw as shapes_draw
-from pix2seq_jax.data.shapes.draw import CATEGORIES, SUPERSAMPLE
+from pix2seq_jax.data.shapes.draw import SUPERSAMPLE
+from pix2seq_jax.data.shapes.sketches import CATEGORIES
 
 # pycocotools 2.0.11 decodes masks in a way that numpy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings(
@@ -66,21 +68,21 @@ def test_fill_sets_exactly_the_pixel_centres_inside():
         np.testing.assert_array_equal(canvas, crossings % 2 == 1)
 
 
-def test_trace_gives_parts_and_what_they_leave_out():
+def test_outlines_are_parts_and_what_they_leave_out():
     mask = np.zeros((80, 120), bool)
     mask[8:40, 4:24] = True
     mask[8:40, 60:100] = True
-    rings, lost = shapes_draw.trace(mask, 0.1)
+    rings, lost = shapes_draw.outlines(mask, 0.1)
     assert lost == 0 and len(rings) == 2
-    areas = [shapes_draw.area(ring) for ring in rings]  # positive: clockwise on the screen
+    areas = [area(ring) for ring in rings]  # positive: clockwise on the screen
     np.testing.assert_allclose(areas, [32 * 20 / 16, 32 * 40 / 16], rtol=0.01)
     np.testing.assert_allclose([rings[0].min(0), rings[0].max(0)], [[1, 2], [6, 10]])
     assert len(rings[0]) <= 8
     mask[50:52, 50:54] = True
-    rings, lost = shapes_draw.trace(mask, 0.1)
+    rings, lost = shapes_draw.outlines(mask, 0.1)
     assert len(rings) == 2 and lost == pytest.approx(0.5, rel=0.1)
     mask[16:28, 70:84] = False
-    assert shapes_draw.trace(mask, 0.1)[1] == pytest.approx(12 * 14 / 16, rel=0.02)
+    assert shapes_draw.outlines(mask, 0.1)[1] == pytest.approx(12 * 14 / 16, rel=0.02)
 
 
 def test_polygons_cover_what_is_drawn_and_visible(scenes):
@@ -223,8 +225,8 @@ def test_crowds_are_run_lengths(coco):
 
 def test_run_lengths_of_a_mask_that_begins_and_ends_set():
     mask = np.array([[1, 0], [1, 1]], bool)
-    assert dataset._run_lengths(mask) == [0, 2, 1, 1]
-    assert dataset._run_lengths(np.zeros((2, 3), bool)) == [6]
+    assert runs_of_mask(mask) == [0, 2, 1, 1]
+    assert runs_of_mask(np.zeros((2, 3), bool)) == [6]
 
 
 def test_keypoints_lie_in_the_box_and_on_the_person(coco):
@@ -348,7 +350,7 @@ def test_the_command(tmp_path):
 
 def test_needs_neither_tensorflow_nor_jax():
     code = (
-        "import sys, pix2seq_jax.data.shapes; print({'tensorflow', 'jax', 'pycocotools'} & "
+        "import sys, pix2seq_jax.data.shapes.dataset; print({'tensorflow', 'jax', 'pycocotools'} & "
         "set(sys.modules))"
     )
     assert (
