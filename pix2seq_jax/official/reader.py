@@ -228,7 +228,6 @@ def make_config(official: Mapping[str, Any]) -> ml_collections.ConfigDict:
     model = official_names.model_section(official)
     sections, others = official_names.task_sections(official)
     height, width = official_names.image_size(model)
-    size = height if height == width else (height, width)
     config = build.base(build.parse("", recipe="finetune"))
     config.about = "imported; trains on by the published settings of fine-tuning"
     config.model = official_names.model_fields(model)
@@ -241,7 +240,9 @@ def make_config(official: Mapping[str, Any]) -> ml_collections.ConfigDict:
         log.warning(
             "the names of the labels are not known: results on data with other classes mean nothing"
         )
-    config.data.size, config.data.slots = size, official_tasks.SLOTS
+    with config.data.ignore_type():  # a number, or height and width
+        config.data.size = height if height == width else (height, width)
+    config.data.slots = official_tasks.SLOTS
     config.data.update({"category_names": names, "category_ids": ids, "label_ids": ids})
     config.vocab = _vocabulary(model, official_names.num_bins(sections), len(names))
     weights = official_tasks.shares({name: task["weight"] for name, task in sections.items()})
