@@ -1,6 +1,7 @@
-"""What a run tells: log lines, progress with ETA, TensorBoard, metrics.jsonl. The only user of clu.
+"""What a run reports: log lines, progress with ETA, TensorBoard, metrics.jsonl.
 
-clu's writers need TensorFlow, so they are imported when a writer is made.
+This is the only user of clu. Its writers need TensorFlow, so they are imported when a writer is
+made.
 """
 
 import contextlib
@@ -62,8 +63,7 @@ def duration(seconds: float) -> str:
 
 
 def _is_later(row: bytes, step: int) -> bool:
-    """Whether a line of metrics.jsonl is of a later step; a line that somebody else wrote is
-    not."""
+    """Whether a line of metrics.jsonl is of a later step; a line of another form is not."""
     try:
         content = json.loads(row)
     except (ValueError, RecursionError):

@@ -245,7 +245,7 @@ def make_config(official: Mapping[str, Any]) -> ml_collections.ConfigDict:
     config.data.slots = official_tasks.SLOTS
     config.data.update({"category_names": names, "category_ids": ids, "label_ids": ids})
     config.vocab = _vocabulary(model, official_names.num_bins(sections), len(names))
-    weights = official_tasks.shares({name: task["weight"] for name, task in sections.items()})
+    weights = official_tasks.loss_weights({name: task["weight"] for name, task in sections.items()})
     for name, task in sections.items():
         section = official_tasks.SECTIONS[name](task, model["max_seq_len"])
         config.tasks[name] = section | {"weight": weights[name]}

@@ -126,12 +126,12 @@ SECTIONS = {
 }
 
 
-def shares(weights: Mapping[str, float]) -> dict[str, float]:
-    """Shares of the tasks in the loss, which sum to one, of the weights in an official config.
+def loss_weights(weights: Mapping[str, float]) -> dict[str, float]:
+    """Weights of the tasks in the loss, which sum to one, from the weights in an official config.
 
     Where every weight is 1, as in the config that the release ships, nobody chose them, and the mix
     of Pix2Seq v2, section 4.1, is taken. Other weights are normalised. Raises ValueError for
-    weights that are no shares.
+    weights that are negative or all 0.
     """
     equal = len(weights) > 1 and set(weights.values()) == {1.0}
     mix = {
@@ -142,13 +142,13 @@ def shares(weights: Mapping[str, float]) -> dict[str, float]:
         raise ValueError(
             f"weights of its tasks are {dict(weights)}; they must be 0 or more, and not all 0"
         )
-    parts = {name: weight / total for name, weight in mix.items()}
+    normalised = {name: weight / total for name, weight in mix.items()}
     if abs(sum(weights.values()) - 1) > 1e-6:
         what = "the published mix instead, in training" if equal else "in training they sum to 1"
         log.info(
-            "weights of the tasks are %s in the checkpoint; %s: %s", dict(weights), what, parts
+            "weights of the tasks are %s in the checkpoint; %s: %s", dict(weights), what, normalised
         )
-    return parts
+    return normalised
 
 
 def keypoint_fields(config: ml_collections.ConfigDict) -> dict[str, tuple]:
