@@ -43,10 +43,11 @@ def guarded(
         )
         sys.exit(INTERRUPTED)
     except Exception as error:
-        kept = folder.keep_trace(workdir, error, process=process_index() if distributed else None)
+        process = process_index() if distributed else None
+        trace = folder.keep_trace(workdir, error, process=process)
         if whole_trace or not isinstance(error, (ValueError, FloatingPointError, OSError)):
             raise
-        fail(str(error), trace=str(kept or ""))
+        fail(str(error), trace=str(trace or ""))
 
 
 def fail(message: str, *, trace: str = "") -> None:

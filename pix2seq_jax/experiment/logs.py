@@ -1,6 +1,7 @@
-"""What a run tells: log lines, progress with ETA, TensorBoard, metrics.jsonl. The only user of clu.
+"""What a run reports: log lines, progress with ETA, TensorBoard, metrics.jsonl.
 
-clu's writers need TensorFlow, so they are imported when a writer is made.
+This is the only user of clu. Its writers need TensorFlow, so they are imported when a writer is
+made.
 """
 
 import contextlib
@@ -62,8 +63,7 @@ def duration(seconds: float) -> str:
 
 
 def _is_later(row: bytes, step: int) -> bool:
-    """Whether a line of metrics.jsonl is of a later step; a line that somebody else wrote is
-    not."""
+    """Whether a line of metrics.jsonl is of a later step; a line of another form is not."""
     try:
         content = json.loads(row)
     except (ValueError, RecursionError):
@@ -95,8 +95,8 @@ class MetricWriter:
             path = self._workdir / "metrics.jsonl"
             if after is not None and path.exists():
                 rows = path.read_bytes().splitlines(keepends=True)
-                kept = [row for row in rows if row.endswith(b"\n") and not _is_later(row, after)]
-                path.write_bytes(b"".join(kept))
+                rows = [row for row in rows if row.endswith(b"\n") and not _is_later(row, after)]
+                path.write_bytes(b"".join(rows))
             self._file = path.open("a", encoding="utf-8")
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
@@ -130,7 +130,7 @@ class MetricWriter:
 
 
 def _speed(rates: Mapping[str, float]) -> str:
-    """The rates for a log line; empty where they are not known yet."""
+    """The rates for a log line; empty where there are none yet."""
     if math.isnan(rates["steps_per_s"]):
         return ""
     images, tokens, wait = rates["images_per_s"], rates["tokens_per_s"], 100 * rates["data_wait"]
@@ -194,9 +194,9 @@ class Progress:
         now = time.monotonic()
         seconds, steps = max(now - self._mark, 1e-9), step - self._mark_step
         self._mark, self._mark_step = now, step
-        rate = (
-            steps / seconds if step > self._first + 1 else math.nan
-        )  # the first step was compilation
+        rate = math.nan  # the first step was compilation
+        if step > self._first + 1:
+            rate = steps / seconds
         left = (self._total - step) / rate
         rates = {
             "steps_per_s": rate,

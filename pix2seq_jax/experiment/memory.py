@@ -145,7 +145,7 @@ def _task_step(
         Part(
             f"{patches:,} image tokens in each layer of the encoder",
             layers * (2 if model.dtype == "bfloat16" else FLOAT),
-            f"config.model.image_size or {batch_field}, or raise config.model.patch_size",
+            f"config.model.image_size or {batch_field}, or make config.model.backbone coarser",
         ),
         Part(
             f"the logits of {name} ({rows:,} images x {task.per_image:,} x "

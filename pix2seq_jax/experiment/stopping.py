@@ -1,5 +1,4 @@
-"""SIGTERM: what is done is saved, and the command leaves with a code that tells it from the end of
-the work."""
+"""SIGTERM: what is done is saved, and the exit code of the command says that it was interrupted."""
 
 import contextlib
 import logging

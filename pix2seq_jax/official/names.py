@@ -153,10 +153,11 @@ RESNET_BLOCKS = {
         **{f"conv{i + 1}/norm": f"conv2d_bn_layers/{2 * i + 1}/bn" for i in range(2)},
     },
 }
+# Convolution and its norm.
 RESNET_STEMS = {
     1: {"stem1": (0, 2)},
     3: {"stem1": (0, 1), "stem2": (2, 3), "stem3": (4, 6)},
-}  # convolution, its norm
+}
 MODULES = {
     "stem": "encoder/stem_conv",
     "stem/dense": "encoder/stem_projection",
@@ -238,14 +239,17 @@ def variables(
 
 def image_size(model: Mapping[str, Any]) -> tuple[int, int]:
     """(height, width) of a config's model section with defaults; early configs give one number."""
-    given = model["image_size"]
-    size = (given, given) if isinstance(given, int) else given
+    size = model["image_size"]
+    if isinstance(size, int):
+        size = (size, size)
     if not (
         isinstance(size, list | tuple)
         and len(size) == 2
         and all(isinstance(n, int) and n > 0 for n in size)
     ):
-        raise ValueError(f"model.image_size={given!r}; give a number of pixels or [height, width]")
+        raise ValueError(
+            f"model.image_size={model['image_size']!r}; give a number of pixels or [height, width]"
+        )
     return tuple(size)
 
 
@@ -311,21 +315,20 @@ def task_sections(config: Mapping[str, Any]) -> tuple[dict[str, dict[str, Any]],
         ValueError: there are tasks, but none that is known.
     """
     several, one = config.get("tasks") or [], config.get("task")
-    given = several if len(several) > 1 or not one else [one]
+    listed = several if len(several) > 1 or not one else [one]
     named = {
-        task["name"]: task for task in reversed(given) if isinstance(task, dict) and "name" in task
+        task["name"]: task for task in reversed(listed) if isinstance(task, dict) and "name" in task
     }
     others = sorted(set(named) - set(TASKS))
     if others and len(others) == len(named):
         raise ValueError(
             f"its tasks are {others}; none of them is known here, only {sorted(TASKS)}"
         )
-    found = {TASKS[name]: task for name, task in named.items() if name in TASKS} or {
-        "detection": {}
-    }
-    return {
-        name: TASK_DEFAULTS[name] | found[name] for name in TASKS.values() if name in found
-    }, others
+    ours = {TASKS[name]: task for name, task in named.items() if name in TASKS}
+    if not ours:
+        ours = {"detection": {}}
+    sections = {name: TASK_DEFAULTS[name] | ours[name] for name in TASKS.values() if name in ours}
+    return sections, others
 
 
 def num_bins(sections: Mapping[str, Mapping[str, Any]]) -> int:
@@ -347,7 +350,6 @@ def num_bins(sections: Mapping[str, Mapping[str, Any]]) -> int:
 def crop_scale(section: Mapping[str, Any]) -> float:
     """Size of the crop around an object's box, relative to the box; 0 for none. The release crops
     unbatched objects."""
-    whole = not (section["unbatch"] and section["crop_to_bbox"])
-    return (
-        0.0 if whole else 1 + 2 * float(section["crop_to_bbox_pad_scale"])
-    )  # the padding is that of one side
+    if not (section["unbatch"] and section["crop_to_bbox"]):
+        return 0.0
+    return 1 + 2 * float(section["crop_to_bbox_pad_scale"])  # the padding is that of one side

@@ -53,28 +53,51 @@ class Imported(NamedTuple):
     ignored: int
 
 
-@contextlib.contextmanager
-def _readable(path: str) -> Iterator[None]:
-    """TensorFlow's errors of files as a ValueError that names the path."""
-    import tensorflow as tf
+def read(directory: str | os.PathLike) -> Imported:
+    """Reads an official checkpoint directory, local or gs://. Every variable of model and
+    checkpoint is accounted for.
 
+    Raises:
+        ValueError: not such a directory, a missing, broken or truncated file, a checkpoint of
+            another architecture than its config says, no access. The message names the path or the
+            variable.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    directory = os.fspath(directory)
+    official = read_config(directory)
+    prefix = find_checkpoint(directory)
     try:
-        yield
-    except (
-        tf.errors.DataLossError,
-        tf.errors.OutOfRangeError,
-        IndexError,
-    ) as error:  # the reader's out of range
+        config = make_config(official)
+        model = resolve.make_model(config)
+        resolve.make_tasks(config)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{os.path.join(directory, 'config.json')}: {error}") from error
+    except (KeyError, ArithmeticError) as error:
         raise ValueError(
-            f"{path} is damaged or cut short ({_first_line(error)}); copy it again"
+            f"{os.path.join(directory, 'config.json')} cannot be used ({type(error).__name__}: "
+            f"{error}); give the config.json that the official run wrote"
         ) from error
-    except tf.errors.OpError as error:
-        remedy = COPY_FIRST if "://" in path else "check that it may be read, or copy it again"
-        raise ValueError(f"{path} cannot be read ({_first_line(error)}); {remedy}") from error
+    reader = open_checkpoint(prefix)
+    shapes = reader.get_variable_to_shape_map()
+    keys = {name: key for key in shapes if (name := official_names.variable(key))}
+    wanted = wanted_variables(model)
+    check_match(wanted, {name: tuple(shapes[key]) for name, key in keys.items()}, prefix)
+    flat, mapping = {}, []
+    for name, (shape, parts) in wanted.items():
+        stacked = official_names.is_stacked(name.partition("/")[2])
+        array = np.empty(shape, np.float32)
+        for i, part in enumerate(parts):
+            with _readable(prefix):
+                array[i if stacked else ...] = reader.get_tensor(keys[part])
+            mapping.append((part, tuple(shapes[keys[part]]), f"{name}[{i}]" if stacked else name))
+        flat[name] = jnp.asarray(array)
+    variables = traverse_util.unflatten_dict(flat, sep="/")
+    return Imported(model, variables, config, mapping, len(shapes) - len(keys))
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0][:300]
+def load(directory: str | os.PathLike) -> tuple[Pix2Seq, dict[str, Any], ml_collections.ConfigDict]:
+    """(model, variables, config) of an official checkpoint directory, see `read`."""
+    return read(directory)[:3]
 
 
 def read_config(directory: str) -> dict[str, Any]:
@@ -144,8 +167,8 @@ def find_checkpoint(directory: str) -> str:
 
 
 def _number(prefix: str) -> int:
-    found = re.search(r"(\d+)$", prefix)
-    return int(found[1]) if found else -1
+    match = re.search(r"(\d+)$", prefix)
+    return int(match[1]) if match else -1
 
 
 def open_checkpoint(prefix: str):
@@ -174,6 +197,85 @@ def open_checkpoint(prefix: str):
     return reader
 
 
+@contextlib.contextmanager
+def _readable(path: str) -> Iterator[None]:
+    """TensorFlow's errors of files as a ValueError that names the path."""
+    import tensorflow as tf
+
+    try:
+        yield
+    except (tf.errors.DataLossError, tf.errors.OutOfRangeError, IndexError) as error:
+        # IndexError is the reader's own "out of range".
+        raise ValueError(
+            f"{path} is damaged or cut short ({_first_line(error)}); copy it again"
+        ) from error
+    except tf.errors.OpError as error:
+        remedy = COPY_FIRST if "://" in path else "check that it may be read, or copy it again"
+        raise ValueError(f"{path} cannot be read ({_first_line(error)}); {remedy}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0][:300]
+
+
+def make_config(official: Mapping[str, Any]) -> ml_collections.ConfigDict:
+    """The complete config of an official one: its model, vocabulary and tasks; the rest as shipped.
+
+    Raises:
+        ValueError: see official.model_section, official.task_sections, official.num_bins and
+            official_tasks.
+    """
+    model = official_names.model_section(official)
+    sections, others = official_names.task_sections(official)
+    height, width = official_names.image_size(model)
+    config = build.base(build.parse("", recipe="finetune"))
+    config.about = "imported; trains on by the published settings of fine-tuning"
+    config.model = official_names.model_fields(model)
+    names, ids = classes(official, model["coord_vocab_shift"] - CLASS_SHIFT - 1)
+    trained_on = data_set(official)
+    if trained_on == "objects365":
+        config.data = build.data(trained_on)
+    log.info("trained on %s: %d labels", trained_on or "data that are not known here", len(names))
+    if not set(names) & set(layouts.COCO_CATEGORIES.values()):
+        log.warning(
+            "the names of the labels are not known: results on data with other classes mean nothing"
+        )
+    with config.data.ignore_type():  # a number, or height and width
+        config.data.size = height if height == width else (height, width)
+    config.data.slots = official_tasks.SLOTS
+    config.data.update({"category_names": names, "category_ids": ids, "label_ids": ids})
+    config.vocab = _vocabulary(model, official_names.num_bins(sections), len(names))
+    weights = official_tasks.loss_weights({name: task["weight"] for name, task in sections.items()})
+    for name, task in sections.items():
+        section = official_tasks.SECTIONS[name](task, model["max_seq_len"])
+        config.tasks[name] = section | {"weight": weights[name]}
+    config.data.update(official_tasks.keypoint_fields(config))
+    if "detection" not in sections:
+        config.eval.boxes = "ground_truth"
+    if others:
+        log.warning(
+            "tasks of the checkpoint that are not known here, and left out: %s", ", ".join(others)
+        )
+    return fill(config).lock()
+
+
+def classes(config: Mapping[str, Any], num_labels: int) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """(names of labels 1, 2, …, the category ids they stand for), of an official config with room
+    for `num_labels`.
+
+    COCO's, or Objects365's without their names. Of other data, and where they do not fit, the
+    classes are unknown: there are no ids, and labels follow the order of the annotations that come.
+    """
+    trained_on = data_set(config)
+    named = layouts.COCO_CATEGORIES if trained_on == "coco" else {}
+    counts = {"coco": max(layouts.COCO_CATEGORIES), "objects365": OBJECTS365_CLASSES}
+    count = counts.get(trained_on, num_labels)
+    if not trained_on or num_labels < count:
+        return tuple(UNNAMED.format(label) for label in range(1, num_labels + 1)), ()
+    labels = tuple(range(1, count + 1))
+    return tuple(named.get(label, UNNAMED.format(label)) for label in labels), labels
+
+
 def data_set(config: Mapping[str, Any]) -> str:
     """What an official config was trained on: "coco" (also if it does not say), "objects365", or ""
     for others."""
@@ -186,69 +288,6 @@ def data_set(config: Mapping[str, Any]) -> str:
     if any(re.search(r"obj(ect)?s?365|o365", name) for name in named):
         return "objects365"
     return "coco" if not any(named) or any("coco" in name for name in named) else ""
-
-
-def classes(config: Mapping[str, Any], num_labels: int) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """(names of labels 1, 2, …, the category ids they stand for), of an official config with room
-    for `num_labels`.
-
-    COCO's, or Objects365's without their names. Of other data, and where they do not fit, the
-    classes are unknown: there are no ids, and labels follow the order of the annotations that come.
-    """
-    trained_on = data_set(config)
-    named = layouts.COCO_CATEGORIES if trained_on == "coco" else {}
-    count = {"coco": max(layouts.COCO_CATEGORIES), "objects365": OBJECTS365_CLASSES}.get(
-        trained_on, num_labels
-    )
-    known = bool(trained_on) and num_labels >= count
-    if not known:
-        named, count = {}, num_labels
-    labels = tuple(range(1, count + 1))
-    return tuple(
-        named.get(label, UNNAMED.format(label)) for label in labels
-    ), labels if known else ()
-
-
-def make_config(given: Mapping[str, Any]) -> ml_collections.ConfigDict:
-    """The complete config of an official one: its model, vocabulary and tasks; the rest as shipped.
-
-    Raises:
-        ValueError: see official.model_section, official.task_sections, official.num_bins and
-            official_tasks.
-    """
-    model, (sections, others) = (
-        official_names.model_section(given),
-        official_names.task_sections(given),
-    )
-    height, width = official_names.image_size(model)
-    size = height if height == width else (height, width)
-    config = build.base(build.parse("", recipe="finetune"))
-    config.about = "imported; trains on by the published settings of fine-tuning"
-    config.model = official_names.model_fields(model)
-    names, ids = classes(given, model["coord_vocab_shift"] - CLASS_SHIFT - 1)
-    trained_on = data_set(given)
-    if trained_on == "objects365":
-        config.data = build.data(trained_on)
-    log.info("trained on %s: %d labels", trained_on or "data that are not known here", len(names))
-    if not set(names) & set(layouts.COCO_CATEGORIES.values()):
-        log.warning(
-            "the names of the labels are not known: results on data with other classes mean nothing"
-        )
-    config.data.size, config.data.slots = size, official_tasks.SLOTS
-    config.data.update({"category_names": names, "category_ids": ids, "label_ids": ids})
-    config.vocab = _vocabulary(model, official_names.num_bins(sections), len(names))
-    weights = official_tasks.shares({name: task["weight"] for name, task in sections.items()})
-    for name, task in sections.items():
-        section = official_tasks.SECTIONS[name](task, model["max_seq_len"])
-        config.tasks[name] = section | {"weight": weights[name]}
-    config.data.update(official_tasks.joints(config))
-    if "detection" not in sections:
-        config.eval.boxes = "ground_truth"
-    if others:
-        log.warning(
-            "tasks of the checkpoint that are not known here, and left out: %s", ", ".join(others)
-        )
-    return fill(config).lock()
 
 
 def _vocabulary(model: Mapping[str, Any], num_bins: int, num_classes: int) -> dict[str, int]:
@@ -283,20 +322,20 @@ def wanted_variables(model: Pix2Seq) -> dict[str, tuple[tuple[int, ...], list[st
 
 
 def check_match(
-    wanted: Mapping[str, tuple], found: Mapping[str, tuple[int, ...]], prefix: str
+    wanted: Mapping[str, tuple], shapes: Mapping[str, tuple[int, ...]], prefix: str
 ) -> None:
     """Raises ValueError naming the first variable that only one side has, or whose shapes differ.
 
     Args:
         wanted: of `wanted_variables`.
-        found: shapes in the checkpoint by official name.
+        shapes: in the checkpoint, by official name.
         prefix: of the checkpoint.
     """
     advice = (
         "the checkpoint is of another architecture than its config.json says; put the two "
         "together that belong"
     )
-    if not found:
+    if not shapes:
         raise ValueError(
             f"{prefix} holds no variable of a model ('model/…'); give a checkpoint of the "
             "official release"
@@ -304,66 +343,19 @@ def check_match(
     for name, (shape, parts) in wanted.items():
         shape = shape[1:] if official_names.is_stacked(name.partition("/")[2]) else shape
         for part in parts:
-            if part not in found:
+            if part not in shapes:
                 raise ValueError(
                     f"{prefix} has no variable {part} {list(shape)} for the model's {name}: "
                     f"{advice}"
                 )
-            if found[part] != shape:
+            if shapes[part] != shape:
                 raise ValueError(
-                    f"{prefix}: {part} is {list(found[part])} in the checkpoint and {list(shape)} "
+                    f"{prefix}: {part} is {list(shapes[part])} in the checkpoint and {list(shape)} "
                     f"in the model ({name}): {advice}"
                 )
-    extra = sorted(set(found) - {part for _, parts in wanted.values() for part in parts})
+    extra = sorted(set(shapes) - {part for _, parts in wanted.values() for part in parts})
     if extra:
         raise ValueError(
             f"{prefix} has {len(extra)} variables that the model has no place for, first "
-            f"{extra[0]} {list(found[extra[0]])}: {advice}"
+            f"{extra[0]} {list(shapes[extra[0]])}: {advice}"
         )
-
-
-def read(directory: str | os.PathLike) -> Imported:
-    """Reads an official checkpoint directory, local or gs://. Every variable of model and
-    checkpoint is accounted for.
-
-    Raises:
-        ValueError: not such a directory, a missing, broken or truncated file, a checkpoint of
-            another architecture than its config says, no access. The message names the path or the
-            variable.
-    """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    directory = os.fspath(directory)
-    given = read_config(directory)
-    prefix = find_checkpoint(directory)
-    try:
-        config = make_config(given)
-        model = resolve.make_model(config)
-        resolve.make_tasks(config)
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{os.path.join(directory, 'config.json')}: {error}") from error
-    except (KeyError, ArithmeticError) as error:
-        raise ValueError(
-            f"{os.path.join(directory, 'config.json')} cannot be used ({type(error).__name__}: "
-            f"{error}); give the config.json that the official run wrote"
-        ) from error
-    reader = open_checkpoint(prefix)
-    shapes = reader.get_variable_to_shape_map()
-    keys = {name: key for key in shapes if (name := official_names.variable(key))}
-    wanted = wanted_variables(model)
-    check_match(wanted, {name: tuple(shapes[key]) for name, key in keys.items()}, prefix)
-    flat, mapping = {}, []
-    for name, (shape, parts) in wanted.items():
-        stacked = official_names.is_stacked(name.partition("/")[2])
-        array = np.empty(shape, np.float32)
-        for i, part in enumerate(parts):
-            with _readable(prefix):
-                array[i if stacked else ...] = reader.get_tensor(keys[part])
-            mapping.append((part, tuple(shapes[keys[part]]), f"{name}[{i}]" if stacked else name))
-        flat[name] = jnp.asarray(array)
-    variables = traverse_util.unflatten_dict(flat, sep="/")
-    return Imported(model, variables, config, mapping, len(shapes) - len(keys))
-
-
-def load(directory: str | os.PathLike) -> tuple[Pix2Seq, dict[str, Any], ml_collections.ConfigDict]:
-    """(model, variables, config) of an official checkpoint directory, see `read`."""
-    return read(directory)[:3]

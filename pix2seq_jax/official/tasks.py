@@ -29,14 +29,12 @@ def sampler(task: Mapping[str, Any]) -> str:
         )
     if not task["top_k"] and task["top_p"] <= 0:  # only the likeliest token is left
         return "greedy"
-    kind, value = (
-        ("topk", int(task["top_k"])) if task["top_k"] else ("nucleus", float(task["top_p"]))
-    )
-    return (
-        f"{kind}({value})"
-        if task["temperature"] == 1.0
-        else f"{kind}({value}, {float(task['temperature'])})"
-    )
+    kind, value = "nucleus", float(task["top_p"])
+    if task["top_k"]:
+        kind, value = "topk", int(task["top_k"])
+    if task["temperature"] == 1.0:
+        return f"{kind}({value})"
+    return f"{kind}({value}, {float(task['temperature'])})"
 
 
 def _detection(task: Mapping[str, Any], longest: int) -> dict:
@@ -128,12 +126,12 @@ SECTIONS = {
 }
 
 
-def shares(weights: Mapping[str, float]) -> dict[str, float]:
-    """Shares of the tasks in the loss, which sum to one, of the weights in an official config.
+def loss_weights(weights: Mapping[str, float]) -> dict[str, float]:
+    """Weights of the tasks in the loss, which sum to one, from the weights in an official config.
 
     Where every weight is 1, as in the config that the release ships, nobody chose them, and the mix
     of Pix2Seq v2, section 4.1, is taken. Other weights are normalised. Raises ValueError for
-    weights that are no shares.
+    weights that are negative or all 0.
     """
     equal = len(weights) > 1 and set(weights.values()) == {1.0}
     mix = {
@@ -144,22 +142,22 @@ def shares(weights: Mapping[str, float]) -> dict[str, float]:
         raise ValueError(
             f"weights of its tasks are {dict(weights)}; they must be 0 or more, and not all 0"
         )
-    found = {name: weight / total for name, weight in mix.items()}
+    normalised = {name: weight / total for name, weight in mix.items()}
     if abs(sum(weights.values()) - 1) > 1e-6:
         what = "the published mix instead, in training" if equal else "in training they sum to 1"
         log.info(
-            "weights of the tasks are %s in the checkpoint; %s: %s", dict(weights), what, found
+            "weights of the tasks are %s in the checkpoint; %s: %s", dict(weights), what, normalised
         )
-    return found
+    return normalised
 
 
-def joints(config: ml_collections.ConfigDict) -> dict[str, tuple]:
+def keypoint_fields(config: ml_collections.ConfigDict) -> dict[str, tuple]:
     """What config.data says of the keypoints: COCO's if there are as many. `config` has its tasks
     and classes."""
-    known = "keypoints" in config.tasks and len(config.tasks.keypoints.sigmas) > 0
-    is_coco = known and config.data.category_names[:1] == ("person",)
+    is_named = "keypoints" in config.tasks and len(config.tasks.keypoints.sigmas) > 0
+    is_coco = is_named and config.data.category_names[:1] == ("person",)
     return {
-        "keypoint_names": COCO_KEYPOINTS["names"] if known else (),
+        "keypoint_names": COCO_KEYPOINTS["names"] if is_named else (),
         "keypoint_categories": (config.data.category_ids[0],) if is_coco else (),
-        "skeleton": COCO_KEYPOINTS["skeleton"] if known else (),
+        "skeleton": COCO_KEYPOINTS["skeleton"] if is_named else (),
     }

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from pix2seq_jax import import_tf
+from pix2seq_jax.config.fill import fill
 from pix2seq_jax.data.coco.person import COCO_KEYPOINTS
 from pix2seq_jax.data.text import Text
 from pix2seq_jax.experiment import resolve, saved_run, text_model
@@ -101,7 +102,8 @@ def test_a_published_config_is_the_shipped_one():
     """Without any field, all tasks are as `configs/multitask.py` has them, but for what the release
     decides else."""
     config = {"model": VIT_B | {"vocab_size": 35_000}, "tasks": [{"name": name} for name in NAMES]}
-    made, shipped = reader.make_config(config), small.load("multitask.py:arch=vit-b,size=640")
+    made = reader.make_config(config)
+    shipped = fill(small.load("multitask.py:arch=vit-b,size=640"))
     shipped.tasks.segmentation.random_start = False
     shipped.tasks.keypoints.update({"num_keypoints": 17, "sigmas": COCO_KEYPOINTS["sigmas"]})
     for name, section in shipped.tasks.items():

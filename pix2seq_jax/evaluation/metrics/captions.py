@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 
 METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "CIDEr-D", "ROUGE-L")
 ORDERS = 4  # n-grams of one to four words
-# words of difference in length that CIDEr-D forgives (Vedantam et al., arXiv:1411.5726, section 5)
+# Words of difference in length that CIDEr-D forgives (Vedantam et al., arXiv:1411.5726, section 5).
 SIGMA = 6.0
 BETA = 1.2  # weight of recall against precision in ROUGE-L, as in the COCO caption evaluation
 
@@ -58,6 +58,61 @@ _TWO_WORDS = {"cannot": 3, "gonna": 3, "wanna": 3, "gotta": 3, "gimme": 3, "lemm
 Ngrams = Counter[tuple[str, ...]]
 
 
+def score(
+    references: Mapping[int, Sequence[str]], candidates: Mapping[int, str]
+) -> dict[str, float]:
+    """Scores of one caption per image.
+
+    Args:
+        references: captions people wrote, by image id; any number of them.
+        candidates: the caption to score, by image id; "" is allowed and scores nothing.
+
+    Returns:
+        BLEU-1 to BLEU-4 and ROUGE-L in [0, 1], CIDEr-D in [0, 10] (tables in papers give 100 times
+        each). Each is a number of the whole set: it is not the mean of scores of its parts.
+
+    Raises:
+        ValueError: no images; an image with references but no candidate, or the other way round; an
+            empty list of references.
+    """
+    _check(references, candidates)
+    texts = [[tokenize(caption) for caption in captions] for captions in references.values()]
+    words = [tokenize(candidates[image]) for image in references]
+    return {
+        **{f"BLEU-{n}": value for n, value in enumerate(bleu(texts, words), start=1)},
+        "CIDEr-D": cider_d(texts, words),
+        "ROUGE-L": rouge_l(texts, words),
+    }
+
+
+def _check(references: Mapping[int, Sequence[str]], candidates: Mapping[int, str]) -> None:
+    """Refuses what cannot be compared, with a ValueError."""
+    if not references:
+        raise ValueError("no references to compare captions with: give at least one image")
+    without = sorted(references.keys() - candidates.keys())
+    if without:
+        raise ValueError(
+            f"images {without[:5]} have references but no candidate ({len(without)} of "
+            f"{len(references)}); give each one, '' where nothing was said, or leave their "
+            "references out"
+        )
+    unknown = sorted(candidates.keys() - references.keys())
+    if unknown:
+        raise ValueError(
+            f"images {unknown[:5]} have a candidate but no references ({len(unknown)} of "
+            f"{len(candidates)}); wrong split?"
+        )
+    for image, texts in references.items():
+        if isinstance(texts, str) or not texts:
+            raise ValueError(
+                f"image {image}: references={texts!r} must be a list of at least one caption"
+            )
+        if not isinstance(candidates[image], str):
+            raise ValueError(
+                f"image {image}: the candidate {candidates[image]!r} must be one string"
+            )
+
+
 def tokenize(caption: str) -> list[str]:
     """Lower-case words of a caption; "dog's" are two and "don't" are "do" and "n't"; punctuation is
     left out.
@@ -70,13 +125,6 @@ def tokenize(caption: str) -> list[str]:
         at = _TWO_WORDS.get(token)
         words.extend([token[:at], token[at:]] if at else _ENDING.split(_BRACKETS.get(token, token)))
     return words
-
-
-def _ngrams(words: Sequence[str]) -> list[Ngrams]:
-    """How often each n-gram occurs, for n = 1, 2, 3, 4."""
-    return [
-        Counter(zip(*(words[i:] for i in range(n)), strict=False)) for n in range(1, ORDERS + 1)
-    ]
 
 
 def bleu(
@@ -109,16 +157,11 @@ def bleu(
     return [brevity * math.prod(precisions[:n]) ** (1 / n) for n in range(1, ORDERS + 1)]
 
 
-def _similarity(mine: list[dict], theirs: list[dict], difference: int) -> float:
-    """Mean over n of the clipped cosines of TF-IDF vectors; `difference` is that of the lengths."""
-    total = 0.0
-    for a, b in zip(mine, theirs, strict=True):
-        norms = math.sqrt(sum(v * v for v in a.values()) * sum(v * v for v in b.values()))
-        if norms:
-            total += (
-                sum(min(value, b[gram]) * b[gram] for gram, value in a.items() if gram in b) / norms
-            )
-    return total / ORDERS * math.exp(-(difference**2) / (2 * SIGMA**2))
+def _ngrams(words: Sequence[str]) -> list[Ngrams]:
+    """How often each n-gram occurs, for n = 1, 2, 3, 4."""
+    return [
+        Counter(zip(*(words[i:] for i in range(n)), strict=False)) for n in range(1, ORDERS + 1)
+    ]
 
 
 def cider_d(
@@ -151,16 +194,16 @@ def cider_d(
     return 10 * total / len(references)
 
 
-def common_length(a: Sequence[str], b: Sequence[str]) -> int:
-    """Length of the longest common subsequence of two texts."""
-    row = [0] * (len(b) + 1)
-    for word in a:
-        diagonal = 0
-        for j, other in enumerate(b, start=1):
-            above = row[j]
-            row[j] = diagonal + 1 if word == other else max(above, row[j - 1])
-            diagonal = above
-    return row[-1]
+def _similarity(mine: list[dict], theirs: list[dict], difference: int) -> float:
+    """Mean over n of the clipped cosines of TF-IDF vectors; `difference` is that of the lengths."""
+    total = 0.0
+    for a, b in zip(mine, theirs, strict=True):
+        norms = math.sqrt(sum(v * v for v in a.values()) * sum(v * v for v in b.values()))
+        if norms:
+            total += (
+                sum(min(value, b[gram]) * b[gram] for gram, value in a.items() if gram in b) / norms
+            )
+    return total / ORDERS * math.exp(-(difference**2) / (2 * SIGMA**2))
 
 
 def rouge_l(
@@ -184,57 +227,13 @@ def rouge_l(
     return total / len(references)
 
 
-def _check(references: Mapping[int, Sequence[str]], candidates: Mapping[int, str]) -> None:
-    """Refuses what cannot be compared, with a ValueError."""
-    if not references:
-        raise ValueError("no references to compare captions with: give at least one image")
-    without = sorted(references.keys() - candidates.keys())
-    if without:
-        raise ValueError(
-            f"images {without[:5]} have references but no candidate ({len(without)} of "
-            f"{len(references)}); give each one, '' where nothing was said, or leave their "
-            "references out"
-        )
-    unknown = sorted(candidates.keys() - references.keys())
-    if unknown:
-        raise ValueError(
-            f"images {unknown[:5]} have a candidate but no references ({len(unknown)} of "
-            f"{len(candidates)}); wrong split?"
-        )
-    for image, texts in references.items():
-        if isinstance(texts, str) or not texts:
-            raise ValueError(
-                f"image {image}: references={texts!r} must be a list of at least one caption"
-            )
-        if not isinstance(candidates[image], str):
-            raise ValueError(
-                f"image {image}: the candidate {candidates[image]!r} must be one string"
-            )
-
-
-def score(
-    references: Mapping[int, Sequence[str]], candidates: Mapping[int, str]
-) -> dict[str, float]:
-    """Scores of one caption per image.
-
-    Args:
-        references: captions people wrote, by image id; any number of them.
-        candidates: the caption to score, by image id; "" is allowed and scores nothing.
-
-    Returns:
-        BLEU-1 to BLEU-4 and ROUGE-L in [0, 1], CIDEr-D in [0, 10] (tables in papers give 100 times
-        each). Each is a
-        number of the whole set: it is not the mean of scores of its parts.
-
-    Raises:
-        ValueError: no images; an image with references but no candidate, or the other way round; an
-            empty list of references.
-    """
-    _check(references, candidates)
-    texts = [[tokenize(caption) for caption in captions] for captions in references.values()]
-    words = [tokenize(candidates[image]) for image in references]
-    return {
-        **{f"BLEU-{n}": value for n, value in enumerate(bleu(texts, words), start=1)},
-        "CIDEr-D": cider_d(texts, words),
-        "ROUGE-L": rouge_l(texts, words),
-    }
+def common_length(a: Sequence[str], b: Sequence[str]) -> int:
+    """Length of the longest common subsequence of two texts."""
+    row = [0] * (len(b) + 1)
+    for word in a:
+        diagonal = 0
+        for j, other in enumerate(b, start=1):
+            above = row[j]
+            row[j] = diagonal + 1 if word == other else max(above, row[j - 1])
+            diagonal = above
+    return row[-1]

@@ -19,9 +19,7 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-# The key of a result that each kind of evaluation compares, and the official limits on predictions
-# per image and class.
-# Of boxes and of masks.
+# The numbers that `evaluate` gives for boxes and for masks.
 BOX_METRICS = (
     "AP",
     "AP50",
@@ -37,6 +35,8 @@ BOX_METRICS = (
     "ARl",
 )
 KEYPOINT_METRICS = ("AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl")
+# The key of a result that each kind of evaluation compares, and the official limits on predictions
+# per image and class.
 IOU_TYPES = {
     "bbox": ("bbox", (1, 10, 100)),
     "segm": ("segmentation", (1, 10, 100)),
@@ -44,56 +44,74 @@ IOU_TYPES = {
 }
 
 
-def results(image_ids, boxes, labels, scores, category_ids: Sequence[int]) -> list[dict]:
-    """Predictions of a batch as COCO result dictionaries of plain Python numbers, ready for JSON.
+def evaluate(
+    annotations,
+    results: list[dict],
+    iou_type: str = "bbox",
+    *,
+    image_ids: Iterable[int] | None = None,
+    max_dets: Sequence[int] | None = None,
+    sigmas: Sequence[float] | None = None,
+) -> dict:
+    """Scores COCO results. An image counts whether there are predictions for it or not.
 
     Args:
-        image_ids: i64[B].
-        boxes: f32[B,N,4] yxyx in pixels of the original image.
-        labels: i32[B,N]; 1-based, objects with label 0 are left out.
-        scores: f32[B,N].
-        category_ids: category id of label l at l - 1.
+        annotations: path of a COCO JSON, its dictionary, or a pycocotools COCO; never changed.
+        results: COCO result dictionaries; never changed. Those on other images than `image_ids` are
+            left out.
+        iou_type: 'bbox', 'segm' (results hold RLE masks) or 'keypoints' (categories that name
+            keypoints only).
+        image_ids: the images that count; None: all of the annotations.
+        max_dets: best-scored predictions per image and class, ascending; AP uses the last. None:
+            the official 1, 10, 100, and 20 for keypoints.
+        sigmas: deviation of each keypoint relative to the object's size; None: COCO's for its 17
+            keypoints.
 
     Returns:
-        [{image_id, category_id, bbox: [x, y, width, height] in pixels, score}]. A box whose corners
-        are in the wrong order has size 0, so that it counts as a false positive; with its negative
-        area COCO would overlook it.
+        Fractions in [0, 1], NaN where there is no object: AP (IoU .50:.05:.95), AP50, AP75, APs,
+        APm, APl (area below 32², below 96², above), AR1, AR10, AR100 (one for each of `max_dets`),
+        ARs, ARm, ARl; of keypoints AP, AP50, AP75, APm, APl, AR, AR50, AR75, ARm, ARl. Then
+        `images`, `instances` (those that are not crowds) and `per_class`:
+        {category name: {AP, AP50, AR100, images, instances}}.
 
     Raises:
-        ValueError: a label above the number of categories.
+        ValueError: annotations that are not COCO, no or unknown `image_ids`, keypoints without as
+            many `sigmas`, a result with an unknown image or category or numbers that are not
+            finite.
     """
-    labels = np.asarray(labels)
-    if labels.max(initial=0) > len(category_ids):
-        raise ValueError(
-            f"label {labels.max()} predicted, but there are {len(category_ids)} categories"
-        )
-    bboxes, scores = xywh(boxes), np.asarray(scores)
-    return [
-        {
-            "image_id": int(image_ids[row]),
-            "category_id": int(category_ids[labels[row, slot] - 1]),
-            "bbox": bboxes[row][slot],
-            "score": float(f"{scores[row, slot]:.9g}"),  # f32 exactly, so that ranks and ties stay
-        }
-        for row, slot in np.argwhere(labels > 0)
-    ]
+    if iou_type not in IOU_TYPES:
+        raise ValueError(f"iou_type={iou_type!r}: must be one of {sorted(IOU_TYPES)}")
+    dataset = _dataset(annotations)
+    truth = _truth(dataset, iou_type, image_ids)
+    predicted = _checked(results, iou_type, dataset, truth)
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO()
+        coco.dataset = truth
+        coco.createIndex()
+        run = COCOeval(coco, coco.loadRes(predicted) if predicted else COCO(), iou_type)
+        run.params.maxDets = sorted(max_dets or IOU_TYPES[iou_type][1])
+        if iou_type == "keypoints":
+            run.params.kpt_oks_sigmas = _sigmas(
+                truth["categories"], sigmas, run.params.kpt_oks_sigmas
+            )
+        run.evaluate()
+        run.accumulate()
+    return {
+        **_numbers(run.eval["precision"], run.eval["recall"], run.params),
+        "images": len(truth["images"]),
+        "instances": sum(a["counted"] for a in truth["annotations"]),
+        "per_class": _per_class(truth, run),
+    }
 
 
-def xywh(boxes) -> list:
-    """Boxes f32[...,4] yxyx in pixels as nested lists of COCO's [x, y, width, height].
-
-    Corners in the wrong order give size 0. 1e-4 px is the resolution of f32 at 1000 px.
-    """
-    boxes = np.asarray(boxes, np.float64)
-    low, high = boxes[..., 1::-1], boxes[..., 3:1:-1]  # [...,2] as x, y
-    return np.concatenate([low, np.maximum(high - low, 0)], axis=-1).round(4).tolist()
-
-
-def yxyx(bboxes) -> np.ndarray:
-    """COCO's [x, y, width, height], nested in any way, as f64[...,4] yxyx."""
-    bboxes = np.asarray(bboxes, np.float64)
-    low = bboxes[..., 1::-1]  # y, x
-    return np.concatenate([low, low + bboxes[..., 3:1:-1]], axis=-1)
+def evaluate_boxes(
+    annotations,
+    results: list[dict],
+    image_ids: Iterable[int] | None = None,
+    max_dets: Sequence[int] = IOU_TYPES["bbox"][1],
+) -> dict:
+    """`evaluate` for boxes."""
+    return evaluate(annotations, results, "bbox", image_ids=image_ids, max_dets=max_dets)
 
 
 def _dataset(annotations) -> dict:
@@ -130,24 +148,17 @@ def _truth(dataset: dict, iou_type: str, image_ids: Iterable[int] | None) -> dic
         )
     points = {c["id"]: len(c.get("keypoints", ())) for c in categories}
     annotations = []
-    for number, given in enumerate(
-        (a for a in dataset["annotations"] if a["image_id"] in chosen), start=1
-    ):
-        if given["category_id"] not in points:
+    of_images = [a for a in dataset["annotations"] if a["image_id"] in chosen]
+    for number, original in enumerate(of_images, start=1):  # id 0 would never be matched
+        if original["category_id"] not in points:
             continue
-        box = given["bbox"]
-        annotation = {
-            "iscrowd": 0,
-            "area": box[2] * box[3],
-            **given,
-            "id": number,
-        }  # id 0 would never be matched
+        _, _, width, height = original["bbox"]
+        annotation = {"iscrowd": 0, "area": width * height} | original | {"id": number}
         annotation["counted"] = not annotation["iscrowd"]
         if iou_type == "keypoints":
-            annotation.setdefault("keypoints", [0] * 3 * points[given["category_id"]])
-            annotation.setdefault(
-                "num_keypoints", sum(v > 0 for v in annotation["keypoints"][2::3])
-            )
+            annotation.setdefault("keypoints", [0] * 3 * points[original["category_id"]])
+            labelled = sum(v > 0 for v in annotation["keypoints"][2::3])
+            annotation.setdefault("num_keypoints", labelled)
             annotation["counted"] &= annotation["num_keypoints"] > 0
         annotations.append(annotation)
     return {
@@ -165,16 +176,13 @@ def _checked(results: list[dict], iou_type: str, dataset: dict, truth: dict) -> 
     numbers that cannot be.
     """
     key, _ = IOU_TYPES[iou_type]
-    images, categories = (
-        {entry["id"] for entry in dataset[kind]} for kind in ("images", "categories")
-    )
-    chosen_images, chosen_categories = (
-        {entry["id"] for entry in truth[kind]} for kind in ("images", "categories")
-    )
-    kept = []
+    images, categories = _ids(dataset, "images"), _ids(dataset, "categories")
+    chosen_images, chosen_categories = _ids(truth, "images"), _ids(truth, "categories")
+    fields = ("image_id", "category_id", "score", key)
+    copies = []
     for number, result in enumerate(results):
         where = f"result {number} (image {result.get('image_id')})"
-        missing = {"image_id", "category_id", "score", key} - result.keys()
+        missing = set(fields) - result.keys()
         if missing:
             raise ValueError(
                 f"{where}: {sorted(missing)} missing in {sorted(result)}; wrong "
@@ -198,15 +206,19 @@ def _checked(results: list[dict], iou_type: str, dataset: dict, truth: dict) -> 
                 "sizes >= 0"
             )
         if result["image_id"] in chosen_images and result["category_id"] in chosen_categories:
-            kept.append({name: result[name] for name in ("image_id", "category_id", "score", key)})
-    return kept
+            copies.append({name: result[name] for name in fields})
+    return copies
+
+
+def _ids(dataset: dict, kind: str) -> set[int]:
+    return {entry["id"] for entry in dataset[kind]}
 
 
 def _sigmas(
-    categories: list[dict], given: Sequence[float] | None, default: np.ndarray
+    categories: list[dict], sigmas: Sequence[float] | None, default: np.ndarray
 ) -> np.ndarray:
     """The deviations of the keypoints; ValueError if a category has another number of keypoints."""
-    sigmas = default if given is None else np.asarray(given)
+    sigmas = default if sigmas is None else np.asarray(sigmas)
     for category in categories:
         if len(category["keypoints"]) != len(sigmas):
             raise ValueError(
@@ -271,75 +283,56 @@ def _per_class(truth: dict, run: COCOeval) -> dict[str, dict]:
     return rows
 
 
-def evaluate(
-    annotations,
-    results: list[dict],
-    iou_type: str = "bbox",
-    *,
-    image_ids: Iterable[int] | None = None,
-    max_dets: Sequence[int] | None = None,
-    sigmas: Sequence[float] | None = None,
-) -> dict:
-    """Scores COCO results. An image counts whether there are predictions for it or not.
+def results(image_ids, boxes, labels, scores, category_ids: Sequence[int]) -> list[dict]:
+    """Predictions of a batch as COCO result dictionaries of plain Python numbers, ready for JSON.
 
     Args:
-        annotations: path of a COCO JSON, its dictionary, or a pycocotools COCO; never changed.
-        results: COCO result dictionaries; never changed. Those on other images than `image_ids` are
-            left out.
-        iou_type: 'bbox', 'segm' (results hold RLE masks) or 'keypoints' (categories that name
-            keypoints only).
-        image_ids: the images that count; None: all of the annotations.
-        max_dets: best-scored predictions per image and class, ascending; AP uses the last. None:
-            the official 1, 10, 100, and 20 for keypoints.
-        sigmas: deviation of each keypoint relative to the object's size; None: COCO's for its 17
-            keypoints.
+        image_ids: i64[B].
+        boxes: f32[B,N,4] yxyx in pixels of the original image.
+        labels: i32[B,N]; 1-based, objects with label 0 are left out.
+        scores: f32[B,N].
+        category_ids: category id of label l at l - 1.
 
     Returns:
-        Fractions in [0, 1], NaN where no object is there to be found: AP (IoU .50:.05:.95), AP50,
-            AP75, APs, APm, APl
-        (area below 32², below 96², above), AR1, AR10, AR100 (one for each of `max_dets`), ARs, ARm,
-        ARl; of keypoints AP, AP50, AP75, APm, APl, AR, AR50, AR75, ARm, ARl. Then `images`,
-        `instances` (those that are not crowds) and
-        `per_class`: {category name: {AP, AP50, AR100, images, instances}}.
+        [{image_id, category_id, bbox: [x, y, width, height] in pixels, score}]. A box whose corners
+        are in the wrong order has size 0, so that it counts as a false positive; with its negative
+        area COCO would overlook it.
 
     Raises:
-        ValueError: annotations that are not COCO, no or unknown `image_ids`, keypoints without as
-            many `sigmas`, a result with an unknown image or category or numbers that are not
-            finite.
+        ValueError: a label above the number of categories.
     """
-    if iou_type not in IOU_TYPES:
-        raise ValueError(f"iou_type={iou_type!r}: must be one of {sorted(IOU_TYPES)}")
-    dataset = _dataset(annotations)
-    truth = _truth(dataset, iou_type, image_ids)
-    predicted = _checked(results, iou_type, dataset, truth)
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco = COCO()
-        coco.dataset = truth
-        coco.createIndex()
-        run = COCOeval(coco, coco.loadRes(predicted) if predicted else COCO(), iou_type)
-        run.params.maxDets = sorted(max_dets or IOU_TYPES[iou_type][1])
-        if iou_type == "keypoints":
-            run.params.kpt_oks_sigmas = _sigmas(
-                truth["categories"], sigmas, run.params.kpt_oks_sigmas
-            )
-        run.evaluate()
-        run.accumulate()
-    return {
-        **_numbers(run.eval["precision"], run.eval["recall"], run.params),
-        "images": len(truth["images"]),
-        "instances": sum(a["counted"] for a in truth["annotations"]),
-        "per_class": _per_class(truth, run),
-    }
+    labels = np.asarray(labels)
+    if labels.max(initial=0) > len(category_ids):
+        raise ValueError(
+            f"label {labels.max()} predicted, but there are {len(category_ids)} categories"
+        )
+    bboxes, scores = xywh(boxes), np.asarray(scores)
+    return [
+        {
+            "image_id": int(image_ids[row]),
+            "category_id": int(category_ids[labels[row, slot] - 1]),
+            "bbox": bboxes[row][slot],
+            "score": float(f"{scores[row, slot]:.9g}"),  # f32 exactly, so that ranks and ties stay
+        }
+        for row, slot in np.argwhere(labels > 0)
+    ]
 
 
-def evaluate_boxes(
-    annotations,
-    results: list[dict],
-    image_ids: Iterable[int] | None = None,
-    max_dets: Sequence[int] = IOU_TYPES["bbox"][1],
-) -> dict:
-    """`evaluate` for boxes."""
-    return evaluate(annotations, results, "bbox", image_ids=image_ids, max_dets=max_dets)
+def xywh(boxes) -> list:
+    """Boxes f32[...,4] yxyx in pixels as nested lists of COCO's [x, y, width, height].
+
+    Corners in the wrong order give size 0. 1e-4 px is the resolution of f32 at 1000 px.
+    """
+    boxes = np.asarray(boxes, np.float64)
+    low, high = boxes[..., 1::-1], boxes[..., 3:1:-1]  # [...,2] as x, y
+    return np.concatenate([low, np.maximum(high - low, 0)], axis=-1).round(4).tolist()
+
+
+def yxyx(bboxes) -> np.ndarray:
+    """COCO's [x, y, width, height], nested in any way, as f64[...,4] yxyx."""
+    bboxes = np.asarray(bboxes, np.float64)
+    low = bboxes[..., 1::-1]  # y, x
+    return np.concatenate([low, low + bboxes[..., 3:1:-1]], axis=-1)
 
 
 def json_safe(value):
@@ -352,20 +345,6 @@ def json_safe(value):
     if isinstance(value, np.generic):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _cell(value) -> str:
-    if value is None or value != value:
-        return "-"
-    return str(value) if isinstance(value, int | str) else f"{value:.3f}"
-
-
-def _width(text: str) -> int:
-    """Columns of a terminal that a text takes: wide characters take two, combining ones none."""
-    return sum(
-        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1
-        for c in text
-    )
 
 
 def table(metrics: dict) -> str:
@@ -381,3 +360,17 @@ def table(metrics: dict) -> str:
         lines.append("  ".join([first + " " * (widths[0] - _width(first)), *padded]))
     numbers = {key: value for key, value in metrics.items() if isinstance(value, float | None)}
     return "\n".join([*lines, "  ".join(f"{key} {_cell(value)}" for key, value in numbers.items())])
+
+
+def _cell(value) -> str:
+    if value is None or value != value:
+        return "-"
+    return str(value) if isinstance(value, int | str) else f"{value:.3f}"
+
+
+def _width(text: str) -> int:
+    """Columns of a terminal that a text takes: wide characters take two, combining ones none."""
+    return sum(
+        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1
+        for c in text
+    )

@@ -11,7 +11,7 @@ from pycocotools import mask as coco_mask
 
 from pix2seq_jax.vocab import POINT_INVISIBLE, POINT_PADDING, POINT_SEPARATOR
 
-# pixels outside the image; pycocotools walks along every edge, also where it is not seen
+# Pixels outside of the image; pycocotools walks along every edge, also where it is not seen.
 FAR = 10_000.0
 
 
@@ -38,11 +38,11 @@ def split_rings(points) -> list[np.ndarray]:
     ends = np.flatnonzero((pairs == POINT_PADDING).any(axis=1))
     pairs = pairs[: ends[0]] if ends.size else pairs
     cuts = np.flatnonzero((pairs == POINT_SEPARATOR).any(axis=1))
-    kept = np.isfinite(pairs).all(axis=1) & ~np.isin(pairs, (POINT_SEPARATOR, POINT_INVISIBLE)).any(
-        axis=1
-    )
-    parts = zip(np.split(pairs, cuts), np.split(kept, cuts), strict=True)
-    return [ring for ring in (part[keep][:, ::-1] for part, keep in parts) if len(ring) >= 3]
+    reserved = np.isin(pairs, (POINT_SEPARATOR, POINT_INVISIBLE)).any(axis=1)
+    usable = np.isfinite(pairs).all(axis=1) & ~reserved
+    parts = zip(np.split(pairs, cuts), np.split(usable, cuts), strict=True)
+    rings = [part[rows][:, ::-1] for part, rows in parts]  # as x, y
+    return [ring for ring in rings if len(ring) >= 3]
 
 
 def _rle(rings: list[np.ndarray], height: int, width: int) -> dict:
@@ -93,9 +93,7 @@ def average_masks(points, height: int, width: int, threshold: float = 0.5) -> np
             f"threshold={threshold}: give a share of the samples, above 0 and at most 1"
         )
     samples = [split_rings(sample) for sample in points]
-    mask = np.zeros(
-        (height, width), bool, order="F"
-    )  # the order of what pycocotools gives and takes
+    mask = np.zeros((height, width), bool, order="F")  # as pycocotools gives and takes masks
     corner, size = _window(samples, height, width)
     votes = np.zeros(size, np.uint16, order="F")
     for rings in samples:
@@ -194,6 +192,5 @@ def decode_rle(
             )
         ring = flat.reshape(-1, 2)
         rings.append(ring[np.isfinite(ring).all(axis=1)])
-    return coco_mask.decode(_rle([ring for ring in rings if len(ring) >= 3], height, width)).astype(
-        bool
-    )
+    rle = _rle([ring for ring in rings if len(ring) >= 3], height, width)
+    return coco_mask.decode(rle).astype(bool)

@@ -62,9 +62,8 @@ def test_scores_are_those_of_pycocoevalcap(images):
         expected.append(rouge.Rouge().compute_score(*theirs)[0])
         expected = dict(zip(NAMES, map(float, expected), strict=True))
         scores = score(references, candidates)
-        unmatched = {
-            name: 0.0 for name in NAMES[:4] if scores[name] == 0
-        }  # it smooths these, a little above 0
+        # The official code smooths these, a little above 0.
+        unmatched = {name: 0.0 for name in NAMES[:4] if scores[name] == 0}
         assert all(expected[name] < 1e-3 for name in unmatched)
         assert scores == pytest.approx(expected | unmatched, abs=1e-6)
         assert images < 3 or all(value > 0.05 for value in expected.values())
@@ -152,9 +151,8 @@ def test_cider_by_hand():
     # Two images, so what is in one image's references only weighs log 2, what is in both weighs 0.
     references = {1: ["red dog"], 2: ["blue dog"]}
     perfect = score(references, {1: "red dog", 2: "blue dog"})
-    assert perfect["CIDEr-D"] == pytest.approx(
-        10 * (1 + 1) / 4
-    )  # words and pairs; there are no longer n-grams
+    # Words and pairs; there are no longer n-grams.
+    assert perfect["CIDEr-D"] == pytest.approx(10 * (1 + 1) / 4)
     # Words of image 1: red twice against once, clipped: 1·1 / (2·1); dog weighs 0. The pair is not
     # in the reference.
     scores = score(references, {1: "red red", 2: ""})
@@ -213,6 +211,5 @@ def test_a_thousand_images_take_seconds():
     references, candidates = made_up(1000)
     start = time.process_time()
     score(references, candidates)
-    assert (
-        time.process_time() - start < 12
-    )  # a minute for the 5,000 of the validation set; it takes seconds
+    # That is a minute for the 5,000 of the validation set; it takes seconds.
+    assert time.process_time() - start < 12

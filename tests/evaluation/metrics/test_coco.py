@@ -372,10 +372,8 @@ def test_table_is_aligned_and_shows_a_dash(dataset, found):
     assert lines[3].split() == ["星", "-", "-", "-", "0", "0"]
     assert lines[4].split()[1:4] == [f"{metrics[key]:.3f}" for key in ("AP", "AP50", "AR100")]
     assert lines[4].split()[4:] == ["30", str(metrics["instances"])]
-    assert [len(line) for line in lines[:5]] == [len(lines[0])] * 3 + [
-        len(lines[0]) - 1,
-        len(lines[0]),
-    ]  # 星: 2 columns
+    width = len(lines[0])
+    assert [len(line) for line in lines[:5]] == [width] * 3 + [width - 1, width]  # 星: 2 columns
     assert lines[-1].startswith(f"AP {metrics['AP']:.3f}  AP50 ") and len(lines) == 6
     assert coco.table(coco.json_safe(metrics)) == coco.table(metrics)
 
@@ -384,3 +382,10 @@ def test_categories_of_one_name_are_told_apart():
     dataset = one_object()
     dataset["categories"] = [{"id": 3, "name": "box"}, {"id": 4, "name": "box"}]
     assert list(coco.evaluate_boxes(dataset, [result()])["per_class"]) == ["box #3", "box #4"]
+
+
+def test_boxes_go_to_coco_and_back():
+    boxes = np.float32([[[1.5, 2, 30.25, 44], [0, 0, 0, 0]], [[5, 6, 7, 8], [9, 9, 8, 10]]])
+    assert coco.xywh(boxes)[0] == [[2.0, 1.5, 42.0, 28.75], [0.0, 0.0, 0.0, 0.0]]
+    assert coco.xywh(boxes[1, 1]) == [9.0, 9.0, 1.0, 0.0]  # corners in the wrong order: size 0
+    np.testing.assert_array_equal(coco.yxyx(coco.xywh(boxes[0])), boxes[0])

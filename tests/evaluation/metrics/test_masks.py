@@ -48,14 +48,8 @@ def test_reserved_floats_and_leftovers():
         [*rectangle(*a), -1, 7, *rectangle(5, 6, 12, 18)],
         [*rectangle(*a), -2, 7],  # a separator in one place is one
         [-2, -2, -2, -2, *rectangle(*a), -2, -2],
-        [
-            -3,
-            -3,
-            *rectangle(*a)[:4],
-            -3,
-            -3,
-            *rectangle(*a)[4:],
-        ],  # points of which nothing is known
+        # Invisible points are left out.
+        [-3, -3, *rectangle(*a)[:4], -3, -3, *rectangle(*a)[4:]],
         [float("nan"), 3, *rectangle(*a), 4, float("inf")],
         [*rectangle(*a), -2, -2, 0, 0, 15, 19],  # two points have no area
         [*rectangle(*a), -2, -2, 0, 0],
@@ -68,9 +62,8 @@ def test_votes_in_a_window_are_those_in_the_whole_image():
     for _ in range(200):
         centre, spread = rng.uniform(-5, 65, 2), rng.uniform(1, 40)
         samples = centre[None, None] + rng.normal(0, spread, (3, 7, 2))
-        samples = np.where(
-            samples < 0, 0.0, samples
-        )  # decoded points lie in the image or beyond its far ends
+        # Decoded points lie in the image or beyond its far ends.
+        samples = np.where(samples < 0, 0.0, samples)
         samples[:, 3] = np.where(rng.random() < 0.5, -2, samples[:, 3])
         points = samples.reshape(3, 14)
         whole = np.mean([masks.rasterize(one, 40, 60) for one in points], axis=0) >= 0.5
@@ -203,6 +196,5 @@ def test_a_hundred_objects_of_eight_samples_take_a_moment():
     start = time.process_time()
     for samples in points:
         masks.result(1, 1, masks.average_masks(samples, 640, 640), 0.5)
-    assert (
-        time.process_time() - start < 5
-    )  # 0.7 s measured; a Python loop over pixels or points takes minutes
+    # 0.7 s measured; a Python loop over pixels or points takes minutes.
+    assert time.process_time() - start < 5
