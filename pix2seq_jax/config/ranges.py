@@ -6,14 +6,30 @@ What several fields must agree on (widths and heads, sizes in preprocessing stri
 
 import dataclasses
 import difflib
-import math
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ml_collections
 
+from pix2seq_jax.config.allowed import (
+    ANY_LIST,
+    ANYTHING,
+    COUNT,
+    EVEN,
+    FLAG,
+    IDS,
+    NAME_PAIRS,
+    NOT_NEGATIVE,
+    RATE,
+    SHARE,
+    Allowed,
+    each,
+    kinds,
+    number,
+    one_of,
+    text,
+    whole,
+)
 from pix2seq_jax.evaluation import HOST_TASKS
 from pix2seq_jax.models import pix2seq
 from pix2seq_jax.models.backbones import BACKBONES, base
@@ -22,135 +38,6 @@ from pix2seq_jax.tasks import TASKS
 from pix2seq_jax.tasks.detection import CLASS_CORRUPTIONS
 from pix2seq_jax.training import optim
 from pix2seq_jax.training import step as train_step
-
-LARGEST = 2**31 - 1  # steps, seeds and tokens are 32-bit integers on the device
-
-
-@dataclass(frozen=True)
-class Allowed:
-    """The values that a field may have.
-
-    Attributes:
-        words: for the message, after "give ".
-        holds: whether a value is one of them; it may be handed anything.
-        optional: whether a config may lack the field: it is filled in from the data, or earlier
-            versions had none.
-    """
-
-    words: str
-    holds: Callable[[Any], bool]
-    optional: bool = False
-
-
-def whole(low: int, high: int = LARGEST, *, also: str = "", optional: bool = False) -> Allowed:
-    """Whole numbers from `low` to `high`; `also` goes on with the message."""
-    top = "" if high == LARGEST else f" and at most {high:,}"
-
-    def holds(value: Any) -> bool:
-        return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
-
-    return Allowed(f"a whole number of at least {low}{top}{also}", holds, optional)
-
-
-def number(
-    low: float = -math.inf,
-    high: float = math.inf,
-    *,
-    above: bool = False,
-    below: bool = False,
-    optional: bool = False,
-) -> Allowed:
-    """Finite numbers from `low` to `high`; `above` and `below` leave out the ends."""
-    ends = []
-    if low > -math.inf:
-        ends.append(f"above {low:g}" if above else f"of at least {low:g}")
-    if high < math.inf:
-        ends.append(f"below {high:g}" if below else f"at most {high:g}")
-
-    def holds(value: Any) -> bool:
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not math.isfinite(value)
-        ):
-            return False
-        return (
-            low <= value <= high and not (above and value == low) and not (below and value == high)
-        )
-
-    return Allowed(" ".join(["a finite number", " and ".join(ends)]).strip(), holds, optional)
-
-
-def one_of(values: Iterable[Any]) -> Allowed:
-    """Some words or numbers."""
-    values = tuple(values)
-    return Allowed(
-        f"one of {list(values)}",
-        lambda value: not isinstance(value, bool | list) and value in values,
-    )
-
-
-def text(*, empty: bool = True, optional: bool = False) -> Allowed:
-    """Words."""
-    words = "a text in quotes" if empty else "a text that is not empty"
-    return Allowed(
-        words, lambda value: isinstance(value, str) and (empty or bool(value.strip())), optional
-    )
-
-
-def each(
-    items: Allowed, words: str, *, count: int = 0, different: bool = False, optional: bool = False
-) -> Allowed:
-    """Lists and tuples of allowed items, perhaps all `different`; `count` of them, 0 for any
-    number."""
-
-    def holds(value: Any) -> bool:
-        if not isinstance(value, list | tuple) or not all(items.holds(item) for item in value):
-            return False
-        return (not count or len(value) == count) and (
-            not different or len(set(value)) == len(value)
-        )
-
-    return Allowed(words, holds, optional)
-
-
-FLAG = Allowed("true or false", lambda value: isinstance(value, bool))
-ANYTHING = Allowed("a value", lambda value: True)
-ANY_LIST = Allowed("a list", lambda value: isinstance(value, list | tuple), optional=True)
-COUNT, NOT_NEGATIVE, RATE, SHARE = whole(1), number(0), number(0, 1, below=True), number(0, 1)
-EVEN = Allowed(
-    "an even whole number of at least 2", lambda value: whole(2).holds(value) and value % 2 == 0
-)
-IDS = each(
-    whole(0),
-    "a tuple of different whole numbers, as in (1, 2, 5), or () for the order of the file",
-    different=True,
-    optional=True,
-)
-NAME_PAIRS = each(
-    each(text(empty=False), "", count=2),
-    'pairs of names, as in (("wing_l", "wing_r"),), or () where left and right are in the names',
-    optional=True,
-)
-
-
-def _kinds(plain: Iterable[str], forms: Mapping[str, Allowed], listed: Iterable[str]) -> Allowed:
-    """Words, and words with a number as in "exp@0.1"; `forms` has the range of the number by the
-    word before the @."""
-
-    def holds(value: Any) -> bool:
-        if not isinstance(value, str):
-            return False
-        kind, at, given = value.partition("@")
-        if not at:
-            return value in plain
-        numeric = re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", given)
-        return kind in forms and numeric is not None and forms[kind].holds(float(given))
-
-    ranges = "; ".join(
-        f"the number of {kind}@ is {allowed.words}" for kind, allowed in forms.items()
-    )
-    return Allowed(f"one of {list(listed)}, the capital word a number; {ranges}", holds)
 
 
 def _model() -> dict[str, Allowed]:
@@ -291,7 +178,7 @@ TABLE = {  # by section; "" is the config itself
         name: whole(0) for name in ("size", "num_classes", "coord_shift", "text_shift", "text_size")
     },
     "schedule": {
-        "name": _kinds(
+        "name": kinds(
             ("linear", "cosine", "none"),
             {"cosine": number(0, above=True), "exp": number(0, above=True)},
             optim.SCHEDULES,
@@ -316,7 +203,7 @@ TABLE = {  # by section; "" is the config itself
         **{name: COUNT for name in ("batch_size", "steps", "accumulate", "repeats", "keep_latest")},
         **{name: EVERY_STEP for name in ("log_steps", "eval_steps", "checkpoint_steps")},
         "mixing": one_of(["batch", "data"]),
-        "loss": _kinds(
+        "loss": kinds(
             ("xent", "logistic"),
             {"xent": RATE, "logistic": RATE, "focal": NOT_NEGATIVE},
             train_step.LOSSES,
