@@ -4,7 +4,7 @@ PYTHON="${PYTHON:-python3}"
 if [ -z "${VIRTUAL_ENV:-}" ]; then
   "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
     echo "Python 3.11 or newer is needed, $("$PYTHON" --version) was found; set PYTHON=/path/to/python3.11" >&2
-    exit 1
+    return 1 2>/dev/null || exit 1  # sourced by a shell of a user, it must stay open
   }
   [ -x .venv/bin/python ] || "$PYTHON" -m venv .venv
   # shellcheck disable=SC1091

@@ -8,7 +8,6 @@ import pytest
 from PIL import Image
 
 from pix2seq_jax import evaluate, predict, train
-from pix2seq_jax.data.ops import image as ops_image
 from pix2seq_jax.evaluation import HOST_TASKS, report
 from pix2seq_jax.evaluation.metrics import masks
 from pix2seq_jax.experiment import feeds, logs, resolve, saved_run
@@ -202,56 +201,6 @@ def test_prediction_finds_all_of_it(folder, trained, tmp_path):
                 if "mask" in one:
                     assert masks.decode_rle(one["mask"], image.height, image.width).any()
     assert len(list((tmp_path / "out").glob("*.png"))) == 5
-
-
-@pytest.fixture
-def decoded(monkeypatch):
-    """The files that are decoded."""
-    files, decode = [], ops_image.decode_image
-
-    def counted(data, name, size=None):
-        files.append(name)
-        return decode(data, name, size)
-
-    monkeypatch.setattr(ops_image, "decode_image", counted)
-    return files
-
-
-def test_every_picture_is_decoded_once_for_all_tasks_and_pictures(
-    folder, trained, tmp_path, decoded
-):
-    """However many are looked at together; what is found does not depend on it."""
-    results = []
-    for size in (7, 20):
-        workdir = shutil.copytree(trained[0], tmp_path / str(size))
-        evaluate.run(make(folder, eval__batch_size=size, eval__pictures=3), workdir)
-        assert len(decoded) == len(set(decoded)) == small.VAL_IMAGES
-        decoded.clear()
-        results.append(
-            {task: json.loads((workdir / "results" / f"{task}.json").read_text()) for task in TASKS}
-        )
-    assert all(results[0][task] for task in TASKS if task != "keypoints")  # nobody was found
-    for task in TASKS:
-        for one, other in zip(*(found[task] for found in results), strict=True):
-            score = one.pop("score", 0.0)
-            assert other.pop("score", 0.0) == pytest.approx(
-                score, rel=1e-4
-            )  # sums depend on the size of a batch
-            assert one == other
-
-
-def test_prediction_holds_a_few_pictures_at_a_time(folder, trained, tmp_path, decoded):
-    """All of them were decoded before the first was looked at, and kept to the end."""
-    rows = predict.stream(
-        str(trained[0]), f"{folder}/*/*.jpg", str(tmp_path), batch_size=2, threshold=0.0
-    )
-    next(rows)
-    assert (
-        len(decoded) <= 3 * 8
-    )  # two are rounded up to eight devices; at most three chunks are held
-    every = small.TRAIN_IMAGES + small.VAL_IMAGES
-    assert len(list(rows)) == every - 1
-    assert len(decoded) == len(set(decoded)) == every
 
 
 def test_keypoints_alone_are_evaluated(folder, trained, tmp_path):

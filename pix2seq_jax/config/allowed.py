@@ -1,4 +1,4 @@
-"""The values that a field of a config may have, and their description for messages."""
+"""The values that a field may have, in words and as a test."""
 
 import math
 import re
@@ -97,25 +97,6 @@ def each(
     return Allowed(words, holds, optional)
 
 
-def kinds(plain: Iterable[str], forms: Mapping[str, Allowed], listed: Iterable[str]) -> Allowed:
-    """Words, and words with a number as in "exp@0.1"; `forms` has the range of the number by the
-    word before the @."""
-
-    def holds(value: Any) -> bool:
-        if not isinstance(value, str):
-            return False
-        kind, at, digits = value.partition("@")
-        if not at:
-            return value in plain
-        numeric = re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", digits)
-        return kind in forms and numeric is not None and forms[kind].holds(float(digits))
-
-    ranges = "; ".join(
-        f"the number of {kind}@ is {allowed.words}" for kind, allowed in forms.items()
-    )
-    return Allowed(f"one of {list(listed)}, the capital word a number; {ranges}", holds)
-
-
 FLAG = Allowed("true or false", lambda value: isinstance(value, bool))
 ANYTHING = Allowed("a value", lambda value: True)
 ANY_LIST = Allowed("a list", lambda value: isinstance(value, list | tuple), optional=True)
@@ -123,14 +104,22 @@ COUNT, NOT_NEGATIVE, RATE, SHARE = whole(1), number(0), number(0, 1, below=True)
 EVEN = Allowed(
     "an even whole number of at least 2", lambda value: whole(2).holds(value) and value % 2 == 0
 )
-IDS = each(
-    whole(0),
-    "a tuple of different whole numbers, as in (1, 2, 5), or () for the order of the file",
-    different=True,
-    optional=True,
-)
-NAME_PAIRS = each(
-    each(text(empty=False), "", count=2),
-    'pairs of names, as in (("wing_l", "wing_r"),), or () where left and right are in the names',
-    optional=True,
-)
+
+
+def kinds(plain: Iterable[str], forms: Mapping[str, Allowed], listed: Iterable[str]) -> Allowed:
+    """Words, and words with a number as in "exp@0.1"; `forms` has the range of the number by the
+    word before the @."""
+
+    def holds(value: Any) -> bool:
+        if not isinstance(value, str):
+            return False
+        kind, at, given = value.partition("@")
+        if not at:
+            return value in plain
+        numeric = re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", given)
+        return kind in forms and numeric is not None and forms[kind].holds(float(given))
+
+    ranges = "; ".join(
+        f"the number of {kind}@ is {allowed.words}" for kind, allowed in forms.items()
+    )
+    return Allowed(f"one of {list(listed)}, the capital word a number; {ranges}", holds)

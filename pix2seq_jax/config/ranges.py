@@ -17,8 +17,6 @@ from pix2seq_jax.config.allowed import (
     COUNT,
     EVEN,
     FLAG,
-    IDS,
-    NAME_PAIRS,
     NOT_NEGATIVE,
     RATE,
     SHARE,
@@ -38,6 +36,18 @@ from pix2seq_jax.tasks import TASKS
 from pix2seq_jax.tasks.detection import CLASS_CORRUPTIONS
 from pix2seq_jax.training import optim
 from pix2seq_jax.training import step as train_step
+
+IDS = each(
+    whole(0),
+    "a tuple of different whole numbers, as in (1, 2, 5), or () for the order of the file",
+    different=True,
+    optional=True,
+)
+NAME_PAIRS = each(
+    each(text(empty=False), "", count=2),
+    'pairs of names, as in (("wing_l", "wing_r"),), or () where left and right are in the names',
+    optional=True,
+)
 
 
 def _model() -> dict[str, Allowed]:

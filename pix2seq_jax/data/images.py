@@ -16,60 +16,8 @@ Image.MAX_IMAGE_PIXELS = None
 # Pillow's name of what has none; another one at every read.
 _IN_MEMORY = re.compile(r" <_io\.BytesIO object at \w+>")
 _ORIENTATION = 0x0112  # EXIF tag
-
-
-def _damaged(name: str, error: Exception) -> ValueError:
-    reason = _IN_MEMORY.sub("", str(error))
-    return ValueError(
-        f"image {name} cannot be decoded ({type(error).__name__}: {reason}); "
-        "replace the file, or remove the image from the annotations"
-    )
-
-
-def check_regular(file: str, status: os.stat_result) -> None:
-    """Raises ValueError for what is no file: reading from a pipe or a device would wait for
-    ever."""
-    if not stat.S_ISREG(status.st_mode):
-        raise ValueError(
-            f"image {file} is no file but a folder, pipe or device; replace it by an image"
-        )
-
-
-def _check_pixels(image: Image.Image) -> None:
-    """Raises ValueError for an image whose pixels would fill the memory."""
-    if image.width * image.height > MAX_PIXELS:
-        raise ValueError(
-            f"{image.width} x {image.height} pixels are more than the {MAX_PIXELS:,} that are "
-            "read; make it smaller"
-        )
-
-
-def header(file: str) -> tuple[int, int, bool]:
-    """(height, width, turned) of a file as stored, without decoding it.
-
-    `turned`: the EXIF orientation, which viewers apply, exchanges height and width. Raises
-    ValueError where the file is no image, or has more than MAX_PIXELS.
-    """
-    try:
-        check_regular(file, os.stat(file))
-        with Image.open(file) as image:
-            _check_pixels(image)
-            # Pillow would decode a PNG to look for an orientation behind the pixels.
-            silent = image.format == "PNG" and "exif" not in image.info
-            turn = 1 if silent else image.getexif().get(_ORIENTATION, 1)
-            return image.height, image.width, turn in _TURNED
-    except Exception as error:  # Pillow raises many kinds on damaged files
-        raise _damaged(file, error) from error
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Pillow's conversion of 16-bit images cuts at 255; this one divides by 256 as for other
-    formats."""
-    if image.mode.startswith("I"):
-        return Image.fromarray((np.clip(np.asarray(image), 0, 65535) >> 8).astype(np.uint8))
-    if "transparency" in image.info:  # of a palette: applied before it is dropped
-        return image.convert("RGBA")
-    return image
+_ENDS = {b"\xff\xd8": b"\xff\xd9", b"\x89PNG": b"IEND"}  # how a JPEG and a PNG begin and end
+_TAIL = 4096  # bytes; some cameras write after the end
 
 
 def decode_image(data: bytes, name: str, size: tuple[int, int] | None = None) -> np.ndarray:
@@ -131,19 +79,41 @@ def pixels_of(image) -> np.ndarray:
     return pixels
 
 
-_ENDS = {b"\xff\xd8": b"\xff\xd9", b"\x89PNG": b"IEND"}  # how a JPEG and a PNG begin and end
-_TAIL = 4096  # bytes; some cameras write after the end
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Pillow's conversion of 16-bit images cuts at 255; this one divides by 256 as for other
+    formats."""
+    if image.mode.startswith("I"):
+        return Image.fromarray((np.clip(np.asarray(image), 0, 65535) >> 8).astype(np.uint8))
+    if "transparency" in image.info:  # of a palette: applied before it is dropped
+        return image.convert("RGBA")
+    return image
 
 
-def _looks_whole(file: str) -> bool:
-    """Whether a JPEG or PNG has its end; other formats are decoded. Reads a few kilobytes."""
-    with open(file, "rb") as stream:
-        head = stream.read(4)
-        end = next((end for start, end in _ENDS.items() if head.startswith(start)), None)
-        if end is None:
-            return False
-        stream.seek(max(stream.seek(0, io.SEEK_END) - _TAIL, 0))
-        return end in stream.read()
+def header(file: str) -> tuple[int, int, bool]:
+    """(height, width, turned) of a file as stored, without decoding it.
+
+    `turned`: the EXIF orientation, which viewers apply, exchanges height and width. Raises
+    ValueError where the file is no image, or has more than MAX_PIXELS.
+    """
+    try:
+        check_regular(file, os.stat(file))
+        with Image.open(file) as image:
+            _check_pixels(image)
+            # Pillow would decode a PNG to look for an orientation behind the pixels.
+            silent = image.format == "PNG" and "exif" not in image.info
+            turn = 1 if silent else image.getexif().get(_ORIENTATION, 1)
+            return image.height, image.width, turn in _TURNED
+    except Exception as error:  # Pillow raises many kinds on damaged files
+        raise _damaged(file, error) from error
+
+
+def _check_pixels(image: Image.Image) -> None:
+    """Raises ValueError for an image whose pixels would fill the memory."""
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError(
+            f"{image.width} x {image.height} pixels are more than the {MAX_PIXELS:,} that are "
+            "read; make it smaller"
+        )
 
 
 def check_file(file: str) -> tuple[int, int, bool]:
@@ -161,3 +131,31 @@ def check_file(file: str) -> tuple[int, int, bool]:
     except OSError as error:
         raise _damaged(file, error) from error
     return sizes
+
+
+def _looks_whole(file: str) -> bool:
+    """Whether a JPEG or PNG has its end; other formats are decoded. Reads a few kilobytes."""
+    with open(file, "rb") as stream:
+        head = stream.read(4)
+        end = next((end for start, end in _ENDS.items() if head.startswith(start)), None)
+        if end is None:
+            return False
+        stream.seek(max(stream.seek(0, io.SEEK_END) - _TAIL, 0))
+        return end in stream.read()
+
+
+def check_regular(file: str, status: os.stat_result) -> None:
+    """Raises ValueError for what is no file: reading from a pipe or a device would wait for
+    ever."""
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError(
+            f"image {file} is no file but a folder, pipe or device; replace it by an image"
+        )
+
+
+def _damaged(name: str, error: Exception) -> ValueError:
+    reason = _IN_MEMORY.sub("", str(error))
+    return ValueError(
+        f"image {name} cannot be decoded ({type(error).__name__}: {reason}); "
+        "replace the file, or remove the image from the annotations"
+    )

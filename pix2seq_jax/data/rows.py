@@ -21,20 +21,6 @@ PIXEL_FIELDS = ("image", "orig_size")
 PROMPT_FIELDS = ("boxes", "labels", "scores", "is_crowd")  # of predicted objects
 
 
-@functools.lru_cache(maxsize=64)
-def _traced(ops: tuple, names: tuple[str, ...]) -> Any:
-    """The graph of a chain: (draw i64[], one tensor per name) -> the fields of the row."""
-
-    def make(draw: tf.Tensor, *values: tf.Tensor) -> dict[str, tf.Tensor]:
-        example = {"crop_offset": tf.zeros([2], tf.int32), **dict(zip(names, values, strict=True))}
-        return apply(ops, example, 0, draw)
-
-    specs = [tf.TensorSpec(shape, dtype) for dtype, shape in layout(names).values()]
-    # Errors of our code stay as they are.
-    untouched = tf.autograph.experimental.do_not_convert(make)
-    return tf.function(untouched, [tf.TensorSpec([], tf.int64), *specs]).get_concrete_function()
-
-
 class Preprocess:
     """A chain of ops as a function of one decoded image.
 
@@ -100,6 +86,20 @@ class Preprocess:
             for number, row in rows.items():
                 filled[name][number] = row[name]
         return filled
+
+
+@functools.lru_cache(maxsize=64)
+def _traced(ops: tuple, names: tuple[str, ...]) -> Any:
+    """The graph of a chain: (draw i64[], one tensor per name) -> the fields of the row."""
+
+    def make(draw: tf.Tensor, *values: tf.Tensor) -> dict[str, tf.Tensor]:
+        example = {"crop_offset": tf.zeros([2], tf.int32), **dict(zip(names, values, strict=True))}
+        return apply(ops, example, 0, draw)
+
+    specs = [tf.TensorSpec(shape, dtype) for dtype, shape in layout(names).values()]
+    # Errors of our code stay as they are.
+    untouched = tf.autograph.experimental.do_not_convert(make)
+    return tf.function(untouched, [tf.TensorSpec([], tf.int64), *specs]).get_concrete_function()
 
 
 def read(

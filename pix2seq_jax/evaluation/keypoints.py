@@ -8,7 +8,7 @@ import ml_collections
 import numpy as np
 
 from pix2seq_jax.data.coco.folder import CocoDir
-from pix2seq_jax.data.coco.keypoints import COCO_KEYPOINTS
+from pix2seq_jax.data.coco.person import COCO_KEYPOINTS
 from pix2seq_jax.evaluation.base import HostTask, Opening, Part, Rows
 from pix2seq_jax.evaluation.metrics import coco
 from pix2seq_jax.experiment.logs import log

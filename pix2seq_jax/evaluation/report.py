@@ -16,6 +16,7 @@ from pix2seq_jax.evaluation.marks import marks, rows_of
 from pix2seq_jax.evaluation.metrics import coco
 from pix2seq_jax.evaluation.pictures import draw
 from pix2seq_jax.experiment.resolve import GROUND_TRUTH, label
+from pix2seq_jax.training.files import write_whole
 
 
 @dataclass(frozen=True)
@@ -143,9 +144,4 @@ def flat(metrics: dict) -> dict[str, float]:
 
 def write_json(path: Path, content) -> None:
     """Replaces the file as a whole, so that a stop in between leaves the old one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(
-        json.dumps(content, indent=1 if isinstance(content, dict) else None), encoding="utf-8"
-    )
-    partial.replace(path)
+    write_whole(path, json.dumps(content, indent=1 if isinstance(content, dict) else None))

@@ -1,18 +1,14 @@
 """What happens around the steps of a training run: log lines, checkpoints, evaluations, SIGTERM."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import ml_collections
-
-from pix2seq_jax.data.feed import Feed
 from pix2seq_jax.evaluation.in_training import Evaluations
-from pix2seq_jax.experiment import feeds as batches
-from pix2seq_jax.experiment import stopping
+from pix2seq_jax.experiment import feeds, stopping
 from pix2seq_jax.experiment.logs import MetricWriter, Progress, phase, profiler
-from pix2seq_jax.tasks import Task
+from pix2seq_jax.experiment.opened import OpenedRun
 from pix2seq_jax.training import checkpoint
 from pix2seq_jax.training import state as train_state
 
@@ -24,39 +20,32 @@ class RunHooks:
 
     def __init__(
         self,
-        config: ml_collections.ConfigDict,
+        opened: OpenedRun,
         workdir: str | Path,
-        trained: Mapping[str, Task],
-        feeds: Mapping[str, Feed],
         *,
         start: int,
-        meta: dict,
         saver: checkpoint.Checkpointer,
         writer: MetricWriter,
         evaluations: Evaluations | None,
         terminated: stopping.Termination,
-        tell_data: Callable[[], None],
     ) -> None:
         """Takes what it uses.
 
         Args:
-            config: resolved.
+            opened: what the run consists of.
             workdir: of the run.
-            trained: the tasks by what has a batch of its own (see feeds.trained_tasks).
-            feeds: of these.
             start: number of updates done.
-            meta: what checkpoints hold besides the state.
             saver: of checkpoints.
             writer: of metrics.
             evaluations: of saved states; None for none.
             terminated: whether SIGTERM has come.
-            tell_data: logs what was found in the data since the last call.
         """
-        self._config, self._workdir, self._meta = config, workdir, meta
-        self._saver, self._writer, self._feeds = saver, writer, feeds
-        self._evaluations, self._terminated, self._tell_data = evaluations, terminated, tell_data
-        self._images = batches.images_per_step(config)
-        self._tokens = batches.tokens_per_step(self._images, trained)
+        config = self._config = opened.config
+        self._workdir, self._meta, self._saver, self._writer = workdir, opened.meta, saver, writer
+        self._evaluations, self._terminated = evaluations, terminated
+        self._tell_data = opened.tell_data
+        self._images = feeds.images_per_step(config)
+        self._tokens = feeds.tokens_per_step(self._images, opened.trained)
         self._profile = None
         if config.train.profile_at:
             self._profile = profiler(workdir, first_profile=config.train.profile_at)
@@ -90,15 +79,14 @@ class RunHooks:
         """After the first step, every log_steps, and at the end."""
         return self._progress.due(step)
 
-    def report(self, step: int, metrics: Mapping[str, Any]) -> None:
+    def report(self, step: int, metrics: Mapping[str, Any], waited: float) -> None:
         """A line in the log, and one in metrics.jsonl."""
         values = {name: float(value) for name, value in metrics.items()}
         names: Sequence[str] = (*SHOWN, *(f"{task}/loss" for task in self._images))
         shown = {name: values[name] for name in names if name in values}
-        waited = sum(feed.wait_seconds for feed in self._feeds.values())
         rates = self._progress.report(step, shown, waited=waited)
         if len(self._images) > 1:
-            rates |= batches.task_rates(rates["steps_per_s"], self._images, self._tokens)
+            rates |= feeds.task_rates(rates["steps_per_s"], self._images, self._tokens)
         written = {f"train/{name}": value for name, value in (values | rates).items()}
         self._writer.scalars(step, written)
 

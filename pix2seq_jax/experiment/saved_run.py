@@ -20,6 +20,7 @@ from pix2seq_jax.models.pix2seq import Pix2Seq
 from pix2seq_jax.tasks import TASKS
 from pix2seq_jax.training import checkpoint
 from pix2seq_jax.training import state as train_state
+from pix2seq_jax.training.files import write_whole
 
 TEXT_FILE = "text.model"  # of a workdir with captions
 
@@ -103,11 +104,7 @@ def save_config(workdir: str | Path, config: ml_collections.ConfigDict) -> None:
     """Process 0 writes config.json as a whole, so that a stop in between leaves the old one."""
     if jax.process_index():
         return
-    path = Path(workdir) / CONFIG_FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(config.to_json(indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_whole(Path(workdir) / CONFIG_FILE, config.to_json(indent=2) + "\n")
 
 
 def meta(config: ml_collections.ConfigDict, text: Text | None) -> dict[str, Any]:

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 import ml_collections
 
 from pix2seq_jax import tasks
+from pix2seq_jax.config import recipes
 from pix2seq_jax.experiment import resolve
 from pix2seq_jax.experiment.logs import log
 
-ORDER = ("detection", "segmentation", "captioning", "keypoints")  # in which the paper adds them
+ORDER = tuple(recipes.TASK_MIX)  # in which the paper adds them
 RULE = (
     "relative: mean over the tasks of metric / best of that metric among the ratios tried; the "
     "highest is chosen"

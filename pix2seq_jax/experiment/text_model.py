@@ -14,6 +14,7 @@ from pix2seq_jax.experiment.inputs import data_paths
 from pix2seq_jax.experiment.logs import log
 from pix2seq_jax.experiment.workdir import CHECKPOINTS
 from pix2seq_jax.training import checkpoint
+from pix2seq_jax.training.files import write_whole
 
 
 def needs_text(config: ml_collections.ConfigDict) -> bool:
@@ -111,6 +112,4 @@ def save_text(text: Text | None, workdir: str | Path) -> None:
     path = Path(workdir) / saved_run.TEXT_FILE
     if text is None or jax.process_index() or path.is_file():
         return
-    partial = path.with_suffix(".partial")
-    partial.write_bytes(text.to_bytes())
-    partial.replace(path)
+    write_whole(path, text.to_bytes())

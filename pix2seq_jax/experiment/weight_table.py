@@ -15,6 +15,7 @@ from pix2seq_jax.evaluation import report
 from pix2seq_jax.evaluation.pictures import plots
 from pix2seq_jax.experiment.task_weights import RULE, as_flags, in_words
 from pix2seq_jax.training import trees
+from pix2seq_jax.training.files import write_whole
 
 NAME = "weight_search"  # of the three files
 # Values that change no metric: they may differ from one call to the next.
@@ -91,9 +92,7 @@ def write(
     text = f"{table(compared)}\n\n{RULE} (*)\n"
     if weights:
         text += f"\n{as_flags(weights, config)}\n"
-    partial = folder / f"{NAME}.txt.partial"
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(folder / f"{NAME}.txt")
+    write_whole(folder / f"{NAME}.txt", text)
     plots.weight_search_plot([row | row["metrics"] for row in compared], folder / f"{NAME}.png")
 
 

@@ -236,14 +236,7 @@ def make_config(given: Mapping[str, Any]) -> ml_collections.ConfigDict:
         )
     config.data.size, config.data.slots = size, official_tasks.SLOTS
     config.data.update({"category_names": names, "category_ids": ids, "label_ids": ids})
-    config.vocab = {
-        "size": model["vocab_size"],
-        "num_bins": official_names.num_bins(sections),
-        "num_classes": len(names),
-        "coord_shift": model["coord_vocab_shift"],
-        "text_shift": model["text_vocab_shift"],
-        "text_size": max(model["vocab_size"] - model["text_vocab_shift"], 0),
-    }
+    config.vocab = _vocabulary(model, official_names.num_bins(sections), len(names))
     weights = official_tasks.shares({name: task["weight"] for name, task in sections.items()})
     for name, task in sections.items():
         section = official_tasks.SECTIONS[name](task, model["max_seq_len"])
@@ -256,6 +249,18 @@ def make_config(given: Mapping[str, Any]) -> ml_collections.ConfigDict:
             "tasks of the checkpoint that are not known here, and left out: %s", ", ".join(others)
         )
     return fill(config).lock()
+
+
+def _vocabulary(model: Mapping[str, Any], num_bins: int, num_classes: int) -> dict[str, int]:
+    """The section of the vocabulary."""
+    return {
+        "size": model["vocab_size"],
+        "num_bins": num_bins,
+        "num_classes": num_classes,
+        "coord_shift": model["coord_vocab_shift"],
+        "text_shift": model["text_vocab_shift"],
+        "text_size": max(model["vocab_size"] - model["text_vocab_shift"], 0),
+    }
 
 
 def wanted_variables(model: Pix2Seq) -> dict[str, tuple[tuple[int, ...], list[str]]]:

@@ -9,7 +9,7 @@ from typing import Any
 import ml_collections
 
 from pix2seq_jax.config import recipes, sections
-from pix2seq_jax.data.coco import keypoints as coco_keypoints
+from pix2seq_jax.data.coco.person import COCO_KEYPOINTS
 from pix2seq_jax.experiment.logs import log
 from pix2seq_jax.official import names as official_names
 from pix2seq_jax.tasks.base import OBJECT_PROMPT_TOKENS
@@ -97,9 +97,7 @@ def _keypoints(task: Mapping[str, Any], longest: int) -> dict:
         "grammar": bool(task["eval_suppress_invisible_token"]),
         "sampler": sampler(task),
         "objects": prompted,
-        "sigmas": coco_keypoints.COCO_KEYPOINTS["sigmas"]
-        if count == len(coco_keypoints.COCO_KEYPOINTS["names"])
-        else (),
+        "sigmas": COCO_KEYPOINTS["sigmas"] if count == len(COCO_KEYPOINTS["names"]) else (),
     }
 
 
@@ -161,7 +159,7 @@ def joints(config: ml_collections.ConfigDict) -> dict[str, tuple]:
     known = "keypoints" in config.tasks and len(config.tasks.keypoints.sigmas) > 0
     is_coco = known and config.data.category_names[:1] == ("person",)
     return {
-        "keypoint_names": coco_keypoints.COCO_KEYPOINTS["names"] if known else (),
+        "keypoint_names": COCO_KEYPOINTS["names"] if known else (),
         "keypoint_categories": (config.data.category_ids[0],) if is_coco else (),
-        "skeleton": coco_keypoints.COCO_KEYPOINTS["skeleton"] if known else (),
+        "skeleton": COCO_KEYPOINTS["skeleton"] if known else (),
     }

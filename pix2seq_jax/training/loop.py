@@ -1,6 +1,6 @@
 """The training loop. It is handed all that it uses."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
@@ -22,8 +22,8 @@ class Hooks(Protocol):
     def reports(self, step: int) -> bool:
         """Whether the metrics of this step are wanted."""
 
-    def report(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Takes the metrics of a step."""
+    def report(self, step: int, metrics: Mapping[str, Any], waited: float) -> None:
+        """Takes the metrics of a step, and the seconds that the loop has waited for data so far."""
 
     def interrupted(self) -> bool:
         """Whether the run has to end."""
@@ -47,7 +47,7 @@ class Hooks(Protocol):
 def train(
     state: Any,
     update: Callable,
-    feeds: Mapping[str, Iterator],
+    feeds: Mapping[str, Any],
     rng: jax.Array,
     *,
     start: int,
@@ -59,7 +59,8 @@ def train(
     Args:
         state: of step `start`; its buffers are donated.
         update: (state, batches by task, rng) -> (state, metrics), see `step.jit_step`.
-        feeds: by task; each gives (batch on the devices, batch on the host).
+        feeds: by task; each gives (batch on the devices, batch on the host), and has
+            `wait_seconds` (data.feed.Feed).
         rng: a jax.random.key; the update folds the step in.
         start: number of updates done.
         total: number of updates to do in all.
@@ -91,7 +92,8 @@ def train(
         # Report.
         if hooks.reports(step):
             check_finite(*pending)
-            hooks.report(step, metrics)
+            waited = sum(feed.wait_seconds for feed in feeds.values())
+            hooks.report(step, metrics, waited)
         # Save, before an evaluation: that takes long, may fail and may be interrupted.
         leaves, evaluates = hooks.interrupted(), hooks.evaluates(step)
         if leaves or evaluates or hooks.saves(step):

@@ -172,7 +172,7 @@ def test_size_zero_is_that_of_the_file():
 
 def test_size_of_the_annotations_wins():
     """Annotations may be made on a smaller copy; what contradicts is refused before
-    (data.folder)."""
+    (coco.files)."""
 
     class Smaller(Source):
         def __getitem__(self, index):

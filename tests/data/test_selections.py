@@ -43,14 +43,14 @@ def source(tmp_path_factory):
     crowd = {"iscrowd": 1, "keypoints": [0] * 6}
     rows = [row(1, 7, [4, 6, 20, 10]), row(2, 7, [0, 0, 60, 40], **crowd), row(4, 5, [2, 2, 8, 8])]
     rows += [row(3, 7, [30, 20, 10, 16], category_id=2, keypoints=[31, 21, 2, 32, 22, 1])]
-    joints = {"keypoints": ["left_hand", "right_hand"], "skeleton": []}
+    keypoints = {"keypoints": ["left_hand", "right_hand"], "skeleton": []}
     content = {
         "images": [
             {"id": i, "file_name": f"{i}.png", "height": h, "width": w}
             for i, (h, w) in SIZES.items()
         ],
         "annotations": rows,
-        "categories": [{"id": 1, "name": "one"} | joints, {"id": 2, "name": "two"} | joints],
+        "categories": [{"id": 1, "name": "one"} | keypoints, {"id": 2, "name": "two"} | keypoints],
     }
     (folder / "persons.json").write_text(json.dumps(content))
     return CocoDir(folder, folder / "persons.json", max_points=6, keypoints=True)
@@ -93,8 +93,8 @@ def test_objects_come_back_from_their_windows(source):
     corners = [[[t, left], [t, r], [b, r], [b, left]] for t, left, b, r in boxes]
     np.testing.assert_allclose(points, corners, atol=0.05)
     assert (batch["polygons"][..., 8:] == -1).all()
-    joints = np.asarray(to_original(batch["keypoints"].reshape(3, 1, 2, 2), batch))[:, 0]
-    np.testing.assert_allclose(joints[:, 0], [[7, 5], [21, 31], [3, 3]], atol=0.05)
+    keypoints = np.asarray(to_original(batch["keypoints"].reshape(3, 1, 2, 2), batch))[:, 0]
+    np.testing.assert_allclose(keypoints[:, 0], [[7, 5], [21, 31], [3, 3]], atol=0.05)
     assert (batch["keypoints"][[0, 2], 0, 2:] == -3).all()
 
 

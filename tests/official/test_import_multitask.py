@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pix2seq_jax import import_tf
-from pix2seq_jax.data.coco import keypoints as coco_keypoints
+from pix2seq_jax.data.coco.person import COCO_KEYPOINTS
 from pix2seq_jax.data.text import Text
 from pix2seq_jax.experiment import resolve, saved_run, text_model
 from pix2seq_jax.official import names as official_names
@@ -103,9 +103,7 @@ def test_a_published_config_is_the_shipped_one():
     config = {"model": VIT_B | {"vocab_size": 35_000}, "tasks": [{"name": name} for name in NAMES]}
     made, shipped = reader.make_config(config), small.load("multitask.py:arch=vit-b,size=640")
     shipped.tasks.segmentation.random_start = False
-    shipped.tasks.keypoints.update(
-        {"num_keypoints": 17, "sigmas": coco_keypoints.COCO_KEYPOINTS["sigmas"]}
-    )
+    shipped.tasks.keypoints.update({"num_keypoints": 17, "sigmas": COCO_KEYPOINTS["sigmas"]})
     for name, section in shipped.tasks.items():
         assert made.tasks[name].weight == pytest.approx(section.weight)
         section.weight = made.tasks[name].weight

@@ -21,36 +21,6 @@ from pix2seq_jax.data.source import IMAGE_FIELDS, layout
 from pix2seq_jax.vocab import END_PIECE
 
 
-class References(Mapping):
-    """Image id -> list of its captions, as one text: half a million Python strings take twice the
-    room."""
-
-    def __init__(self, captions: Mapping[int, list[str]]) -> None:
-        """Copies the captions."""
-        lasts = np.cumsum([len(own) for own in captions.values()], dtype=np.int64).tolist()
-        self._places = {
-            image_id: (last - len(captions[image_id]), last)
-            for image_id, last in zip(captions, lasts, strict=True)
-        }
-        texts = [
-            caption.encode("utf-8", "surrogatepass") for own in captions.values() for caption in own
-        ]
-        self._ends = np.cumsum([0, *map(len, texts)])
-        self._texts = b"".join(texts)
-
-    def __getitem__(self, image_id: int) -> list[str]:
-        """The captions of an image as written."""
-        numbers = range(*self._places[image_id])
-        texts = (self._texts[self._ends[number] : self._ends[number + 1]] for number in numbers)
-        return [text.decode("utf-8", "surrogatepass") for text in texts]
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._places)
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-
 class CocoCaptions:
     """A folder of images and a COCO-format captions JSON; images without captions are left out.
 
@@ -192,3 +162,33 @@ class CocoCaptions:
     def describe(self) -> str:
         """One line per kind of thing left out, with the first names; "" when nothing was."""
         return self.report.describe(self.annotations_path.name)
+
+
+class References(Mapping):
+    """Image id -> list of its captions, as one text: half a million Python strings take twice the
+    room."""
+
+    def __init__(self, captions: Mapping[int, list[str]]) -> None:
+        """Copies the captions."""
+        lasts = np.cumsum([len(own) for own in captions.values()], dtype=np.int64).tolist()
+        self._places = {
+            image_id: (last - len(captions[image_id]), last)
+            for image_id, last in zip(captions, lasts, strict=True)
+        }
+        texts = [
+            caption.encode("utf-8", "surrogatepass") for own in captions.values() for caption in own
+        ]
+        self._ends = np.cumsum([0, *map(len, texts)])
+        self._texts = b"".join(texts)
+
+    def __getitem__(self, image_id: int) -> list[str]:
+        """The captions of an image as written."""
+        numbers = range(*self._places[image_id])
+        texts = (self._texts[self._ends[number] : self._ends[number + 1]] for number in numbers)
+        return [text.decode("utf-8", "surrogatepass") for text in texts]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)

@@ -43,7 +43,7 @@ class ImageRules:
             counts them.
         bad: "error" refuses files that cannot be decoded, "replace" counts them, for others to be
             read instead.
-        headers: looks at the files (data.checked_images); None: they are not looked at, and their
+        headers: looks at the files (coco.checked_images); None: they are not looked at, and their
             sizes not compared.
     """
 

@@ -12,71 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from pix2seq_jax.data.coco.json import BadAnnotations, Report, has, number_rows, shown
-from pix2seq_jax.data.coco.person import COCO_KEYPOINTS as COCO_KEYPOINTS
 from pix2seq_jax.vocab import POINT_INVISIBLE
 
 # The word alone: left_eye, "Left eye", eye-left.
 _SIDE = re.compile(r"(?<![a-z])(left|right)(?![a-z])", re.IGNORECASE)
 _OTHER = {"left": "right", "right": "left"}
-
-
-def mirrored(names: tuple[str, ...], pairs: Sequence[tuple[str, str]] = ()) -> np.ndarray:
-    """i32[J], the keypoint that each becomes when the image is mirrored.
-
-    The two of a pair of names are exchanged, and those whose names differ in `left` and `right`
-    alone. All are -1 where there are neither, or where a name says a side and has no partner: such
-    images must not be mirrored.
-
-    Raises:
-        ValueError: a pair that is not two of the names, or a name in two pairs.
-    """
-    times = Counter(name for pair in pairs for name in pair)
-    for pair in pairs:
-        if len(pair) != 2 or not set(pair) <= set(names) or max(times[name] for name in pair) > 1:
-            raise ValueError(
-                f"config.data.flip_pairs has {tuple(pair)}: give pairs of keypoint names, each "
-                f"name once; the names are {list(names)}"
-            )
-    lower = [name.lower() for name in names]
-    partners = [_SIDE.sub(lambda side: _OTHER[side.group()], name) for name in lower]
-    for pair in pairs:
-        first, second = map(names.index, pair)
-        partners[first], partners[second] = lower[second], lower[first]
-    if lower == partners or not set(partners) <= set(lower):
-        return np.full(len(names), -1, np.int32)
-    return np.array([lower.index(partner) for partner in partners], np.int32)
-
-
-def read_keypoints(records: list[dict], number: int, bad: BadAnnotations) -> dict[str, np.ndarray]:
-    """The keypoints of all annotations.
-
-    Args:
-        records: annotations.
-        number: J, of keypoints.
-        bad: gets the annotations whose keypoints are not J times three finite numbers.
-
-    Returns:
-        keypoints: f32[n,3J], x, y, v, zero where an annotation has none; has_keypoints: bool[n].
-    """
-    present = np.array([bool(record.get("keypoints")) for record in records], bool)
-    rows = np.flatnonzero(present)
-    values = np.zeros((len(records), 3 * number), np.float32)
-    values[rows] = number_rows([records[row]["keypoints"] for row in rows.tolist()], 3 * number)
-    wrong = rows[np.isnan(values[rows]).any(axis=1)]
-    if len(wrong):
-        value = records[wrong[0]]["keypoints"]
-        length = f" are {len(value)}" if isinstance(value, list) else ""
-        what = f"keypoints that are not {3 * number} finite numbers x, y, v for the {number}"
-        first = f"the keypoints of {bad.name(wrong[0])}{length}: {shown(value)}"
-        bad.add(wrong, f"{what} keypoints of the category", first)
-    return {"keypoints": values, "has_keypoints": present}
-
-
-def _is_bone(bone, number: int) -> bool:
-    """Whether it is a pair of keypoints, counted from 1 to `number`."""
-    if not isinstance(bone, list) or len(bone) != 2:
-        return False
-    return all(isinstance(end, int | float) and end in range(1, number + 1) for end in bone)
 
 
 class Keypoints:
@@ -208,3 +148,62 @@ class Keypoints:
             return {}
         bones = [[a + 1, b + 1] for a, b in self.skeleton]
         return {"keypoints": list(self.names), "skeleton": bones}
+
+
+def _is_bone(bone, number: int) -> bool:
+    """Whether it is a pair of keypoints, counted from 1 to `number`."""
+    if not isinstance(bone, list) or len(bone) != 2:
+        return False
+    return all(isinstance(end, int | float) and end in range(1, number + 1) for end in bone)
+
+
+def mirrored(names: tuple[str, ...], pairs: Sequence[tuple[str, str]] = ()) -> np.ndarray:
+    """i32[J], the keypoint that each becomes when the image is mirrored.
+
+    The two of a pair of names are exchanged, and those whose names differ in `left` and `right`
+    alone. All are -1 where there are neither, or where a name says a side and has no partner: such
+    images must not be mirrored.
+
+    Raises:
+        ValueError: a pair that is not two of the names, or a name in two pairs.
+    """
+    times = Counter(name for pair in pairs for name in pair)
+    for pair in pairs:
+        if len(pair) != 2 or not set(pair) <= set(names) or max(times[name] for name in pair) > 1:
+            raise ValueError(
+                f"config.data.flip_pairs has {tuple(pair)}: give pairs of keypoint names, each "
+                f"name once; the names are {list(names)}"
+            )
+    lower = [name.lower() for name in names]
+    partners = [_SIDE.sub(lambda side: _OTHER[side.group()], name) for name in lower]
+    for pair in pairs:
+        first, second = map(names.index, pair)
+        partners[first], partners[second] = lower[second], lower[first]
+    if lower == partners or not set(partners) <= set(lower):
+        return np.full(len(names), -1, np.int32)
+    return np.array([lower.index(partner) for partner in partners], np.int32)
+
+
+def read_keypoints(records: list[dict], number: int, bad: BadAnnotations) -> dict[str, np.ndarray]:
+    """The keypoints of all annotations.
+
+    Args:
+        records: annotations.
+        number: J, of keypoints.
+        bad: gets the annotations whose keypoints are not J times three finite numbers.
+
+    Returns:
+        keypoints: f32[n,3J], x, y, v, zero where an annotation has none; has_keypoints: bool[n].
+    """
+    present = np.array([bool(record.get("keypoints")) for record in records], bool)
+    rows = np.flatnonzero(present)
+    values = np.zeros((len(records), 3 * number), np.float32)
+    values[rows] = number_rows([records[row]["keypoints"] for row in rows.tolist()], 3 * number)
+    wrong = rows[np.isnan(values[rows]).any(axis=1)]
+    if len(wrong):
+        value = records[wrong[0]]["keypoints"]
+        length = f" are {len(value)}" if isinstance(value, list) else ""
+        what = f"keypoints that are not {3 * number} finite numbers x, y, v for the {number}"
+        first = f"the keypoints of {bad.name(wrong[0])}{length}: {shown(value)}"
+        bad.add(wrong, f"{what} keypoints of the category", first)
+    return {"keypoints": values, "has_keypoints": present}

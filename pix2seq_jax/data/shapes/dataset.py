@@ -80,202 +80,32 @@ class Spec:
                 raise ValueError(f"--{name}={getattr(self, name)}: must be at least {low}")
 
 
-def _phrase(category: Category, colour: str, count: int, crowd: bool) -> str:
-    if crowd:
-        return f"a crowd of {colour} {category.plural}"
-    if count > 1:
-        return f"{NUMBERS[count]} {colour} {category.plural}"
-    return f"{'an' if colour[0] in 'aeiou' else 'a'} {colour} {category.name}"
-
-
-def captions(figures: tuple[Figure, ...]) -> list[str]:
-    """Five sentences that name the same facts: how many figures of which colour and class, in a
-    fixed order."""
-    if not figures:
-        return list(EMPTY_CAPTIONS)
-    groups: dict[tuple, int] = {}
-    for figure in figures:
-        key = (CATEGORIES.index(figure.category), figure.colour, figure.crowd)
-        groups[key] = groups.get(key, 0) + 1
-    phrases = [
-        _phrase(CATEGORIES[i], colour, count, crowd)
-        for (i, colour, crowd), count in sorted(groups.items())
-    ]
-    listed = " and ".join([", ".join(phrases[:-1]), phrases[-1]] if len(phrases) > 1 else phrases)
-    plural = len(figures) > 1
-    words = {
-        "list": listed,
-        "List": listed[0].upper() + listed[1:],
-        "are": "are" if plural else "is",
-        "total": f"{NUMBERS[len(figures)]} object{'s' * plural}",
-    }
-    return [template.format(**words) for template in TEMPLATES]
-
-
-def _wanted(rng: np.random.Generator) -> list[tuple[Category, bool]]:
-    """Classes of the figures of an image, bottom to top, and whether each is a crowd."""
-    if rng.uniform() < EMPTY:
-        return []
-    number = 1 + rng.choice(len(COUNTS), p=COUNTS)
-    chosen = rng.choice(len(CATEGORIES), number, p=[category.share for category in CATEGORIES])
-    crowd = rng.uniform() < CROWD
-    return [(CATEGORIES[index], bool(crowd and row == 0)) for row, index in enumerate(chosen)]
-
-
-def _crowd_region(visible: np.ndarray) -> dict:
-    """Segmentation, area and box of a crowd: the pixels at least half of which belong to it."""
-    height, width = (side // SUPERSAMPLE for side in visible.shape)
-    mask = visible.reshape(height, SUPERSAMPLE, width, SUPERSAMPLE).mean((1, 3)) >= 0.5
-    y, x = np.nonzero(mask)
-    box = [x.min(), y.min(), np.ptp(x) + 1, np.ptp(y) + 1]
-    rle = {"counts": runs_of_mask(mask), "size": [height, width]}
-    return {
-        "segmentation": rle,
-        "area": int(mask.sum()),
-        "bbox": [int(side) for side in box],
-        "iscrowd": 1,
-    }
-
-
-def _region(rings: list[np.ndarray]) -> dict:
-    """Segmentation, area and box of an object: its visible polygons, their area and tight
-    bounds."""
-    rings = [ring.round(2) for ring in rings]
-    points = np.concatenate(rings)
-    x, y, width, height = np.concatenate([points.min(0), np.ptp(points, axis=0)]).round(2).tolist()
-    segmentation = [ring.ravel().tolist() for ring in rings]
-    total = round(sum(abs(area(ring)) for ring in rings), 4)
-    return {
-        "segmentation": segmentation,
-        "area": total,
-        "bbox": [x, y, width, height],
-        "iscrowd": 0,
-    }
-
-
-def _keypoints(
-    rng: np.random.Generator, figure: Figure, visible: np.ndarray, box: list[float]
-) -> dict:
-    """COCO's (x, y, v) of a person: v=2 seen, 1 covered by another object, 0 not annotated.
-
-    Covered points outside the box of what is visible are not annotated, nor are some chosen ones of
-    some persons.
-    """
-    points = np.zeros((17, 3))
-    if figure.keypoints is not None:
-        points[:, :2] = figure.keypoints.round(2)
-        column, row = np.floor(figure.keypoints * SUPERSAMPLE).astype(int).T
-        points[:, 2] = np.where(visible[row, column], 2, 1)
-        low, high = np.array(box[:2]), np.array(box[:2]) + box[2:]
-        points[np.any((points[:, :2] < low) | (points[:, :2] > high), axis=1)] = 0
-        if rng.uniform() < UNLABELLED:
-            points[LEFT_OUT[rng.choice(len(LEFT_OUT), p=[0.3, 0.3, 0.3, 0.1])]] = 0
-    flat = [int(value) if i % 3 == 2 else value for i, value in enumerate(points.ravel().tolist())]
-    return {"keypoints": flat, "num_keypoints": int(np.count_nonzero(points[:, 2]))}
-
-
-def _annotations(
-    rng: np.random.Generator, scene: Scene, image_id: int
-) -> tuple[list[dict], list[dict]]:
-    """Annotations for `instances` and for `person_keypoints`, in a random order that does not tell
-    the depth."""
-    instances, persons = [], []
-    for number in rng.permutation(len(scene.figures)).tolist():
-        figure, visible = scene.figures[number], scene.visible[number]
-        region = _crowd_region(visible) if figure.crowd else _region(scene.rings[number])
-        ids = {
-            "id": 10 * image_id + len(instances),
-            "image_id": image_id,
-            "category_id": figure.category.id,
-        }
-        instances.append(ids | region)
-        if figure.category.name == "person":
-            persons.append(ids | region | _keypoints(rng, figure, visible, region["bbox"]))
-    return instances, persons
-
-
-def _make_image(index: int, *, folder: str, split: str, seed: int, size: int) -> dict:
-    """Draw image `index` of a split into `folder` and return its COCO records."""
-    rng = np.random.default_rng([seed, SPLITS.index(split), index])
-    short = size * 3 // 4
-    width, height = ((size, size), (size, size), (size, short), (short, size))[rng.integers(4)]
-    scene = draw(rng, width, height, _wanted(rng), gray=rng.uniform() < GRAY)
-    # Neither dense nor shared by the splits, as in COCO.
-    image_id = 7 * index + 1 + SPLITS.index(split)
-    name = f"{image_id:012d}.jpg"
-    scene.image.save(os.path.join(folder, name), quality=95, subsampling=0)
-    instances, persons = _annotations(rng, scene, image_id)
-    texts = [
-        {"id": 10 * image_id + number, "image_id": image_id, "caption": text}
-        for number, text in enumerate(captions(scene.figures))
-    ]
-    record = {"id": image_id, "license": 1, "file_name": name, "width": width, "height": height}
-    return {"image": record, "instances": instances, "person_keypoints": persons, "captions": texts}
-
-
-def _write_annotations(folder: Path, split: str, spec: Spec, records: list[dict]) -> None:
-    """Write the three COCO files of a split."""
-    plain = [{"supercategory": c.supercategory, "id": c.id, "name": c.name} for c in CATEGORIES]
-    person = [
-        entry | {"keypoints": KEYPOINTS, "skeleton": SKELETON}
-        for entry in plain
-        if entry["name"] == "person"
-    ]
-    shared = {
-        "info": {
-            "description": f"shapes, seed {spec.seed}, {split}",
-            "url": "",
-            "version": str(spec.version),
-            "year": 2026,
-            "contributor": "pix2seq_jax.data.shapes",
-            "date_created": "2026/01/01",
-        },
-        "licenses": [
-            {
-                "id": 1,
-                "name": "Apache License 2.0",
-                "url": "https://www.apache.org/licenses/LICENSE-2.0",
-            }
-        ],
-        "images": [record["image"] for record in records],
-    }
-    for kind, categories in (
-        ("instances", plain),
-        ("person_keypoints", person),
-        ("captions", None),
-    ):
-        content = shared | {"annotations": [entry for record in records for entry in record[kind]]}
-        if categories is not None:
-            content["categories"] = categories
-        path = folder / f"{kind}_{split}.json"
-        path.write_text(json.dumps(content, separators=(",", ":")), encoding="utf-8")
-
-
-def _make_split(folder: Path, split: str, spec: Spec, mapped: Callable) -> None:
-    """Draw a split, saying every few seconds how far it is."""
-    number = getattr(spec, split)
-    (folder / split).mkdir()
-    make = partial(
-        _make_image, folder=str(folder / split), split=split, seed=spec.seed, size=spec.size
+def main(argv: list[str] | None = None) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pix2seq_jax.data.shapes", description=__doc__.split("\n")[0]
     )
-    records, start = [], time.monotonic()
-    said = start
-    for record in mapped(make, range(number)):
-        records.append(record)
-        if time.monotonic() - said > 5:
-            said = time.monotonic()
-            rate = len(records) / (said - start)
-            left = (number - len(records)) / rate
-            print(
-                f"shapes: {split} {len(records)}/{number}, {rate:.0f} images/s, {left:.0f} s left",
-                flush=True,
-            )
-    _write_annotations(folder / "annotations", split, spec, records)
-    objects = sum(len(record["instances"]) for record in records)
-    print(
-        f"shapes: {split} {number} images, {objects} objects, {time.monotonic() - start:.1f} s",
-        flush=True,
+    parser.add_argument("--out", required=True, help="folder to write")
+    parser.add_argument(
+        "--train", type=int, default=Spec.train, help="training images (%(default)s)"
     )
+    parser.add_argument("--val", type=int, default=Spec.val, help="validation images (%(default)s)")
+    parser.add_argument("--seed", type=int, default=Spec.seed, help="(%(default)s)")
+    parser.add_argument(
+        "--size", type=int, default=Spec.size, help="longer side in pixels (%(default)s)"
+    )
+    parser.add_argument("--workers", type=int, default=None, help="processes (one for each core)")
+    args = parser.parse_args(argv)
+    # So that what is half done is removed.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        spec = Spec(train=args.train, val=args.val, seed=args.seed, size=args.size)
+        if generate(args.out, spec, args.workers):
+            print(f"shapes: written to {args.out}", flush=True)
+    except ValueError as error:
+        sys.exit(f"shapes: {error}")
+    except KeyboardInterrupt:
+        sys.exit(f"shapes: interrupted, {args.out} is not written")
 
 
 def generate(out: str | os.PathLike, spec: Spec, workers: int | None = None) -> bool:
@@ -325,29 +155,199 @@ def generate(out: str | os.PathLike, spec: Spec, workers: int | None = None) -> 
     return True
 
 
-def main(argv: list[str] | None = None) -> None:
-    """The command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pix2seq_jax.data.shapes", description=__doc__.split("\n")[0]
+def _make_split(folder: Path, split: str, spec: Spec, mapped: Callable) -> None:
+    """Draw a split, saying every few seconds how far it is."""
+    number = getattr(spec, split)
+    (folder / split).mkdir()
+    make = partial(
+        _make_image, folder=str(folder / split), split=split, seed=spec.seed, size=spec.size
     )
-    parser.add_argument("--out", required=True, help="folder to write")
-    parser.add_argument(
-        "--train", type=int, default=Spec.train, help="training images (%(default)s)"
+    records, start = [], time.monotonic()
+    said = start
+    for record in mapped(make, range(number)):
+        records.append(record)
+        if time.monotonic() - said > 5:
+            said = time.monotonic()
+            rate = len(records) / (said - start)
+            left = (number - len(records)) / rate
+            print(
+                f"shapes: {split} {len(records)}/{number}, {rate:.0f} images/s, {left:.0f} s left",
+                flush=True,
+            )
+    _write_annotations(folder / "annotations", split, spec, records)
+    objects = sum(len(record["instances"]) for record in records)
+    print(
+        f"shapes: {split} {number} images, {objects} objects, {time.monotonic() - start:.1f} s",
+        flush=True,
     )
-    parser.add_argument("--val", type=int, default=Spec.val, help="validation images (%(default)s)")
-    parser.add_argument("--seed", type=int, default=Spec.seed, help="(%(default)s)")
-    parser.add_argument(
-        "--size", type=int, default=Spec.size, help="longer side in pixels (%(default)s)"
-    )
-    parser.add_argument("--workers", type=int, default=None, help="processes (one for each core)")
-    args = parser.parse_args(argv)
-    # So that what is half done is removed.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        spec = Spec(train=args.train, val=args.val, seed=args.seed, size=args.size)
-        if generate(args.out, spec, args.workers):
-            print(f"shapes: written to {args.out}", flush=True)
-    except ValueError as error:
-        sys.exit(f"shapes: {error}")
-    except KeyboardInterrupt:
-        sys.exit(f"shapes: interrupted, {args.out} is not written")
+
+
+def _make_image(index: int, *, folder: str, split: str, seed: int, size: int) -> dict:
+    """Draw image `index` of a split into `folder` and return its COCO records."""
+    rng = np.random.default_rng([seed, SPLITS.index(split), index])
+    short = size * 3 // 4
+    width, height = ((size, size), (size, size), (size, short), (short, size))[rng.integers(4)]
+    scene = draw(rng, width, height, _wanted(rng), gray=rng.uniform() < GRAY)
+    # Neither dense nor shared by the splits, as in COCO.
+    image_id = 7 * index + 1 + SPLITS.index(split)
+    name = f"{image_id:012d}.jpg"
+    scene.image.save(os.path.join(folder, name), quality=95, subsampling=0)
+    instances, persons = _annotations(rng, scene, image_id)
+    texts = [
+        {"id": 10 * image_id + number, "image_id": image_id, "caption": text}
+        for number, text in enumerate(captions(scene.figures))
+    ]
+    record = {"id": image_id, "license": 1, "file_name": name, "width": width, "height": height}
+    return {"image": record, "instances": instances, "person_keypoints": persons, "captions": texts}
+
+
+def _wanted(rng: np.random.Generator) -> list[tuple[Category, bool]]:
+    """Classes of the figures of an image, bottom to top, and whether each is a crowd."""
+    if rng.uniform() < EMPTY:
+        return []
+    number = 1 + rng.choice(len(COUNTS), p=COUNTS)
+    chosen = rng.choice(len(CATEGORIES), number, p=[category.share for category in CATEGORIES])
+    crowd = rng.uniform() < CROWD
+    return [(CATEGORIES[index], bool(crowd and row == 0)) for row, index in enumerate(chosen)]
+
+
+def _annotations(
+    rng: np.random.Generator, scene: Scene, image_id: int
+) -> tuple[list[dict], list[dict]]:
+    """Annotations for `instances` and for `person_keypoints`, in a random order that does not tell
+    the depth."""
+    instances, persons = [], []
+    for number in rng.permutation(len(scene.figures)).tolist():
+        figure, visible = scene.figures[number], scene.visible[number]
+        region = _crowd_region(visible) if figure.crowd else _region(scene.rings[number])
+        ids = {
+            "id": 10 * image_id + len(instances),
+            "image_id": image_id,
+            "category_id": figure.category.id,
+        }
+        instances.append(ids | region)
+        if figure.category.name == "person":
+            persons.append(ids | region | _keypoints(rng, figure, visible, region["bbox"]))
+    return instances, persons
+
+
+def _region(rings: list[np.ndarray]) -> dict:
+    """Segmentation, area and box of an object: its visible polygons, their area and tight
+    bounds."""
+    rings = [ring.round(2) for ring in rings]
+    points = np.concatenate(rings)
+    x, y, width, height = np.concatenate([points.min(0), np.ptp(points, axis=0)]).round(2).tolist()
+    segmentation = [ring.ravel().tolist() for ring in rings]
+    total = round(sum(abs(area(ring)) for ring in rings), 4)
+    return {
+        "segmentation": segmentation,
+        "area": total,
+        "bbox": [x, y, width, height],
+        "iscrowd": 0,
+    }
+
+
+def _crowd_region(visible: np.ndarray) -> dict:
+    """Segmentation, area and box of a crowd: the pixels at least half of which belong to it."""
+    height, width = (side // SUPERSAMPLE for side in visible.shape)
+    mask = visible.reshape(height, SUPERSAMPLE, width, SUPERSAMPLE).mean((1, 3)) >= 0.5
+    y, x = np.nonzero(mask)
+    box = [x.min(), y.min(), np.ptp(x) + 1, np.ptp(y) + 1]
+    rle = {"counts": runs_of_mask(mask), "size": [height, width]}
+    return {
+        "segmentation": rle,
+        "area": int(mask.sum()),
+        "bbox": [int(side) for side in box],
+        "iscrowd": 1,
+    }
+
+
+def _keypoints(
+    rng: np.random.Generator, figure: Figure, visible: np.ndarray, box: list[float]
+) -> dict:
+    """COCO's (x, y, v) of a person: v=2 seen, 1 covered by another object, 0 not annotated.
+
+    Covered points outside the box of what is visible are not annotated, nor are some chosen ones of
+    some persons.
+    """
+    points = np.zeros((17, 3))
+    if figure.keypoints is not None:
+        points[:, :2] = figure.keypoints.round(2)
+        column, row = np.floor(figure.keypoints * SUPERSAMPLE).astype(int).T
+        points[:, 2] = np.where(visible[row, column], 2, 1)
+        low, high = np.array(box[:2]), np.array(box[:2]) + box[2:]
+        points[np.any((points[:, :2] < low) | (points[:, :2] > high), axis=1)] = 0
+        if rng.uniform() < UNLABELLED:
+            points[LEFT_OUT[rng.choice(len(LEFT_OUT), p=[0.3, 0.3, 0.3, 0.1])]] = 0
+    flat = [int(value) if i % 3 == 2 else value for i, value in enumerate(points.ravel().tolist())]
+    return {"keypoints": flat, "num_keypoints": int(np.count_nonzero(points[:, 2]))}
+
+
+def captions(figures: tuple[Figure, ...]) -> list[str]:
+    """Five sentences that name the same facts: how many figures of which colour and class, in a
+    fixed order."""
+    if not figures:
+        return list(EMPTY_CAPTIONS)
+    groups: dict[tuple, int] = {}
+    for figure in figures:
+        key = (CATEGORIES.index(figure.category), figure.colour, figure.crowd)
+        groups[key] = groups.get(key, 0) + 1
+    phrases = [
+        _phrase(CATEGORIES[i], colour, count, crowd)
+        for (i, colour, crowd), count in sorted(groups.items())
+    ]
+    listed = " and ".join([", ".join(phrases[:-1]), phrases[-1]] if len(phrases) > 1 else phrases)
+    plural = len(figures) > 1
+    words = {
+        "list": listed,
+        "List": listed[0].upper() + listed[1:],
+        "are": "are" if plural else "is",
+        "total": f"{NUMBERS[len(figures)]} object{'s' * plural}",
+    }
+    return [template.format(**words) for template in TEMPLATES]
+
+
+def _phrase(category: Category, colour: str, count: int, crowd: bool) -> str:
+    if crowd:
+        return f"a crowd of {colour} {category.plural}"
+    if count > 1:
+        return f"{NUMBERS[count]} {colour} {category.plural}"
+    return f"{'an' if colour[0] in 'aeiou' else 'a'} {colour} {category.name}"
+
+
+def _write_annotations(folder: Path, split: str, spec: Spec, records: list[dict]) -> None:
+    """Write the three COCO files of a split."""
+    plain = [{"supercategory": c.supercategory, "id": c.id, "name": c.name} for c in CATEGORIES]
+    person = [
+        entry | {"keypoints": KEYPOINTS, "skeleton": SKELETON}
+        for entry in plain
+        if entry["name"] == "person"
+    ]
+    shared = {
+        "info": {
+            "description": f"shapes, seed {spec.seed}, {split}",
+            "url": "",
+            "version": str(spec.version),
+            "year": 2026,
+            "contributor": "pix2seq_jax.data.shapes",
+            "date_created": "2026/01/01",
+        },
+        "licenses": [
+            {
+                "id": 1,
+                "name": "Apache License 2.0",
+                "url": "https://www.apache.org/licenses/LICENSE-2.0",
+            }
+        ],
+        "images": [record["image"] for record in records],
+    }
+    for kind, categories in (
+        ("instances", plain),
+        ("person_keypoints", person),
+        ("captions", None),
+    ):
+        content = shared | {"annotations": [entry for record in records for entry in record[kind]]}
+        if categories is not None:
+            content["categories"] = categories
+        path = folder / f"{kind}_{split}.json"
+        path.write_text(json.dumps(content, separators=(",", ":")), encoding="utf-8")

@@ -34,8 +34,8 @@ def looked(monkeypatch):
 
 
 def test_a_second_start_reads_only_what_has_changed(files, looked, tmp_path):
-    kept = tmp_path / "kept" / "images.npz"
-    checked = CheckedImages(kept)
+    cache = tmp_path / "cache" / "images.npz"
+    checked = CheckedImages(cache)
     first = checked(files)
     checked(files)
     assert sorted(looked) == files
@@ -45,7 +45,7 @@ def test_a_second_start_reads_only_what_has_changed(files, looked, tmp_path):
     looked.clear()
     Image.new("RGB", (30, 40)).save(files[2])
     os.utime(files[3], ns=(0, 0))
-    second = CheckedImages(kept)(files)
+    second = CheckedImages(cache)(files)
     assert sorted(looked) == [files[2], files[3]]
     assert second.sizes.tolist() == [[6, 10], [6, 11], [40, 30], [6, 13], [6, 14]]
 
@@ -63,16 +63,16 @@ def test_broken_files_are_looked_at_again(files, looked, tmp_path):
 
 @pytest.mark.parametrize("content", [b"", b"no archive", None])
 def test_a_damaged_memory_counts_as_none(files, looked, tmp_path, content):
-    kept = tmp_path / "images.npz"
+    cache = tmp_path / "images.npz"
     if content is None:
-        CheckedImages(kept)(files)
-        checked = CheckedImages(kept)
+        CheckedImages(cache)(files)
+        checked = CheckedImages(cache)
         checked(files)
         checked.save()
-        content = kept.read_bytes()[:-40]
+        content = cache.read_bytes()[:-40]
         looked.clear()
-    kept.write_bytes(content)
-    assert not CheckedImages(kept)(files).errors
+    cache.write_bytes(content)
+    assert not CheckedImages(cache)(files).errors
     assert sorted(looked) == files
 
 

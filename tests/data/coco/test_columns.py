@@ -88,7 +88,7 @@ def opened(folder: Path, **options) -> CocoDir:
     return source
 
 
-def kept(folder: Path) -> list[Path]:
+def cached(folder: Path) -> list[Path]:
     return sorted((folder / "run" / "columns").iterdir())
 
 
@@ -112,7 +112,7 @@ def assert_same(one: CocoDir, other: CocoDir) -> None:
 
 def test_a_second_opening_equals_the_first_and_does_not_read_the_json(folder, monkeypatch):
     first = opened(folder)
-    assert len(kept(folder)) == 1
+    assert len(cached(folder)) == 1
     assert (
         first.report[
             "annotations with a box that is not four finite numbers [x, y, width, height], left out"
@@ -127,7 +127,7 @@ def test_another_way_to_read_is_kept_apart(folder):
     opened(folder)
     plain = opened(folder, max_points=0, keypoints=False)
     assert "polygons" not in plain[0] and "keypoints" not in plain[0]
-    assert len(kept(folder)) == 2
+    assert len(cached(folder)) == 2
     with pytest.raises(
         ValueError, match="bad_annotations=drop"
     ):  # those that were left out are not forgotten
@@ -139,7 +139,7 @@ def test_a_changed_json_is_read_again(folder):
     content = CONTENT | {"annotations": CONTENT["annotations"][:1]}
     (folder / "a.json").write_text(json.dumps(content))
     assert len(opened(folder)[1]["labels"]) == 1
-    assert len(kept(folder)) == 1
+    assert len(cached(folder)) == 1
     text = json.dumps(content).replace('"area": 25', '"area": 26')  # of the same length
     (folder / "a.json").write_text(text)
     os.utime(folder / "a.json", ns=(1, 1))
@@ -148,7 +148,7 @@ def test_a_changed_json_is_read_again(folder):
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "text"])
 def test_a_damaged_cache_is_ignored(folder, caplog, damage):
-    first, (path,) = opened(folder), kept(folder)
+    first, (path,) = opened(folder), cached(folder)
     content = path.read_bytes()
     middle = content.index(np.float64(-3).tobytes())
     damaged = {

@@ -86,7 +86,7 @@ def test_missing_images_are_refused_or_left_out(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("orientation", "given", "used", "counted"),
+    ("orientation", "written", "used", "counted"),
     [
         (1, (12, 20), (12, 20), ""),
         (1, (12, 21), (12, 21), ""),  # a pixel is no contradiction
@@ -98,25 +98,25 @@ def test_missing_images_are_refused_or_left_out(tmp_path):
         (1, (24, 40), (24, 40), "same aspect"),
     ],
 )
-def test_sizes_of_the_json_against_those_of_the_file(tmp_path, orientation, given, used, counted):
+def test_sizes_of_the_json_against_those_of_the_file(tmp_path, orientation, written, used, counted):
     save(tmp_path / "a.png", orientation=orientation)
     report = Report()
     found = opened(
-        tmp_path, [{"file_name": "a.png", "height": given[0], "width": given[1]}], report
+        tmp_path, [{"file_name": "a.png", "height": written[0], "width": written[1]}], report
     )
     assert tuple(found.sizes[0].tolist()) == used
     assert (counted in report.describe()) and bool(report) == bool(counted)
 
 
 @pytest.mark.parametrize(
-    ("orientation", "given"), [(1, (20, 20)), (1, (12, 40)), (TURN_RIGHT, (10, 6))]
+    ("orientation", "written"), [(1, (20, 20)), (1, (12, 40)), (TURN_RIGHT, (10, 6))]
 )
-def test_sizes_that_tell_nothing_are_refused(tmp_path, orientation, given):
+def test_sizes_that_tell_nothing_are_refused(tmp_path, orientation, written):
     save(tmp_path / "a.png", orientation=orientation)
     with pytest.raises(
         ValueError, match=r"1 images are of another size .*a\.png is 20 x 12 pixels .*correct width"
     ):
-        opened(tmp_path, [{"file_name": "a.png", "height": given[0], "width": given[1]}])
+        opened(tmp_path, [{"file_name": "a.png", "height": written[0], "width": written[1]}])
 
 
 def test_broken_files_are_refused_or_counted(tmp_path):

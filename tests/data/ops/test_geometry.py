@@ -73,7 +73,7 @@ def test_no_objects(field):
     assert geometry.flip_lr(field, points, SWAP).shape == points.shape
 
 
-def test_joints_change_places_as_told():
+def test_keypoints_are_exchanged_by_swap():
     points = tf.constant([[0.1, 0.2, 0.3, 0.4, -3.0, -3.0]])
     np.testing.assert_allclose(
         geometry.flip_lr("keypoints", points, [2, 1, 0]), [[-3, -3, 0.3, 0.6, 0.1, 0.8]]

@@ -139,7 +139,7 @@ def flips(more: dict) -> list[dict]:
     return [row for row in rows if (row["image"].numpy() != GRADIENT).any()]
 
 
-def test_flip_exchanges_joints_and_keeps_polygons_clockwise():
+def test_flip_exchanges_keypoints_and_keeps_polygons_clockwise():
     more = {
         "keypoints": tf.constant([[0.1, 0.2, 0.3, 0.4]]),
         "keypoint_swap": tf.constant([1, 0]),
@@ -153,7 +153,7 @@ def test_flip_exchanges_joints_and_keeps_polygons_clockwise():
     )
 
 
-def test_images_whose_joints_have_no_sides_are_not_mirrored():
+def test_images_whose_keypoints_have_no_sides_are_not_mirrored():
     assert not flips({"keypoints": tf.zeros([1, 4]), "keypoint_swap": tf.constant([-1, -1])})
 
 

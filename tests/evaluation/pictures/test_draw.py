@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 from pycocotools.cocoeval import Params
 
-from pix2seq_jax.data.coco.keypoints import COCO_KEYPOINTS
+from pix2seq_jax.data.coco.person import COCO_KEYPOINTS
 from pix2seq_jax.data.shapes import dataset
 from pix2seq_jax.evaluation.pictures import draw, lettering
 from pix2seq_jax.evaluation.pictures.marks import TINT, color
