@@ -356,10 +356,8 @@ def _damage(folder: epath.Path, *, item: str = "") -> str:
     empty if nothing."""
     if not (folder / SUMS).exists():
         return f"{folder}: {SUMS} is missing"
-    lines = (
-        line.split("  ", 1)
-        for line in (folder / SUMS).read_bytes().decode(errors="replace").splitlines()
-    )
+    text = (folder / SUMS).read_bytes().decode(errors="replace")
+    lines = (line.split("  ", 1) for line in text.splitlines())
     listed = {name[0]: value for value, *name in lines if name and name[0].startswith(item)}
     actual = {f"{item}{name}": value for name, value in _hashes(folder / item).items()}
     for name in sorted(listed.keys() | actual.keys()):

@@ -136,15 +136,12 @@ def make_gradients(
             return add_task
 
         branches = [branch(index, name) for index, name in enumerate(tasks)]
-        carry = (
-            jax.tree.map(jnp.zeros_like, state.params),
-            state.batch_stats,
-            jnp.zeros((len(names), 4)),
-        )
+        zeros = jax.tree.map(jnp.zeros_like, state.params)
+        start = zeros, state.batch_stats, jnp.zeros((len(names), 4))
         # A loop over branches, because straight code lets XLA hold the activations of all tasks at
         # once.
         grads, batch_stats, sums = jax.lax.fori_loop(
-            0, len(tasks), lambda index, carry: jax.lax.switch(index, branches, carry), carry
+            0, len(tasks), lambda index, carry: jax.lax.switch(index, branches, carry), start
         )
         return grads, batch_stats, _metrics(sums, dict(zip(names, factors, strict=True)))
 

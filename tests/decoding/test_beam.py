@@ -132,11 +132,9 @@ def test_enough_beams_find_every_response_in_order(tiny, table, alpha):
     for b, responses in enumerate(table):
         found, expected = dict(read(out, b)), ranked(responses, alpha)
         assert found.keys() == responses.keys()
-        scores = dict(expected)
-        got = [scores[r] for r in found]
-        np.testing.assert_allclose(
-            got, [score for _, score in expected], rtol=1e-5
-        )  # the order, but for equal scores
+        # The order is the expected one, but for equal scores.
+        scores = [dict(expected)[response] for response in found]
+        np.testing.assert_allclose(scores, [score for _, score in expected], rtol=1e-5)
         assert next(iter(found)) == expected[0][0]
         for response, p in found.items():
             np.testing.assert_allclose(p, responses[response], rtol=1e-4, atol=1e-7)

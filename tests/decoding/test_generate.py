@@ -190,9 +190,8 @@ def test_only_allowed_tokens(tiny, sampled):
     even, odd = out.tokens[..., 0::2], out.tokens[..., 1::2]
     assert ((even >= 10) & (even < 20)).all()
     assert ((odd == 3) | (odd >= 30)).all()
-    np.testing.assert_array_equal(
-        out.logits[..., 0, :], sampled.logits[..., 0, :]
-    )  # these are as the model gave them
+    # The logits are those of the model.
+    np.testing.assert_array_equal(out.logits[..., 0, :], sampled.logits[..., 0, :])
     np.testing.assert_allclose(
         out.scores,
         np.take_along_axis(
@@ -269,9 +268,8 @@ def test_end_of_sequence_bias(tiny, sampled):
     assert (run(model, variables, memory, prompt, eos_bias=-1e3, **options).tokens != 0).all()
     biased = run(model, variables, memory, prompt, eos_bias=1e3, **options)
     assert (biased.tokens == 0).all()
-    np.testing.assert_allclose(
-        biased.scores, nn.softmax(biased.logits)[..., 0], atol=1e-6
-    )  # of the raw logits
+    # The scores are those of the raw logits.
+    np.testing.assert_allclose(biased.scores, nn.softmax(biased.logits)[..., 0], atol=1e-6)
 
 
 def test_another_token_may_end_a_sequence(tiny, sampled):
@@ -281,9 +279,8 @@ def test_another_token_may_end_a_sequence(tiny, sampled):
     options = {"max_len": 20, "sampler": Nucleus(1.0), "num_samples": 2, "rng": jax.random.key(3)}
     out = run(model, variables, memory, prompt, stop_at_eos=True, eos_token=eos, **options)
     after = np.cumsum(tokens == eos, axis=-1) - (tokens == eos) > 0
-    assert (
-        after.any() and not after.all() and (tokens[~after] == 0).any()
-    )  # padding no longer ends anything
+    assert after.any() and not after.all()
+    assert (tokens[~after] == 0).any()  # padding no longer ends a sequence
     np.testing.assert_array_equal(out.tokens, np.where(after, 0, tokens))
     np.testing.assert_allclose(out.scores, np.where(after, 0, sampled.scores), atol=1e-6)
     never = run(model, variables, memory, prompt, eos_bias=-1e3, eos_token=eos, **options)

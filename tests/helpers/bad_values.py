@@ -169,9 +169,13 @@ OTHERS = [
     ("model.dec_heads=5", "model.dec_dim=16", "model.dec_heads=5; give a multiple"),
     ("model.enc_mlp=33", "model.enc_mlp=33", "give a multiple"),
     ("model.dec_mlp=20", "model.dec_mlp=20", "give a multiple"),
-    ("model.backbone.patch_size=7", "model.backbone.patch_size=7", "change the patch size"),
     (
-        "model.backbone.patch_size=1000000000",
+        "model.backbone.patch_size=7;model.image_size=(48,48)",
+        "model.backbone.patch_size=7",
+        "change the patch size",
+    ),
+    (
+        "model.backbone.patch_size=1000000000;model.image_size=(48,48)",
         "backbone.patch_size=1000000000",
         "change the patch size",
     ),

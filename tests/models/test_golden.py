@@ -43,19 +43,14 @@ def test_gradient_of_every_variable(golden):
 
     value, grads = jax.jit(jax.value_and_grad(loss))(variables["params"])
     np.testing.assert_allclose(value, io["loss/xent"], rtol=1e-5)
-    norms = golden_import.gradient_norms(
-        grads, "vit" if isinstance(model.backbone, VitBackbone) else "rest"
-    )
+    own = "vit" if isinstance(model.backbone, VitBackbone) else "rest"
+    norms = golden_import.gradient_norms(grads, own)
     recorded = {
         name.removeprefix("grad_l2/"): io[name] for name in io if name.startswith("grad_l2/")
     }
     assert norms.keys() == recorded.keys()
-    for (
-        name,
-        norm,
-    ) in (
-        norms.items()
-    ):  # biases of keys do not change the softmax: their gradients are rounding errors
+    for name, norm in norms.items():
+        # Biases of keys do not change the softmax: their gradients are rounding errors.
         np.testing.assert_allclose(norm, recorded[name], rtol=1e-3, atol=1e-6, err_msg=name)
     total = np.sqrt(sum(norm**2 for norm in norms.values()))
     np.testing.assert_allclose(total, io["grad_global_norm"], rtol=1e-3)

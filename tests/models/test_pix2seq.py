@@ -29,6 +29,7 @@ TINY = {
     "dec_heads": 2,
 }
 TINY = pix2seq.complete(TINY)
+POSITIONS = ("image_encoder/positions", "projection/positions")
 RESNET = backbones.complete({"name": "resnet"})
 IMAGES = jax.random.uniform(jax.random.key(0), (2, 16, 24, 3))
 TOKENS = jax.random.randint(jax.random.key(1), (2, 5), 0, 30)
@@ -72,19 +73,19 @@ def test_published_sizes(architecture, trainable, total):
     ("changes", "added", "removed", "tokens"),
     [
         ({"use_cls_token": True}, {"image_encoder/cls_token"}, set(), 7),
-        ({(
-            "pos_encoding"
-        ): "learned"}, {"image_encoder/positions", "projection/positions"}, set(), 6),
+        ({"pos_encoding": "learned"}, {*POSITIONS}, set(), 6),
         ({"dec_pos_encoding": "sin_cos"}, set(), {"decoder/positions"}, 6),
         ({"shared_embedding": False}, {"decoder/output_embedding"}, set(), 6),
         ({"output_bias": False}, set(), {"decoder/output_bias"}, 6),
         ({"proj_mode": "linear"}, set(), {"projection/mlp"}, 6),
-        ({"proj_mode": "linear_p", "pos_encoding": "learned", "use_cls_token": True},
-         {(
-             "image_encoder/cls_token"
-         ), "image_encoder/positions", "projection/positions"}, {"projection/mlp"}, 7),
+        (
+            {"proj_mode": "linear_p", "pos_encoding": "learned", "use_cls_token": True},
+            {"image_encoder/cls_token", *POSITIONS},
+            {"projection/mlp"},
+            7,
+        ),
     ],
-)  # fmt: skip
+)
 def test_options(changes, added, removed, tokens):
     (_, default), (model, variables) = build(), build(**changes)
     names, other = (
@@ -103,12 +104,11 @@ def test_options(changes, added, removed, tokens):
 
 @pytest.mark.parametrize(("mode", "differ"), [("mlp", True), ("linear_p", True), ("linear", False)])
 def test_projection_adds_positions_unless_linear(mode, differ):
-    """What the encoder makes of every token alike is told apart by the positions of the projection
-    alone."""
+    """Where the encoder gives the same vector for every token, only the positions of the projection
+    make them differ."""
     model, variables = build(proj_mode=mode)
-    variables["params"]["image_encoder"]["norm"]["scale"] *= (
-        0  # tokens leave the encoder all the same
-    )
+    # All tokens leave the encoder as the same vector.
+    variables["params"]["image_encoder"]["norm"]["scale"] *= 0
     memory = apply(model, variables, IMAGES, method="encode")
     assert (np.abs(memory - memory[:, :1]).max() > 1e-3) == differ
 
@@ -129,9 +129,8 @@ def test_parameters_start_as_published():
     for name in ("embedding", "output_bias"):
         values = params["decoder"][name]
         assert np.abs(values).max() <= 0.04
-        np.testing.assert_allclose(
-            np.std(values), 0.02 * 0.8796, rtol=0.05
-        )  # of a normal cut off at two deviations
+        # 0.8796: the deviation of a normal distribution that is cut off at two deviations.
+        np.testing.assert_allclose(np.std(values), 0.02 * 0.8796, rtol=0.05)
     limit = np.sqrt(6 / (8 * 8 * 3 + 8 * 8 * 16))
     assert 0.95 * limit < np.abs(params["stem"]["kernel"]).max() <= limit
     flat = traverse_util.flatten_dict(params, sep="/")
@@ -186,9 +185,8 @@ def test_dropout_only_in_training(rate):
     run = jax.jit(
         lambda key: model.apply(variables, IMAGES, TOKENS, train=True, rngs={"dropout": key})
     )
-    still = apply(
-        plain, variables, IMAGES, TOKENS, train=True
-    )  # without any rate training needs no key
+    # Without any rate training needs no key.
+    still = apply(plain, variables, IMAGES, TOKENS, train=True)
     one, two = run(jax.random.key(0)), run(jax.random.key(1))
     assert (one != two).any() and (one != still).any()
     np.testing.assert_array_equal(one, run(jax.random.key(0)))
