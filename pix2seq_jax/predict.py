@@ -8,7 +8,6 @@ time, so there may be any number of them; those that cannot be decoded are named
 skipped.
 """
 
-import argparse
 import contextlib
 import glob
 import json
@@ -16,9 +15,21 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from pix2seq_jax.evaluation import predictor
-from pix2seq_jax.experiment.guard import guarded
+from pix2seq_jax.experiment import command
+from pix2seq_jax.experiment.command import REQUIRED, Flag
 from pix2seq_jax.experiment.logs import log, phase, setup_logging
+
+FLAGS = (
+    Flag("workdir", REQUIRED, "Folder of a trained run."),
+    Flag("images", REQUIRED, "Glob of image files, in quotes; ** for subfolders."),
+    Flag("out", REQUIRED, "Folder for pictures and predictions.json."),
+    Flag("batch_size", 8, "Images at a time."),
+    Flag("limit", 0, "Only the first so many files (0: all)."),
+    Flag("threshold", 0.3, "Lowest score that is shown."),
+    Flag("text_model", "", "SentencePiece model of an imported model with captions."),
+    Flag("tasks", "", "Only these tasks, joined by +, as in detection+segmentation."),
+    Flag("step", 0, "Of the checkpoint to use (0: the newest)."),
+)
 
 
 def stream(
@@ -51,6 +62,8 @@ def stream(
         ValueError: no trained run, no file matches, none of them is an image, or `out` would
             overwrite one.
     """
+    from pix2seq_jax.evaluation import predictor
+
     setup_logging()
     matched = sorted(path for path in glob.glob(images, recursive=True) if os.path.isfile(path))
     paths, folder, skipped = matched[: max(limit, 0) or None], Path(out), Skipped()
@@ -146,35 +159,15 @@ def run(*args, **options) -> list[dict]:
     return list(stream(*args, **options))
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = argparse.ArgumentParser(prog="python -m pix2seq_jax.predict", description=__doc__)
-    parser.add_argument("--workdir", required=True, help="folder of a trained run")
-    parser.add_argument("--images", required=True, help="glob of image files, in quotes")
-    parser.add_argument("--out", required=True, help="folder for pictures and predictions.json")
-    parser.add_argument("--batch_size", type=int, default=8, help="images at a time")
-    parser.add_argument(
-        "--limit", type=int, default=0, help="only the first so many files (0: all)"
-    )
-    parser.add_argument("--threshold", type=float, default=0.3, help="lowest score that is shown")
-    parser.add_argument(
-        "--text_model", default="", help="SentencePiece model of an imported model with captions"
-    )
-    parser.add_argument(
-        "--tasks", default="", help="only these tasks, joined by +, as in detection+segmentation"
-    )
-    parser.add_argument(
-        "--step", type=int, default=0, help="of the checkpoint to use (0: the newest)"
-    )
-    parser.add_argument("--traceback", action="store_true", help="show the whole trace of an error")
-    options = vars(parser.parse_args())
-    whole_trace = options.pop("traceback")
+    command.run(call, FLAGS, __doc__, arguments, trace_in_workdir=False)
 
-    def command() -> None:
-        for _ in stream(**options):
-            pass  # every row is written
 
-    guarded(command, whole_trace=whole_trace)
+def call(**options) -> None:
+    """Predicts for all files; every row is written as it comes."""
+    for _ in stream(**options):
+        pass
 
 
 if __name__ == "__main__":
