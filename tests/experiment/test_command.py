@@ -10,7 +10,7 @@ from pix2seq_jax.experiment.command import REQUIRED, Flag
 from tests.helpers import small
 from tests.helpers.refusals import check, refused
 
-COMMANDS = ("main", "import_tf", "weight_search")
+COMMANDS = ("main", "import_tf", "predict", "weight_search")
 FLAGS = (
     Flag("from", REQUIRED, "Where from.", argument="source"),
     Flag("count", 3, "How many."),
