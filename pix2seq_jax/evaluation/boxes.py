@@ -29,13 +29,14 @@ class Boxes(NamedTuple):
 
     def best(self, count: int, labels=None) -> "Boxes":
         """The `count` best-scored boxes of each image, of the given labels only (None: of all)."""
-        kept = self.labels > 0 if labels is None else np.isin(self.labels, list(labels))
-        order = np.argsort(np.where(kept, -self.scores, np.inf), axis=1, kind="stable")[:, :count]
-        taken = (
-            np.take_along_axis(array, order, axis=1) for array in (self.labels * kept, self.scores)
-        )
+        counted = self.labels > 0 if labels is None else np.isin(self.labels, list(labels))
+        ranks = np.where(counted, -self.scores, np.inf)
+        order = np.argsort(ranks, axis=1, kind="stable")[:, :count]
         return Boxes(
-            self.image_ids, np.take_along_axis(self.boxes, order[..., None], axis=1), *taken
+            self.image_ids,
+            np.take_along_axis(self.boxes, order[..., None], axis=1),
+            np.take_along_axis(self.labels * counted, order, axis=1),
+            np.take_along_axis(self.scores, order, axis=1),
         )
 
     def rows(self, slots: int) -> "Boxes":

@@ -227,19 +227,19 @@ class Runner:
         return sharding.round_batch(self._mesh, min(wanted, most))
 
     def _decode_whole(
-        self, job: _Job, name: str, memory: dict, given: dict[str, np.ndarray], size: int
+        self, job: _Job, name: str, memory: dict, fields: dict[str, np.ndarray], size: int
     ) -> Iterator:
         """Decodes rows of whole pictures, `size` at a time: (which of the rows, arrays on the
         devices)."""
-        images, fields = memory[self._views[name].shared]
+        images, batch_fields = memory[self._views[name].shared]
         index, count = feed.row_block(self._rows_of)
         own = slice(index * size // count, (index + 1) * size // count)
-        for start in range(0, len(given["row"]), size):
+        for start in range(0, len(fields["row"]), size):
             job.leave()
-            cut = slice(start, min(start + size, len(given["row"])))
-            batch = {key: _filled(value[cut], size)[own] for key, value in given.items()}
+            cut = slice(start, min(start + size, len(fields["row"])))
+            batch = {key: _filled(value[cut], size)[own] for key, value in fields.items()}
             decode, seed = self._decoders[name], self._config.seed
-            yield cut, decode(job.variables, images, fields, self._to_devices(batch), seed)
+            yield cut, decode(job.variables, images, batch_fields, self._to_devices(batch), seed)
 
     def _send_whole(self, job: _Job, name: str, memory: dict, asked: np.ndarray) -> list:
         """Decodes a task that needs no prompts for these rows of a chunk."""
@@ -292,20 +292,20 @@ class Runner:
         if boxes is None or not boxes.labels.any():
             return []
         boxes = boxes.rows(view.slots)
-        place = dict(zip(chunk.ids(asked).tolist(), asked.tolist(), strict=True))
-        row = np.array([place[image_id] for image_id in boxes.image_ids.tolist()], np.int32)
+        row_of = dict(zip(chunk.ids(asked).tolist(), asked.tolist(), strict=True))
+        row = np.array([row_of[image_id] for image_id in boxes.image_ids.tolist()], np.int32)
         objects = job.asks[name].objects or boxes.labels.shape[1]
         size = self._batch_size(job, name, job.chunk_size * -(-objects // view.slots))
         if view.shared is None:
             decoded = self._decode_windows(job, name, chunk, boxes, row, size)
         else:
-            given = {
+            fields = {
                 "row": row,
                 "boxes": boxes.boxes,
                 "labels": boxes.labels,
                 "scores": boxes.scores,
             }
-            decoded = self._decode_whole(job, name, memory, given, size)
+            decoded = self._decode_whole(job, name, memory, fields, size)
         return [self._write(job, name, part, chunk, row[cut]) for cut, part in _pulled(decoded)]
 
     def _decode_windows(

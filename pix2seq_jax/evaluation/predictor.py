@@ -136,8 +136,8 @@ class Predictor:
         if isinstance(images, str | Path | Image.Image | np.ndarray):
             images = [images]
         files = [str(one) if isinstance(one, str | Path) else pixels_of(one) for one in images]
-        found = self.stream(files, tasks, threshold=threshold, broken=_refuse)
-        return [self.prediction(objects, threshold) for _, _, objects in found]
+        streamed = self.stream(files, tasks, threshold=threshold, broken=_refuse)
+        return [self.prediction(objects, threshold) for _, _, objects in streamed]
 
     def stream(
         self,

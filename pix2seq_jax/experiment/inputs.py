@@ -253,9 +253,9 @@ def open_streams(
         ValueError: a task's `mix` names data that config.more_data does not describe, or see
             `_open_more`.
     """
-    known = {"data", *config.more_data}
+    names = {"data", *config.more_data}
     for name in opened:
-        if unknown := sorted(set(config.tasks[name].mix) - known):
+        if unknown := sorted(set(config.tasks[name].mix) - names):
             raise ValueError(
                 f"config.tasks.{name}.mix names {unknown[0]!r}; it may name 'data' and "
                 f"{sorted(config.more_data)}"

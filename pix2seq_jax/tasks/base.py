@@ -192,15 +192,15 @@ def pad_objects(
         ValueError: more objects per image than `count`, which is `max_instances` of the task named
             `task`.
     """
-    given = example["labels"].shape[1]
-    if given > count:
+    present = example["labels"].shape[1]
+    if present > count:
         raise ValueError(
-            f"{given} objects per image but {task}.max_instances={count}; "
+            f"{present} objects per image but {task}.max_instances={count}; "
             "raise it, or give the preprocessing a smaller pad_objects(...)"
         )
     arrays = (example[field] for field in fields)
     return tuple(
-        jnp.pad(a, ((0, 0), (0, count - given)) + ((0, 0),) * (a.ndim - 2)) for a in arrays
+        jnp.pad(a, ((0, 0), (0, count - present)) + ((0, 0),) * (a.ndim - 2)) for a in arrays
     )
 
 

@@ -147,10 +147,10 @@ class Captioning(Task):
         pieces = first_sample(tokens, tokens)[0] - self.vocab.text_shift
         is_piece = (pieces >= END_PIECE) & (pieces < self.vocab.text_size)
         ends = (pieces == END_PIECE).astype(jnp.int32)
-        kept = is_piece & (jnp.cumsum(ends, axis=-1) - ends == 0)
-        order = jnp.argsort(~kept, axis=-1, stable=True)  # the kept ones first, in their order
+        counts = is_piece & (jnp.cumsum(ends, axis=-1) - ends == 0)
+        order = jnp.argsort(~counts, axis=-1, stable=True)  # those that count first, in their order
         return {
-            "pieces": jnp.take_along_axis(jnp.where(kept, pieces, 0), order, axis=-1).astype(
+            "pieces": jnp.take_along_axis(jnp.where(counts, pieces, 0), order, axis=-1).astype(
                 jnp.int32
             )
         }

@@ -1,8 +1,8 @@
-"""Keypoint detection as a sequence: given an object's box and class, `y x` of each of its joints in
-a fixed order.
+"""Keypoint detection as a sequence: given an object's box and class, `y x` of each of its keypoints
+in a fixed order.
 
-Joints that are not labelled are the invisible token, twice. Pix2Seq v2 (arXiv:2206.07669), sections
-3.1 and 3.3; the input masking and the score are the release's.
+Keypoints that are not labelled are the invisible token, twice. Pix2Seq v2 (arXiv:2206.07669),
+sections 3.1 and 3.3; the input masking and the score are the release's.
 """
 
 from collections.abc import Mapping
@@ -28,18 +28,18 @@ from pix2seq_jax.vocab import INVISIBLE, PADDING, PROMPT_KEYPOINTS, Vocab
 
 @dataclass(frozen=True)
 class Keypoints(Task):
-    """The joints of each object of an image, of its box and class. Raises ValueError where a field
-    is out of range.
+    """The keypoints of each object of an image, of its box and class. Raises ValueError where a
+    field is out of range.
 
     The published recipe shows the model a crop of twice the box and one object.
 
     Attributes:
         vocab: token ranges.
         max_instances: objects per image in training; decoding takes as many as the example has.
-        num_keypoints: joints per object, J; COCO's people have 17.
-        invisible_weight: weight of the tokens of a joint that is not labelled.
+        num_keypoints: keypoints per object, J; COCO's people have 17.
+        invisible_weight: weight of the tokens of a keypoint that is not labelled.
         mask_inputs: replace inputs, each token for itself, by the invisible token with a chance
-            that is drawn uniformly for each batch, so that the model learns to place a joint
+            that is drawn uniformly for each batch, so that the model learns to place a keypoint
             without the ones before it.
         points_score_weight: share of the tokens' mean likelihood in the score; the rest is the
             score of the box.
@@ -86,7 +86,7 @@ class Keypoints(Task):
     @property
     def allowed(self) -> tuple[tuple[tuple[int, int], ...], ...]:
         """Every response token is a coordinate: a guess costs nothing in the metric, an invisible
-        joint does."""
+        keypoint does."""
         return ((self.vocab.coord_range,),)
 
     def encode(self, example: Mapping[str, jnp.ndarray], rng: jax.Array) -> Sequences:
@@ -104,7 +104,7 @@ class Keypoints(Task):
             Padding objects weigh nothing, and there is no end of sequence to learn.
 
         Raises:
-            ValueError: more objects per image than max_instances, or another number of joints.
+            ValueError: more objects per image than max_instances, or another number of keypoints.
         """
         boxes, labels, points = pad_objects(
             example, ("boxes", "labels", "keypoints"), self.max_instances, self.name
@@ -112,8 +112,8 @@ class Keypoints(Task):
         if points.shape[-1] != 2 * self.num_keypoints:
             raise ValueError(
                 f"{points.shape[-1] / 2:g} keypoints per object but "
-                f"keypoints.num_keypoints={self.num_keypoints}; set it to the number of joints of "
-                "the data"
+                f"keypoints.num_keypoints={self.num_keypoints}; set it to the number of keypoints "
+                "of the data"
             )
         targets = jnp.where(labels[..., None] > 0, point_tokens(self.vocab, points), PADDING)
         weights = jnp.where(targets == INVISIBLE, self.invisible_weight, 1.0) * (targets != PADDING)
@@ -132,11 +132,11 @@ class Keypoints(Task):
     def decode(
         self, tokens: jnp.ndarray, scores: jnp.ndarray, example: Mapping[str, jnp.ndarray]
     ) -> dict[str, jnp.ndarray]:
-        """Joints of sampled tokens, the mean over the samples.
+        """Keypoints of sampled tokens, the mean over the samples.
 
         Args:
-            tokens: i32[B,N,K,T] sampled responses of T = 2J tokens. A joint of which y or x is no
-                coordinate does not count; where it counts in none of the samples it lies in the
+            tokens: i32[B,N,K,T] sampled responses of T = 2J tokens. A keypoint of which y or x is
+                no coordinate does not count; where it counts in none of the samples it lies in the
                 centre of the box.
             scores: f32[B,N,K,T], the likelihood of each sampled token under the model.
             example: `boxes` normalised to the padded image, `labels` and `scores f32[B,N]`, those
@@ -159,16 +159,16 @@ class Keypoints(Task):
             )
         pairs = tokens.reshape(*tokens.shape[:3], self.num_keypoints, 2)
         start, stop = self.vocab.coord_range
-        known = jnp.all((pairs >= start) & (pairs < stop), axis=-1, keepdims=True)  # [B,N,K,J,1]
-        count = jnp.sum(known, axis=2)
-        mean = jnp.sum(self.vocab.coords(pairs) * known, axis=2) / jnp.maximum(
+        located = jnp.all((pairs >= start) & (pairs < stop), axis=-1, keepdims=True)  # [B,N,K,J,1]
+        count = jnp.sum(located, axis=2)
+        mean = jnp.sum(self.vocab.coords(pairs) * located, axis=2) / jnp.maximum(
             count, 1
         )  # [B,N,J,2]
         boxes = example["boxes"]
         centre = (boxes[..., None, :2] + boxes[..., None, 2:]) / 2  # [B,N,1,2]
         points = jnp.where(count > 0, mean, centre)
-        found = prompted(example, self.score(tokens, scores, example["scores"]))
-        return found | {"keypoints": to_original(points, example)}
+        objects = prompted(example, self.score(tokens, scores, example["scores"]))
+        return objects | {"keypoints": to_original(points, example)}
 
     def score(
         self, tokens: jnp.ndarray, scores: jnp.ndarray, box_scores: jnp.ndarray

@@ -80,15 +80,15 @@ class Mixed(Task):
                 *(jnp.take_along_axis(array, row, axis=1)[:, 0] for array in sequences)
             )
         prompt, inputs, targets, weights = sequences
-        given = prompt[:, 1:]
+        rest = prompt[:, 1:]
         missing = ((0, 0), (0, self.max_len - prompt.shape[1] - inputs.shape[1]))
         return Sequences(
             prompt=prompt[:, :1],
             inputs=jnp.pad(
-                jnp.concatenate([given, inputs], axis=1), missing, constant_values=PADDING
+                jnp.concatenate([rest, inputs], axis=1), missing, constant_values=PADDING
             ),
             targets=jnp.pad(
-                jnp.concatenate([given, targets], axis=1), missing, constant_values=PADDING
+                jnp.concatenate([rest, targets], axis=1), missing, constant_values=PADDING
             ),
-            weights=jnp.pad(jnp.concatenate([jnp.zeros(given.shape), weights], axis=1), missing),
+            weights=jnp.pad(jnp.concatenate([jnp.zeros(rest.shape), weights], axis=1), missing),
         )

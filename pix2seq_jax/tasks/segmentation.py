@@ -49,18 +49,18 @@ def rotate_rings(points: jnp.ndarray, rng: jax.Array) -> jnp.ndarray:
     pairs = points.reshape(*points.shape[:2], -1, 2)  # [B,N,M,2]
     shape, size = pairs.shape[:3], pairs.shape[2]
     fixed = (pairs[..., 0] == POINT_SEPARATOR) | (pairs[..., 0] == POINT_PADDING)
-    place = lax.broadcasted_iota(jnp.int32, shape, 2)
-    # A ring reaches from its start, the place after the last fixed pair, to its stop, the place of
-    # the next one.
-    start = lax.cummax(jnp.where(fixed, place + 1, 0), axis=2)
-    stop = lax.cummin(jnp.where(fixed, place, size), axis=2, reverse=True)
+    position = lax.broadcasted_iota(jnp.int32, shape, 2)
+    # A ring reaches from its start, the position after the last fixed pair, to its stop, the
+    # position of the next one.
+    start = lax.cummax(jnp.where(fixed, position + 1, 0), axis=2)
+    stop = lax.cummin(jnp.where(fixed, position, size), axis=2, reverse=True)
     length = jnp.maximum(stop - start, 1)
     drawn = jax.random.uniform(rng, shape)
     drawn = jnp.take_along_axis(
         drawn, jnp.minimum(start, size - 1), axis=2
     )  # one draw for all points of a ring
     shift = jnp.minimum((drawn * length).astype(jnp.int32), length - 1)
-    taken = jnp.where(fixed, place, start + (place - start + shift) % length)
+    taken = jnp.where(fixed, position, start + (position - start + shift) % length)
     return jnp.take_along_axis(pairs, taken[..., None], axis=2).reshape(points.shape)
 
 
@@ -204,10 +204,10 @@ class Segmentation(Task):
             ValueError: tokens or scores of another shape.
         """
         check_samples(tokens, scores, example["labels"])
-        found = prompted(example, example["scores"])
+        objects = prompted(example, example["scores"])
         points = jnp.where(
-            found["labels"][..., None, None] > 0, read_points(self.vocab, tokens), POINT_PADDING
+            objects["labels"][..., None, None] > 0, read_points(self.vocab, tokens), POINT_PADDING
         )
         pairs = points.reshape(*points.shape[:3], -1, 2)
         pixels = to_original(pairs, example).reshape(points.shape)
-        return found | {"points": jnp.where(points < 0, points, pixels)}
+        return objects | {"points": jnp.where(points < 0, points, pixels)}

@@ -1,4 +1,4 @@
-"""The boxes that prompt outlines and joints, where they come from, and the random keys of
+"""The boxes that prompt outlines and keypoints, where they come from, and the random keys of
 images."""
 
 import json
@@ -154,8 +154,8 @@ def test_boxes_of_annotations():
     np.testing.assert_array_equal(
         found.boxes[:, 0], [[6, 5, 14, 12], [0] * 4, [2, 1, 6, 4]]
     )  # yxyx
-    joints = boxes_of_annotations({"annotations": rows}, [9, 6, 4], CATEGORIES, with_keypoints)
-    np.testing.assert_array_equal(joints.labels, [[2], [0], [2]])
+    keypoints = boxes_of_annotations({"annotations": rows}, [9, 6, 4], CATEGORIES, with_keypoints)
+    np.testing.assert_array_equal(keypoints.labels, [[2], [0], [2]])
     nothing = boxes_of_annotations({"annotations": rows}, [6], CATEGORIES, any_object)
     assert nothing.labels.tolist() == [[0]]
 

@@ -16,13 +16,13 @@ from pix2seq_jax.vocab import END_PIECE, POINT_INVISIBLE, POINT_PADDING, POINT_S
 
 VOCAB = Vocab(size=170, num_bins=32, num_classes=5, coord_shift=106, text_shift=140, text_size=30)
 SIDE = 32
-JOINTS, POINTS, PIECES, CAPTIONS = 3, 7, 6, 2
+KEYPOINTS, POINTS, PIECES, CAPTIONS = 3, 7, 6, 2
 TASKS = {
     "detection": Detection(VOCAB, max_instances=6, class_corruption="none"),
     "segmentation": Segmentation(
         VOCAB, max_instances=3, max_points=POINTS, random_start=False, eos_weight=0.5
     ),
-    "keypoints": Keypoints(VOCAB, max_instances=2, num_keypoints=JOINTS, mask_inputs=False),
+    "keypoints": Keypoints(VOCAB, max_instances=2, num_keypoints=KEYPOINTS, mask_inputs=False),
     "captioning": Captioning(VOCAB, captions_per_image=CAPTIONS, max_tokens=PIECES, input_drop=0.0),
 }
 LONGEST = max(task.max_len for task in TASKS.values())
@@ -60,11 +60,11 @@ def _outlines(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
     return points.reshape(*shape, 2 * POINTS)
 
 
-def _joints(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
-    """f64[*shape,2*JOINTS], some of them not labelled."""
-    points = rng.random((*shape, JOINTS, 2))
-    return np.where(rng.random((*shape, JOINTS, 1)) < 0.3, POINT_INVISIBLE, points).reshape(
-        *shape, 2 * JOINTS
+def _keypoints(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
+    """f64[*shape,2*KEYPOINTS], some of them not labelled."""
+    points = rng.random((*shape, KEYPOINTS, 2))
+    return np.where(rng.random((*shape, KEYPOINTS, 1)) < 0.3, POINT_INVISIBLE, points).reshape(
+        *shape, 2 * KEYPOINTS
     )
 
 
@@ -88,7 +88,7 @@ def example(rows: int, slots: int, seed: int = 0) -> dict[str, jax.Array]:
         "image": rng.random((rows, SIDE, SIDE, 3)),
         "boxes": np.sort(rng.random((*shape, 2, 2)), axis=2).reshape(*shape, 4),
         "polygons": _outlines(rng, shape),
-        "keypoints": _joints(rng, shape),
+        "keypoints": _keypoints(rng, shape),
     }
     for name in ("boxes", "polygons", "keypoints"):
         fields[name] *= labels[..., None] > 0

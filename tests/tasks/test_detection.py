@@ -280,7 +280,7 @@ def test_what_cannot_work_is_refused():
     with pytest.raises(ValueError, match=r"eos_weight=-0.1"):
         Detection(VOCAB, eos_weight=-0.1)
     with pytest.raises(
-        ValueError, match=r"3 boxes per image but detection.max_instances=2; raise it, or give"
+        ValueError, match=r"3 objects per image but detection.max_instances=2; raise it, or give"
     ):
         Detection(VOCAB, max_instances=2).encode(make_example([[1, 2, 3]]), jax.random.key(0))
     with pytest.raises(
