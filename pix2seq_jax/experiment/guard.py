@@ -32,7 +32,7 @@ def guarded(
         whole_trace: show the trace as well.
         distributed: whether there are other processes; error-PROCESS.txt then.
     """
-    logging.set_verbosity(logging.WARNING)  # of jax and orbax; telemetry has a logger of its own
+    logging.set_verbosity(logging.WARNING)  # of jax and orbax; logs has a logger of its own
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     try:

@@ -1,6 +1,6 @@
 """Sections of our config for the tasks of an official one; `official` has its words and defaults.
 
-Preprocessing, and what an official config does not say, is as in `base_config`.
+Preprocessing, and what an official config does not say, is as in `config.sections`.
 """
 
 from collections.abc import Mapping

@@ -170,7 +170,7 @@ class Checkpointer:
         Damaged checkpoints that are newer are named in the log and set aside.
 
         Args:
-            abstract_state: ShapeDtypeStructs with shardings, `train_step.abstract_state`; any mesh
+            abstract_state: ShapeDtypeStructs with shardings, `state.abstract_state`; any mesh
                 will do.
 
         Raises:
@@ -218,7 +218,7 @@ def load_variables(
     Args:
         directory: that a Checkpointer wrote.
         abstract: {"params": …, "batch_stats": …} of ShapeDtypeStructs with shardings,
-            `train_step.abstract_variables`; those without a sharding become NumPy arrays.
+            `state.abstract_variables`; those without a sharding become NumPy arrays.
         step: default the newest whole one.
 
     Raises:

@@ -6,6 +6,7 @@ import pytest
 
 from pix2seq_jax import train
 from pix2seq_jax.config import build, recipes
+from pix2seq_jax.config.fill import fill
 from pix2seq_jax.experiment import resolve
 from pix2seq_jax.experiment.workdir import CHECKPOINTS
 from pix2seq_jax.training import checkpoint, trees
@@ -32,7 +33,7 @@ def name_of(recipe, arch, size):
 
 @pytest.mark.parametrize("recipe,arch,size", recipes.PUBLISHED)
 def test_recipes_say_what_they_aim_at_and_build_their_model(recipe, arch, size):
-    config = small.load(name_of(recipe, arch, size))
+    config = fill(small.load(name_of(recipe, arch, size)))
     assert recipes.PUBLISHED[recipe, arch, size] in config.about
     assert "not run" in config.about
     images_in_all = config.train.steps * config.train.batch_size / config.train.repeats
@@ -65,15 +66,7 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize("recipe,arch,size", recipes.PUBLISHED)
 def test_recipes_train_when_shrunk(recipe, arch, size, folder, tmp_path):
     config = small.load(name_of(recipe, arch, size))
-    side = config.model.image_size[0]
-    for section in config.tasks.values():
-        for ops in ("train_ops", "eval_ops"):
-            section[ops] = (
-                section[ops]
-                .replace(f"({side}", f"({SHRUNK_SIZE}")
-                .replace(f"({size}", f"({SHRUNK_SIZE}")
-            )
-    config.model.image_size = (SHRUNK_SIZE, SHRUNK_SIZE)
+    config.data.size = SHRUNK_SIZE
     config.update_from_flattened_dict(small.shrunk(config) | small.on_folder(folder))
     if config.model.backbone.name == "resnet":
         config.model.backbone.depth = 18  # what a depth is made of is looked at above

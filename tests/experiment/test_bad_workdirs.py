@@ -140,13 +140,23 @@ def test_values_that_a_workdir_cannot_have(folder, workdir, saved, name, value):
 SIZES = [  # flags of a resume that change one size, what must be named, remedy
     (
         "model.image_size=(64,64)",
-        "config.tasks.detection.train_ops: pad_image(48)",
-        "config.model.image_size is (64, 64)",
+        "config.model.image_size is [48, 48] there and [64, 64] here",
+        "another --workdir",
+    ),
+    (
+        "data.size=64",
+        "config.model.image_size is [48, 48] there and [64, 64] here",
+        "another --workdir",
+    ),
+    (
+        "data.slots=6",
+        "config.tasks.detection.max_instances is 4 there and 6 here",
+        "another --workdir",
     ),
     (
         "tasks.detection.max_instances=2",
-        "pad_objects(4)",
-        "config.tasks.detection.max_instances=2; lower the numbers",
+        "config.tasks.detection.max_instances is 4 there and 2 here",
+        "another --workdir",
     ),
     (
         "tasks.detection.max_instances=6",

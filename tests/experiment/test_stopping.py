@@ -13,7 +13,7 @@ from pix2seq_jax.experiment import stopping
 PROGRAM = """
 import os, signal, threading, time
 import jax
-from pix2seq_jax import stopping
+from pix2seq_jax.experiment import stopping
 
 stopping.GRACE = 0.5
 busy = jax.jit(lambda x: jax.lax.fori_loop(0, {turns}, lambda _, y: y @ y, x))

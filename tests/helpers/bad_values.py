@@ -27,7 +27,7 @@ BY_RANGE = {
             for part in ("enc", "dec")
             for name in ("layers", "mlp", "heads")
         },
-        **{f"tasks.{name}.max_instances": ("0", "-3") for name in TASKS[:3]},
+        **{f"tasks.{name}.max_instances": ("0", "-3") for name in TASKS[1:3]},
         **{f"tasks.{name}.num_samples": ("0",) for name in TASKS},
         **{f"tasks.{name}.objects": ("0", "-1") for name in ("segmentation", "keypoints")},
         **{
@@ -59,7 +59,8 @@ BY_RANGE = {
             "tasks.keypoints.num_keypoints": ("-1",),
             "seed": ("-1", "2147483648", "99999999999999999999"),
         },
-        **{"data.workers": ("-1", "100000")},
+        **{"data.workers": ("-1", "100000"), "data.slots": ("-1",)},
+        **{"tasks.detection.max_instances": ("-3",)},
     },
     "give a whole number of at least 2": {"vocab.num_bins": ("1", "0", "-5")},
     "give a whole number of at least 3": {"tasks.segmentation.max_points": ("2", "0", "-1")},
@@ -145,7 +146,7 @@ BY_RANGE = {
     },
     "give a number of devices, or -1 for the rest": {"mesh.data": ("0", "-2")},
     "give two whole numbers of at least 1": {
-        "model.image_size": ("(0,48)", "(48,)", "(48,48,3)", "(-48,48)", "()")
+        "model.image_size": ("(0,48)", "(48,)", "(48,48,3)", "(-48,48)")
     },
     "give a tuple of numbers above 0": {
         "tasks.keypoints.sigmas": ("(0.1,0.0)", "(-0.1,)", "(0.1,'x')")
