@@ -13,6 +13,7 @@ from pix2seq_jax.evaluation.metrics import masks
 from pix2seq_jax.experiment import feeds, logs, resolve, saved_run
 from pix2seq_jax.training import checkpoint
 from tests.helpers import small
+from tests.helpers.multitask import make
 
 TASKS = ("detection", "segmentation", "keypoints", "captioning")
 CAPTION_SCORES = {"BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "CIDEr-D", "ROUGE-L"}
@@ -23,14 +24,6 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return small.make_shapes(tmp_path_factory.mktemp("data") / "shapes")
-
-
-def make(folder, **overrides):
-    config = small.config("multitask.py:shapes", folder, **overrides)
-    for section in config.tasks.values():
-        section.batch_size = 8
-    config.tasks.segmentation.num_samples = 2
-    return config
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ import pytest
 from pix2seq_jax import evaluate, predict, train
 from pix2seq_jax.data.ops import image as ops_image
 from tests.helpers import small
+from tests.helpers.multitask import make
 
 TASKS = ("detection", "segmentation", "keypoints", "captioning")
-CAPTION_SCORES = {"BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "CIDEr-D", "ROUGE-L"}
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -18,14 +18,6 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return small.make_shapes(tmp_path_factory.mktemp("data") / "shapes")
-
-
-def make(folder, **overrides):
-    config = small.config("multitask.py:shapes", folder, **overrides)
-    for section in config.tasks.values():
-        section.batch_size = 8
-    config.tasks.segmentation.num_samples = 2
-    return config
 
 
 @pytest.fixture(scope="module")

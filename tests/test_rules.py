@@ -23,9 +23,8 @@ def functions(path: Path) -> list[ast.FunctionDef]:
 
 
 def body(function: ast.FunctionDef) -> list[ast.AST]:
-    """The nodes of a function without its docstring; inner functions count too."""
-    statements = function.body[ast.get_docstring(function) is not None :]
-    return [node for statement in statements for node in ast.walk(statement)]
+    """The nodes in the body of a function, docstring and inner functions counted."""
+    return [node for statement in function.body for node in ast.walk(statement)]
 
 
 def odd_shapes(tree: ast.AST) -> Iterator[tuple[int, str]]:

@@ -239,11 +239,19 @@ def report(
     taken = sum(_numbers_taken(part) for part in parts.values())
     whole = sum(int(np.prod(shape)) for shape in wanted.values())
     text.append(f"parameters: {sums}; {taken:,} of {whole:,} numbers come from {source.where}")
-    for what, names in match_tokens(source.config, config).classes.items():
-        more = ", ..." if len(names) > SHOWN_NAMES else ""
-        text.append(f"classes {what}: {len(names)} ({', '.join(names[:SHOWN_NAMES]) or '-'}{more})")
+    text += _class_lines(match_tokens(source.config, config).classes)
     text.append(f"config.model: {_differing_fields(source.config, config) or 'equal'}")
     return "\n".join(text)
+
+
+def _class_lines(classes: Mapping[str, list[str]]) -> list[str]:
+    """What becomes of the classes, with the first names."""
+    lines = []
+    for what, names in classes.items():
+        more = ", ..." if len(names) > SHOWN_NAMES else ""
+        shown = ", ".join(names[:SHOWN_NAMES]) or "-"
+        lines.append(f"classes {what}: {len(names)} ({shown}{more})")
+    return lines
 
 
 def _shape(shape: tuple[int, ...] | None) -> str:
