@@ -106,6 +106,17 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(axes))
 
 
+def auto_batch_axes() -> tuple[str, ...]:
+    """The axes of the current mesh over which XLA spreads the images: those of a shard_map around
+    the caller are not among them."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return tuple(
+        axis
+        for axis in RULES["batch"]
+        if mesh.shape.get(axis, 1) > 1 and axis not in mesh.manual_axes
+    )
+
+
 def check_batch(mesh: Mesh, batch_size: int, *, accum: int = 1, name: str = "") -> None:
     """Refuses a global batch that the data axes, times the `accum` parts it is computed in, do
     not divide.

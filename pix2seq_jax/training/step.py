@@ -17,10 +17,8 @@ from jax.sharding import Mesh
 
 from pix2seq_jax.tasks.base import PICTURE_FIELDS, Sequences, images
 from pix2seq_jax.tasks.mixed import Mixed
-from pix2seq_jax.training import sharding
+from pix2seq_jax.training import losses, sharding
 from pix2seq_jax.training.state import TrainState
-
-LOSSES = ("xent", "xent@SMOOTHING", "focal@GAMMA", "logistic", "logistic@SMOOTHING")
 
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
@@ -100,7 +98,7 @@ def make_gradients(
 
     Args:
         tasks: by name; `encode` runs on the device, on the whole batch.
-        loss: one of LOSSES.
+        loss: one of losses.LOSSES.
         accum: parts that a batch is cut into; must divide it (`sharding.check_batch`). BatchNorm
             sees one part at a time, and dropout draws differ from those of a whole batch; all else
             is the same.
@@ -242,73 +240,30 @@ def _weighted_loss(
 ) -> tuple[jax.Array, tuple[Any, jax.Array]]:
     """(sum of w * token loss, (new BatchNorm statistics, f32[B,4])).
 
-    The columns are sums over a row: w * token loss, w, weighted targets that are the likeliest
-    token, and all weighted targets.
+    The columns are those of losses.Sums.
     """
     prompt, inputs, targets, weights = sequences
     tokens = jnp.concatenate([prompt, inputs], axis=-1)[..., :-1]  # [B,(N,)P+T-1]
-    # The output at the last prompt token predicts the first target. Padding the targets spares a
-    # copy of the logits.
+    # The output at the last prompt token predicts the first target.
     pad = [(0, 0)] * (targets.ndim - 1) + [(prompt.shape[-1] - 1, 0)]
     targets, weights = jnp.pad(targets, pad), jnp.pad(weights, pad)
-    logits, updated = model.apply(
+    output, updated = model.apply(
         {"params": params, "batch_stats": batch_stats},
         pixels,
         tokens,
         train=True,
         rngs={"dropout": rng},
         mutable=["batch_stats"],
+        method="before_logits",
     )
-    counted = weights > 0
-    columns = (
-        weights * token_loss(logits, targets, loss),
-        weights,
-        (jnp.argmax(logits, -1) == targets) & counted,
-        counted,
-    )  # each [B,(N,)P+T-1]
-    sums = [jnp.sum(x.reshape(len(x), -1).astype(jnp.float32), axis=1) for x in columns]
+    hidden, table, bias = output
+    flat = len(pixels), -1
+    total, sums = losses.weighted_loss(
+        losses.Output(hidden.reshape(*flat, hidden.shape[-1]), table, bias),
+        targets.reshape(flat),
+        weights.reshape(flat),
+        loss,
+        tokens.shape[-1],
+    )
     rows = jnp.stack(sums, axis=1)  # f32[B,4]
-    return jnp.sum(rows[:, 0]), (updated.get("batch_stats", batch_stats), rows)
-
-
-def token_loss(logits: jax.Array, targets: jax.Array, kind: str = "xent") -> jax.Array:
-    """Loss of every token.
-
-    Args:
-        logits: f32[...,T,V].
-        targets: i32[...,T].
-        kind: one of LOSSES. "xent@s" smooths labels by s (Szegedy et al. 2016), "focal@g" is the
-            focal loss (Lin et al. 2017), "logistic" a sum of V binary losses.
-
-    Returns:
-        f32[...,T], unweighted.
-
-    Raises:
-        ValueError: unknown kind.
-    """
-    name, _, number = kind.partition("@")
-    try:
-        value = float(number) if "@" in kind else 0.0
-    except ValueError:
-        name = ""
-    target_logit = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-    if name == "xent":
-        log_sum = jax.nn.logsumexp(logits, axis=-1)
-        smooth = value * jnp.mean(logits, axis=-1) if value else 0.0
-        return log_sum - (1.0 - value) * target_logit - smooth
-    if name == "focal":
-        # The 1e-8 inside the logarithm is the release's; it bounds the loss of one token by 18.4.
-        p = jnp.exp(target_logit - jax.nn.logsumexp(logits, axis=-1))
-        # The slope of (1 - p)^g at p = 1 is infinite for g < 1; loss and gradient are 0 there.
-        rest = 1.0 - p
-        power = jnp.where(rest > 0.0, jnp.where(rest > 0.0, rest, 1.0) ** value, 0.0**value)
-        return -power * jnp.log(p + 1e-8)
-    if name == "logistic":
-        # The release shifts by the log of the sequence length, not of the vocabulary.
-        shift = jnp.log(jnp.asarray(logits.shape[-2], logits.dtype))
-        logits, target_logit = logits - shift, target_logit - shift
-        negative = jnp.sum(jax.nn.softplus(logits) - value * logits, axis=-1)
-        return negative - (1.0 - 2.0 * value) * target_logit
-    raise ValueError(
-        f"train.loss={kind!r}: use one of {LOSSES}, the capital word a number as in 'xent@0.1'"
-    )
+    return total, (updated.get("batch_stats", batch_stats), rows)
