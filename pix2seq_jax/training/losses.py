@@ -131,7 +131,8 @@ def _over_chunks(
     """(sums by image, gradient of the sum of all) of the rows of this device, or of all rows.
 
     Args:
-        axes: of the mesh, over which the gradients of table and bias are summed up.
+        axes: of the mesh, over which the rows are cut; the gradients of table and bias are summed
+            up over them.
     """
     shape, width = targets.shape, output.hidden.shape[-1]
     hidden = output.hidden.reshape(-1, width)  # [R,D]
@@ -175,6 +176,8 @@ def _over_chunks(
         jnp.zeros(output.bias.shape),
     )
     chunks = -(-jnp.sum(counted) // chunk)
+    if axes:  # the loop holds collectives of the model axis, which all devices must reach
+        chunks = jax.lax.pmax(chunks, axes)
     losses, correct, d_hidden, d_table, d_bias = jax.lax.fori_loop(0, chunks, add_chunk, start)
     # Back in the order of the batch.
     rows = jnp.where(counted, jnp.cumsum(counted) - 1, most * chunk)
@@ -210,7 +213,9 @@ def token_loss(
         value = float(number) if "@" in kind else 0.0
     except ValueError:
         name = ""
-    target_logit = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    # A sum, because the gradient of a gather is a scatter into an array like the logits.
+    columns = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
+    target_logit = jnp.sum(jnp.where(columns == targets[..., None], logits, 0.0), axis=-1)
     if name == "xent":
         log_sum = jax.nn.logsumexp(logits, axis=-1)
         smooth = value * jnp.mean(logits, axis=-1) if value else 0.0

@@ -12,7 +12,7 @@ from pix2seq_jax.models.backbones.vit import VitBackbone
 from pix2seq_jax.models.pix2seq import Pix2Seq
 from pix2seq_jax.tasks.base import Sequences
 from pix2seq_jax.tasks.detection import Detection
-from pix2seq_jax.training import losses, optim, sharding, trees
+from pix2seq_jax.training import optim, sharding, trees
 from pix2seq_jax.training import state as train_state
 from pix2seq_jax.training import step as train_step
 from pix2seq_jax.vocab import Vocab
@@ -129,36 +129,6 @@ def assert_equal(tree, other):
     assert jax.tree.all(
         jax.tree.map(lambda a, b: np.array_equal(np.asarray(a), np.asarray(b)), tree, other)
     )
-
-
-@pytest.fixture(scope="module")
-def io(golden_dir):
-    with np.load(golden_dir / "vit_tiny" / "io.npz") as archive:
-        return dict(archive)
-
-
-@pytest.mark.parametrize("kind", ["xent", "xent@0.1", "focal@2.0", "logistic"])
-def test_losses_equal_the_recorded_ones(io, kind):
-    logits, target = jnp.asarray(io["logits"]), jnp.asarray(io["target"], jnp.int32)
-    values = losses.token_loss(logits, target, kind)
-    np.testing.assert_allclose(values, io[f"token_losses/{kind}"], rtol=1e-5, atol=1e-5)
-    mean = jnp.sum(values * io["token_weights"]) / (jnp.sum(io["token_weights"]) + 1e-9)
-    np.testing.assert_allclose(mean, io[f"loss/{kind}"], rtol=1e-5)
-
-
-@pytest.mark.parametrize("gamma", [0.0, 0.25, 0.5, 1.0, 2.0])
-def test_focal_has_finite_gradients_where_the_target_is_certain(gamma):
-    logits = jnp.array([[[200.0, 0.0, 0.0]]])  # probability 1 in float32
-    loss, gradient = jax.value_and_grad(
-        lambda x: losses.token_loss(x, jnp.zeros((1, 1), jnp.int32), f"focal@{gamma}").sum()
-    )(logits)
-    assert abs(loss) < 1e-6 and jnp.isfinite(gradient).all()
-
-
-@pytest.mark.parametrize("kind", ["mse", "xent@", "focal@much"])
-def test_unknown_loss_is_refused(kind):
-    with pytest.raises(ValueError, match=f"train.loss='{kind}'.*focal@GAMMA"):
-        losses.token_loss(jnp.zeros((1, 2, 3)), jnp.zeros((1, 2), jnp.int32), kind)
 
 
 @pytest.mark.parametrize(
