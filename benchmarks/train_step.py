@@ -119,29 +119,36 @@ def step_row(
         start = time.perf_counter()
         update = train_step.jit_step(step, state, mesh=mesh).lower(state, batches, key).compile()
         seconds = time.perf_counter() - start
-        held = {"state": state}
+        last = {"state": state}
 
         def run() -> Any:
-            held["state"], metrics = update(held["state"], batches, key)
-            held["metrics"] = metrics
-            return metrics
+            last["state"], last["metrics"] = update(last["state"], batches, key)
+            return last["metrics"]
 
         timing = measure.timed(run, runs=runs)
     work = flops.of_step(model, tasks, images)
-    work += flops.of_logits(model, float(held["metrics"]["tokens"]))
-    speed = measure.matrix_rate(model.dtype if jax.default_backend() != "cpu" else "float32")
-    analysis = update.memory_analysis()
-    stats = jax.devices()[0].memory_stats() or {}
-    resident = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    work += flops.of_logits(model, float(last["metrics"]["tokens"]))
+    row = {"step": timing, "images/s": sum(images.values()) / timing.median, "compile s": seconds}
+    return row | floor(work, timing, model.dtype) | memory(update)
+
+
+def floor(work: float, timing: measure.Timing, dtype: str) -> dict[str, float]:
+    """What the arithmetic alone would take; a CPU computes bfloat16 as float32."""
+    speed = measure.matrix_rate("float32" if jax.default_backend() == "cpu" else dtype)
     return {
-        "step": timing,
-        "images/s": sum(images.values()) / timing.median,
-        "compile s": seconds,
         "GFLOP": work / 1e9,
         "matrix GFLOP/s": speed / 1e9,
         "floor s": work / speed,
         "times the floor": timing.median * speed / work,
-        "temporaries GiB": analysis.temp_size_in_bytes / 2**30,
+    }
+
+
+def memory(update: Any) -> dict[str, float]:
+    """Of the compiled step, and the most that the device held, or else this process."""
+    stats = jax.devices()[0].memory_stats() or {}
+    resident = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {
+        "temporaries GiB": update.memory_analysis().temp_size_in_bytes / 2**30,
         "peak GiB": stats.get("peak_bytes_in_use", resident) / 2**30,
     }
 

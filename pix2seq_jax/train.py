@@ -84,7 +84,6 @@ def run(
             evaluations=evaluations,
             terminated=terminated,
         )
-        stack.enter_context(memory.explained(config, mesh))
         state, evaluation = _train(opened, state, update, tx, mesh, stack.enter_context(around))
         with phase("finish checkpoints"):
             saver.wait()
@@ -152,6 +151,7 @@ def _train(
     abstract = train_state.abstract_state(opened.model, tx, mesh=mesh)
     own = feeds.open_feeds(config, opened.streams, mesh, start=first, bad_images=opened.bad_images)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(memory.explained(config, mesh))
         for feed in own.values():
             stack.enter_context(feed)
         return loop.train(

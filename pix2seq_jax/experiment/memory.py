@@ -160,7 +160,7 @@ def _task_step(
     config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh, name: str, parts: int
 ) -> list[Part]:
     """Bytes of one step of a task whose batch is cut into `parts`."""
-    model, task, tokens = config.model, _tasks(config)[name], _tokens(config)
+    model = config.model
     batch, field = config.train.batch_size, "train.batch_size"
     if config.train.mixing == "batch" and config.tasks[name].batch_size:
         batch, field = config.tasks[name].batch_size, f"tasks.{name}.batch_size"
@@ -169,10 +169,10 @@ def _task_step(
     patches = math.prod(backbones.from_config(model.backbone).grid(model.image_size))
     layers = rows * patches * model.enc_dim * model.enc_layers
     float_bytes = 2 if model.dtype == "bfloat16" else FLOAT
-    positions = rows * task.per_image * task.max_len
-    # Logits and their gradient are made a chunk of positions at a time.
-    logits = 2 * max(min(positions * tokens * FLOAT, losses.CHUNK_BYTES), tokens * FLOAT)
-    own_batch = config.train.mixing == "batch"
+    # A batch of all tasks has one sequence per image, of one of them.
+    decoder = []
+    if config.train.mixing == "batch":
+        decoder = _sequences(config, mesh, name, rows, batch_field)
     return [
         Part(
             f"{rows:,} images of {height:,} x {width:,} pixels",
@@ -184,15 +184,33 @@ def _task_step(
             layers * float_bytes,
             f"config.model.image_size or {batch_field}, or make config.model.backbone coarser",
         ),
+        *decoder,
+    ]
+
+
+def _sequences(
+    config: ml_collections.ConfigDict,
+    mesh: jax.sharding.Mesh,
+    name: str,
+    rows: int,
+    batch_field: str,
+) -> list[Part]:
+    """Bytes of the sequences of a task for `rows` images."""
+    model, task, tokens = config.model, _tasks(config)[name], _tokens(config)
+    positions = rows * task.per_image * task.max_len
+    float_bytes = 2 if model.dtype == "bfloat16" else FLOAT
+    # Logits and their gradient are made a chunk of positions at a time.
+    logits = 2 * max(min(positions * tokens * FLOAT, losses.CHUNK_BYTES), tokens * FLOAT)
+    return [
         Part(
             f"the sequences of {name} ({rows:,} images x {task.per_image:,} x {task.max_len:,} "
             "tokens) in each layer of the decoder",
-            positions * model.dec_dim * model.dec_layers * float_bytes if own_batch else 0,
+            positions * model.dec_dim * model.dec_layers * float_bytes,
             f"{batch_field} or {_largest_field(task)}",
         ),
         Part(
             "a chunk of logits",
-            logits // mesh.shape.get("model", 1) if own_batch else 0,
+            logits // mesh.shape.get("model", 1),
             _largest_range(config),
         ),
     ]

@@ -10,6 +10,7 @@ V vocabulary.
 """
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -118,6 +119,24 @@ def _backward(
 weighted_loss.defvjp(_forward, _backward)
 
 
+class Rows(NamedTuple):
+    """Positions of all sequences in one row each: hidden [R,D], targets i32[R], weights f32[R]."""
+
+    hidden: jax.Array
+    targets: jax.Array
+    weights: jax.Array
+
+
+class ChunkSums(NamedTuple):
+    """What is summed up over the chunks, or written for the rows of each."""
+
+    loss: jax.Array  # f32[R] weighted
+    correct: jax.Array  # bool[R]
+    hidden: jax.Array  # [R,D] gradient
+    table: jax.Array  # f32[V,D] gradient
+    bias: jax.Array  # f32[V] gradient
+
+
 def _over_chunks(
     output: Output,
     targets: jax.Array,
@@ -134,60 +153,81 @@ def _over_chunks(
         axes: of the mesh, over which the rows are cut; the gradients of table and bias are summed
             up over them.
     """
-    shape, width = targets.shape, output.hidden.shape[-1]
-    hidden = output.hidden.reshape(-1, width)  # [R,D]
-    targets, weights = targets.reshape(-1), weights.reshape(-1)  # [R]
-    counted = weights > 0
-    count = len(targets)
-    chunk = min(count, max(chunk_bytes // (4 * len(output.table)), 1))
-    most = -(-count // chunk)
-    # Rows that weigh come first; past the last of them the number is `count`, which is no row.
-    order = jnp.nonzero(counted, size=most * chunk, fill_value=count)[0]
-    table = output.table.astype(hidden.dtype)
-
-    def add_chunk(index, carry):
-        losses, correct, d_hidden, d_table, d_bias = carry
-        rows = jax.lax.dynamic_slice_in_dim(order, index * chunk, chunk)
-        part = (hidden, targets, weights)
-        h, target, weight = (x.at[rows].get(mode="fill", fill_value=0) for x in part)
-        logits = jnp.matmul(h, table.T, preferred_element_type=jnp.float32) + output.bias[None]
-
-        def loss(logits):
-            each = token_loss(logits, target, kind, length=length)
-            return jnp.sum(weight * each), each
-
-        (_, each), d_logits = jax.value_and_grad(loss, has_aux=True)(logits)
-        slope = d_logits.astype(hidden.dtype)
-        start = index * chunk
-        put = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=start, axis=0)
-        return (
-            put(losses, weight * each),
-            put(correct, jnp.argmax(logits, axis=-1) == target),
-            put(d_hidden, slope @ table),
-            d_table + jnp.matmul(slope.T, h, preferred_element_type=jnp.float32),
-            d_bias + jnp.sum(d_logits, axis=0),
-        )
-
-    start = (
-        jnp.zeros(most * chunk),
-        jnp.zeros(most * chunk, bool),
-        jnp.zeros((most * chunk, width), hidden.dtype),
-        jnp.zeros(output.table.shape),
-        jnp.zeros(output.bias.shape),
-    )
+    hidden, table, bias = output
+    rows = Rows(hidden.reshape(-1, hidden.shape[-1]), targets.reshape(-1), weights.reshape(-1))
+    counted = rows.weights > 0
+    chunk = min(len(counted), max(chunk_bytes // (4 * len(table)), 1))
+    room = -(-len(counted) // chunk) * chunk
+    # Rows that weigh come first; past the last of them the number is that of no row.
+    order = jnp.nonzero(counted, size=room, fill_value=len(counted))[0]
     chunks = -(-jnp.sum(counted) // chunk)
     if axes:  # the loop holds collectives of the model axis, which all devices must reach
         chunks = jax.lax.pmax(chunks, axes)
-    losses, correct, d_hidden, d_table, d_bias = jax.lax.fori_loop(0, chunks, add_chunk, start)
-    # Back in the order of the batch.
-    rows = jnp.where(counted, jnp.cumsum(counted) - 1, most * chunk)
-    losses, correct, d_hidden = (
-        x.at[rows].get(mode="fill", fill_value=0) for x in (losses, correct, d_hidden)
+    work = functools.partial(_chunk, table=table, bias=bias, kind=kind, length=length)
+    sums = _sum_up(work, rows, order.reshape(-1, chunk), chunks)
+    # Back to the order of the batch.
+    source = jnp.where(counted, jnp.cumsum(counted) - 1, room)
+    loss, correct, d_hidden = (x.at[source].get(mode="fill", fill_value=0) for x in sums[:3])
+    by_image = Sums(
+        *(
+            jnp.sum(x.reshape(targets.shape).astype(jnp.float32), axis=1)
+            for x in (loss, rows.weights, correct, counted)
+        )
     )
-    columns = (losses, weights, correct, counted)
-    sums = Sums(*(jnp.sum(x.reshape(shape).astype(jnp.float32), axis=1) for x in columns))
-    d_table, d_bias = (jax.lax.psum(x, axes) if axes else x for x in (d_table, d_bias))
-    return sums, Output(d_hidden.reshape(*shape, width), d_table, d_bias)
+    d_table, d_bias = sums.table, sums.bias
+    if axes:
+        d_table, d_bias = jax.lax.psum((d_table, d_bias), axes)
+    return by_image, Output(d_hidden.reshape(hidden.shape), d_table, d_bias)
+
+
+def _sum_up(
+    work: Callable[[Rows], ChunkSums], rows: Rows, order: jax.Array, chunks: jax.Array
+) -> ChunkSums:
+    """The work on the first `chunks` of the chunks i32[chunk,C] of rows, in their order."""
+
+    def take(index) -> Rows:
+        return Rows(*(x.at[order[index]].get(mode="fill", fill_value=0) for x in rows))
+
+    one = jax.eval_shape(work, jax.eval_shape(take, 0))
+    start = ChunkSums(
+        *(jnp.zeros((order.size, *x.shape[1:]), x.dtype) for x in one[:3]),
+        table=jnp.zeros(one.table.shape),
+        bias=jnp.zeros(one.bias.shape),
+    )
+
+    def add(index, sums):
+        new = work(take(index))
+        put = functools.partial(
+            jax.lax.dynamic_update_slice_in_dim, start_index=index * order.shape[1], axis=0
+        )
+        return ChunkSums(
+            *(put(old, x) for old, x in zip(sums[:3], new[:3], strict=True)),
+            table=sums.table + new.table,
+            bias=sums.bias + new.bias,
+        )
+
+    return jax.lax.fori_loop(0, chunks, add, start)
+
+
+def _chunk(rows: Rows, table: jax.Array, bias: jax.Array, kind: str, length: int) -> ChunkSums:
+    """Loss, accuracy and gradient of C rows; the only place with logits, f32[C,V]."""
+    hidden, targets, weights = rows
+    table = table.astype(hidden.dtype)
+    logits = jnp.matmul(hidden, table.T, preferred_element_type=jnp.float32) + bias[None]
+
+    def weighted(logits):
+        loss = weights * token_loss(logits, targets, kind, length=length)
+        return jnp.sum(loss), loss
+
+    (_, loss), d_logits = jax.value_and_grad(weighted, has_aux=True)(logits)
+    slope = d_logits.astype(hidden.dtype)
+    return ChunkSums(
+        loss=loss,
+        correct=jnp.argmax(logits, axis=-1) == targets,
+        hidden=slope @ table,
+        table=jnp.matmul(slope.T, hidden, preferred_element_type=jnp.float32),
+        bias=jnp.sum(d_logits, axis=0),
+    )
 
 
 def token_loss(
