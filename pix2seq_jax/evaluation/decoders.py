@@ -12,7 +12,7 @@ from jax.experimental import multihost_utils
 
 from pix2seq_jax.decoding import sampling
 from pix2seq_jax.decoding.beam import beam_search
-from pix2seq_jax.decoding.generate import Slots, generate
+from pix2seq_jax.decoding.generate import generate
 from pix2seq_jax.tasks.base import Task, from_original, images
 
 
@@ -75,7 +75,7 @@ def make_decoder(model, task: Task, section: ml_collections.ConfigDict) -> Calla
             example["boxes"] = from_original(rows["boxes"], example)
         keys = row_keys(seed, example["ids"], example["crop_offset"], example["orig_size"])
         drawn = draw(variables, jnp.take(memory, row, axis=0), task.prompt(example), keys)
-        tokens, scores = drawn.tokens, drawn.class_probs if task.slots else drawn.scores
+        tokens, scores = drawn.tokens, drawn.class_probs if task.class_positions else drawn.scores
         if not task.prompted:
             tokens, scores = tokens[:, None], scores[:, None]  # [B,1,K,T]
         return task.decode(tokens, scores, example)
@@ -99,7 +99,7 @@ def _make_draw(model, task: Task, section: ml_collections.ConfigDict) -> Callabl
         return search
     ends = task.eos_token is not None
     options |= {"stop_at_eos": ends, "eos_token": task.eos_token if ends else 0}
-    options |= {"slots": Slots(*task.slots) if task.slots else None, "eos_bias": section.eos_bias}
+    options |= {"class_positions": task.class_positions, "eos_bias": section.eos_bias}
     options |= {"sampler": sampler, "num_samples": section.num_samples}
 
     def sample(variables, memory, prompt, keys):

@@ -1,13 +1,10 @@
-"""Multi-head attention with the heads-first layout [B,H,T,D/H], and the key-value cache of the
-decoder.
+"""Multi-head attention with the heads-first layout [B,H,T,D/H].
 
 Axes: B images, N sequences per image, T tokens that ask, S tokens that are attended to, H heads, D
 width, L layers.
 """
 
 from flax import linen as nn
-from flax import struct
-from jax import lax
 from jax import numpy as jnp
 
 from pix2seq_jax.models.layers import ZEROS, Stack, matmul
@@ -115,71 +112,22 @@ class CrossKeyValue(nn.Module):
         return project("key"), project("value")
 
 
-@struct.dataclass
-class Cache:
-    """Self-attention keys and values of the tokens decoded so far.
-
-    Attributes:
-        key: [L,B·N,H,C,D/H] with room for C tokens.
-        value: same shape.
-    """
-
-    key: jnp.ndarray
-    value: jnp.ndarray
-
-    @classmethod
-    def create(cls, stack: Stack, rows: int, length: int) -> "Cache":
-        """An empty cache for `rows` = B·N sequences of at most `length` tokens."""
-        shape = (stack.layers, rows, stack.heads, length, stack.dim // stack.heads)
-        return cls(jnp.zeros(shape, stack.dtype), jnp.zeros(shape, stack.dtype))
-
-    def write(
-        self, layer: jnp.ndarray, index: jnp.ndarray, key: jnp.ndarray, value: jnp.ndarray
-    ) -> "Cache":
-        """Puts [B·N,H,T,D/H] of one layer at positions index..index+T."""
-        start = (layer, 0, 0, index, 0)
-        return Cache(
-            lax.dynamic_update_slice(self.key, key[None], start),
-            lax.dynamic_update_slice(self.value, value[None], start),
-        )
-
-    def read(self, layer: jnp.ndarray) -> tuple[jnp.ndarray, jnp.ndarray]:
-        """Keys and values [B·N,H,C,D/H] of one layer."""
-        return (
-            lax.dynamic_index_in_dim(self.key, layer, keepdims=False),
-            lax.dynamic_index_in_dim(self.value, layer, keepdims=False),
-        )
-
-
 class SelfAttention(nn.Module):
-    """Attention of a sequence [B,T,D] to itself, or, decoding, to the cached tokens before it and
-    to itself."""
+    """Attention of a sequence [B,T,D] to itself; causal: each token to those up to itself."""
 
     stack: Stack
     train: bool
     causal: bool
 
     @nn.compact
-    def __call__(
-        self,
-        x: jnp.ndarray,
-        cache: Cache | None = None,
-        layer: jnp.ndarray | int = 0,
-        index: jnp.ndarray | int = 0,
-    ) -> tuple[jnp.ndarray, Cache | None]:
+    def __call__(self, x: jnp.ndarray) -> jnp.ndarray:
         query = ToHeads(self.stack, name="query")(x)
         key = ToHeads(self.stack, name="key")(x)
         value = ToHeads(self.stack, name="value")(x)
-        if cache is not None:
-            cache = cache.write(layer, index, key, value)
-            key, value = cache.read(layer)
-        mask = None
-        if self.causal:
-            positions = index + jnp.arange(query.shape[2])
-            mask = jnp.arange(key.shape[2])[None, :] <= positions[:, None]
+        mask = jnp.tril(jnp.ones((x.shape[1],) * 2, bool)) if self.causal else None
         dropout = nn.Dropout(self.stack.drop_att, deterministic=not self.train)
         h = attend(query, key, value, mask, dropout)
-        return FromHeads(self.stack, name="out")(h), cache
+        return FromHeads(self.stack, name="out")(h)
 
 
 class CrossAttention(nn.Module):

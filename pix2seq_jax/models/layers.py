@@ -133,17 +133,13 @@ class MlpBlock(nn.Module):
         return x + drop_path(stack.drop_path, self.train)(h)
 
 
-def scan_layers(
-    block: type[nn.Module], stack: Stack, in_axes: Any, unroll: bool = False
-) -> type[nn.Module]:
+def scan_layers(block: type[nn.Module], stack: Stack, in_axes: Any) -> type[nn.Module]:
     """`block` repeated over the layers: parameters get a leading axis [L,...] named 'layers'.
 
     Args:
         block: module whose call takes (carry, *inputs) and returns (carry, output).
         stack: gives the number of layers and whether activations are recomputed.
         in_axes: for each of the inputs, 0 where it has a leading layer axis, or nn.broadcast.
-        unroll: whether to lay all layers out in a row; else they are a loop, unless it would be
-            short.
     """
     if stack.remat:
         block = nn.remat(block, prevent_cse=False)  # the loop keeps the compiler from undoing it
@@ -153,6 +149,6 @@ def scan_layers(
         split_rngs={"params": True, "dropout": True},
         in_axes=in_axes,
         length=stack.layers,
-        unroll=stack.layers if unroll or (stack.layers <= SHORT_STACK and not stack.remat) else 1,
+        unroll=stack.layers if stack.layers <= SHORT_STACK and not stack.remat else 1,
         metadata_params={nn.PARTITION_NAME: "layers"},
     )

@@ -9,9 +9,9 @@ from flax import linen as nn
 from jax import numpy as jnp
 
 from pix2seq_jax.models import backbones
-from pix2seq_jax.models.attention import Cache
 from pix2seq_jax.models.backbones.base import Backbone
 from pix2seq_jax.models.backbones.vit import VitBackbone
+from pix2seq_jax.models.cached import Cache, KeyValue, cut_variables
 from pix2seq_jax.models.decoder import Decoder
 from pix2seq_jax.models.encoder import PROJECTIONS, Encoder, Projection
 from pix2seq_jax.models.layers import ATTENTION_INITS, Stack
@@ -108,7 +108,7 @@ class Pix2Seq(nn.Module):
 
     def setup(self) -> None:
         enc = self._stack(self.enc_layers, self.enc_dim, self.enc_mlp, self.enc_heads)
-        dec = self._stack(self.dec_layers, self.dec_dim, self.dec_mlp, self.dec_heads)
+        dec = self._decoder_stack()
         # The MLP of the projection widens by the encoder's ratio, as in the official release.
         proj = self._stack(
             1, self.dec_dim, self.dec_dim * (self.enc_mlp // self.enc_dim), self.dec_heads
@@ -131,6 +131,9 @@ class Pix2Seq(nn.Module):
     def _stack(self, layers: int, dim: int, mlp: int, heads: int) -> Stack:
         drops = (self.drop_path, self.drop_units, self.drop_att)
         return Stack(layers, dim, mlp, heads, *drops, self.dtype, self.remat, self.attention_init)
+
+    def _decoder_stack(self) -> Stack:
+        return self._stack(self.dec_layers, self.dec_dim, self.dec_mlp, self.dec_heads)
 
     def encode(self, images: jnp.ndarray, train: bool = False) -> jnp.ndarray:
         """Images f32[B,H,W,3] in [0,1] -> memory f32[B,S,D_dec], S image tokens in rows from
@@ -162,7 +165,7 @@ class Pix2Seq(nn.Module):
                 "both the same batch"
             )
         rows = tokens if tokens.ndim == 3 else tokens[:, None]  # [B,N,T]
-        hidden, _ = self.decoder.hidden(rows, self.decoder.cross_kv(memory), train=train)
+        hidden = self.decoder.hidden(rows, self.decoder.cross_kv(memory), train)
         logits = self.decoder.logits(hidden)
         return logits if tokens.ndim == 3 else logits[:, 0]
 
@@ -172,31 +175,36 @@ class Pix2Seq(nn.Module):
         """Logits of `decode` for the images f32[B,H,W,3]; training needs a 'dropout' rng."""
         return self.decode(self.encode(images, train), tokens, train)
 
-    def cross_kv(self, memory: jnp.ndarray) -> tuple[jnp.ndarray, jnp.ndarray]:
-        """Memory f32[B,S,D_dec] -> cross-attention keys and values of all decoder layers, each
-        [L,B,H,S,D/H]."""
-        return self.decoder.cross_kv(memory)
+    def cross_kv(self, memory: jnp.ndarray) -> tuple[KeyValue, ...]:
+        """Memory f32[B,S,D_dec] -> cross-attention keys and values of each decoder layer, pairs of
+        [B,H,S,D/H], for `step`."""
+        keys, values = self.decoder.cross_kv(memory)
+        return tuple((keys[layer], values[layer]) for layer in range(self.dec_layers))
+
+    def cut_variables(self, variables: Mapping[str, Any]) -> dict[str, Any]:
+        """The variables for `step`, made of those of the model: once, before a loop over tokens."""
+        return cut_variables(variables, self._decoder_stack())
 
     def empty_cache(self, rows: int, length: int) -> Cache:
         """Room for `rows` = B·N sequences of at most `length` tokens; needs no parameters."""
-        dec = self._stack(self.dec_layers, self.dec_dim, self.dec_mlp, self.dec_heads)
-        return Cache.create(dec, rows, length)
+        return Cache.create(self._decoder_stack(), rows, length)
 
     def step(
         self,
         tokens: jnp.ndarray,
         cache: Cache,
-        cross_kv: tuple[jnp.ndarray, jnp.ndarray],
+        cross_kv: tuple[KeyValue, ...],
         index: jnp.ndarray | int,
     ) -> tuple[jnp.ndarray, Cache]:
         """Feeds tokens i32[B,N,T] at positions index..index+T (T = P for the prompt, then 1).
+
+        Its variables are those of `cut_variables`.
 
         Returns:
             Logits f32[B,N,V] that follow the last of them, and the cache with all of them
             written.
         """
-        hidden, cache = self.decoder.hidden(tokens, cross_kv, cache, index)
-        return self.decoder.logits(hidden[:, :, -1]), cache
+        return self.decoder.step(tokens, cross_kv, cache, index)
 
 
 def _check_fields(model: Pix2Seq) -> None:
