@@ -29,9 +29,10 @@ from pathlib import Path
 import numpy as np
 
 from pix2seq_jax.data.coco.person import COCO_KEYPOINTS
-from pix2seq_jax.data.rings import area, runs_of_mask
 from pix2seq_jax.data.shapes.draw import SUPERSAMPLE, Figure, Scene, draw
 from pix2seq_jax.data.shapes.sketches import CATEGORIES, Category
+from pix2seq_jax.geometry.rings import area
+from pix2seq_jax.geometry.run_lengths import runs_of_mask
 
 VERSION = 1  # raise it whenever the drawn data change
 SPLITS = ("train", "val")
@@ -253,7 +254,7 @@ def _crowd_region(visible: np.ndarray) -> dict:
     mask = visible.reshape(height, SUPERSAMPLE, width, SUPERSAMPLE).mean((1, 3)) >= 0.5
     y, x = np.nonzero(mask)
     box = [x.min(), y.min(), np.ptp(x) + 1, np.ptp(y) + 1]
-    rle = {"counts": runs_of_mask(mask), "size": [height, width]}
+    rle = {"counts": runs_of_mask(mask).tolist(), "size": [height, width]}
     return {
         "segmentation": rle,
         "area": int(mask.sum()),

@@ -13,11 +13,12 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from pix2seq_jax.data.rings import area, runs_of_mask
 from pix2seq_jax.data.shapes import dataset
 from pix2seq_jax.data.shapes import draw as shapes_draw
 from pix2seq_jax.data.shapes.draw import SUPERSAMPLE
 from pix2seq_jax.data.shapes.sketches import CATEGORIES
+from pix2seq_jax.geometry.rings import area
+from pix2seq_jax.geometry.run_lengths import runs_of_mask
 
 # pycocotools 2.0.11 decodes masks in a way that numpy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings(
@@ -225,8 +226,8 @@ def test_crowds_are_run_lengths(coco):
 
 def test_run_lengths_of_a_mask_that_begins_and_ends_set():
     mask = np.array([[1, 0], [1, 1]], bool)
-    assert runs_of_mask(mask) == [0, 2, 1, 1]
-    assert runs_of_mask(np.zeros((2, 3), bool)) == [6]
+    assert runs_of_mask(mask).tolist() == [0, 2, 1, 1]
+    assert runs_of_mask(np.zeros((2, 3), bool)).tolist() == [6]
 
 
 def test_keypoints_lie_in_the_box_and_on_the_person(coco):
