@@ -6,14 +6,14 @@ import time
 
 import pytest
 
-from pix2seq_jax.experiment import stopping
+from pix2seq_jax.experiment import guard, stopping
 
 # One jitted call that takes much longer than the grace period, as a compilation does: no Python
 # runs in between.
 PROGRAM = """
 import os, signal, threading, time
 import jax
-from pix2seq_jax.experiment import stopping
+from pix2seq_jax.experiment import guard, stopping
 
 stopping.GRACE = 0.5
 busy = jax.jit(lambda x: jax.lax.fori_loop(0, {turns}, lambda _, y: y @ y, x))
@@ -39,7 +39,7 @@ def run(guard: str) -> subprocess.CompletedProcess:
 def test_a_saved_run_ends_within_a_long_call():
     start = time.monotonic()
     result = run(SAVED)
-    assert (result.returncode, result.stdout) == (stopping.EXIT_CODE, "finished\n"), result.stderr
+    assert (result.returncode, result.stdout) == (guard.TERMINATED, "finished\n"), result.stderr
     assert time.monotonic() - start < 60
 
 

@@ -2,8 +2,10 @@
 them, the command."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -346,7 +348,22 @@ def test_the_command(tmp_path):
     bad = subprocess.run(
         [*run, f"--out={tmp_path}/bad", "--size=8"], capture_output=True, text=True
     )
-    assert bad.returncode == 1 and bad.stderr == "shapes: --size=8: must be at least 32\n"
+    assert bad.returncode == 2 and not (tmp_path / "bad").exists()
+    assert bad.stderr.startswith("error: --size=8: must be at least 32 (")
+
+
+def test_a_command_that_is_stopped_leaves_nothing_behind(tmp_path):
+    run = [sys.executable, "-m", "pix2seq_jax.data.shapes", f"--out={tmp_path}/set"]
+    for number, code, workers in ((signal.SIGTERM, 143, 2), (signal.SIGINT, 130, 1)):
+        process = subprocess.Popen(
+            [*run, f"--workers={workers}"], stderr=subprocess.PIPE, text=True
+        )
+        while process.poll() is None and not list(tmp_path.glob(".set.partial-*/train/*.jpg")):
+            time.sleep(0.01)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == code and "Traceback" not in errors
+        assert not list(tmp_path.iterdir())
 
 
 def test_needs_neither_tensorflow_nor_jax():
