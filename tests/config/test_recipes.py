@@ -16,12 +16,13 @@ from pix2seq_jax.training.sharding import make_mesh
 from tests.helpers import small
 
 FILES = {"multitask": "multitask.py"}  # the others are detection.py
+# As the release says.
 PARAMETERS = {
     "resnet50": 36.6e6,
     "resnet50-c4": 84.7e6,
     "vit-b": 115.2e6,
     "vit-l": 341.2e6,
-}  # as the release says
+}
 MULTITASK_PARAMETERS = 132e6  # as Pix2Seq v2 says, section 4.1
 SHRUNK_SIZE = 64
 
@@ -101,6 +102,5 @@ def test_recipes_that_do_not_exist_are_named():
 def test_combinations_without_a_published_figure_say_so():
     assert "nothing is published" in small.load("detection.py:arch=tiny,size=128").about
     assert "nothing is published" in small.load("detection.py:data=mine").about
-    assert (
-        "nothing is published" in small.load("captioning.py").about
-    )  # the figures are of all four tasks together
+    # The figures are of all four tasks together.
+    assert "nothing is published" in small.load("captioning.py").about

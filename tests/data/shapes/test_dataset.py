@@ -59,9 +59,8 @@ def test_fill_sets_exactly_the_pixel_centres_inside():
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:30, :40] + 0.5
     for _ in range(20):
-        ring = rng.uniform(
-            [0, 0], [40, 30], (7, 2)
-        )  # crosses itself: even-odd differs from nonzero winding
+        # Crosses itself: even-odd differs from nonzero winding.
+        ring = rng.uniform([0, 0], [40, 30], (7, 2))
         canvas = np.zeros((30, 40), bool)
         shapes_draw.fill(canvas, ring, True)
         starts, ends = ring, np.roll(ring, -1, axis=0)
