@@ -3,6 +3,8 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/environment.sh
+# Large pages: a step allocates the same large arrays again and again. What the user set stays.
+export GLIBC_TUNABLES="${GLIBC_TUNABLES-glibc.malloc.hugetlb=1}"
 workdir="${1:-runs/shapes}"
 python -m pix2seq_jax.data.shapes --out=data/shapes
 python -m pix2seq_jax.main --config=configs/multitask.py:shapes --workdir="$workdir" || {

@@ -20,6 +20,7 @@ from pix2seq_jax.experiment import (
     claim,
     feeds,
     hooks,
+    memory,
     resolve,
     start,
     stopping,
@@ -39,8 +40,8 @@ def run(
     """Trains to config.train.steps and returns the metrics of the evaluation there, {} without one.
 
     Raises:
-        ValueError: config, data or workdir that do not fit, before any step; two evaluations in a
-            row that failed, or the last one, after a save.
+        ValueError: config, data or workdir that do not fit, before any step; memory that does not
+            suffice; two evaluations in a row that failed, or the last one, after a save.
         FloatingPointError: loss or gradient that is not finite.
         stopping.Interrupted: SIGTERM came; the last step is saved.
     """
@@ -83,6 +84,7 @@ def run(
             evaluations=evaluations,
             terminated=terminated,
         )
+        stack.enter_context(memory.explained(config, mesh))
         state, evaluation = _train(opened, state, update, tx, mesh, stack.enter_context(around))
         with phase("finish checkpoints"):
             saver.wait()

@@ -1,18 +1,19 @@
 """Eight CPU devices, a persistent compilation cache and the recorded arrays for every test."""
 
+import os
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
+COMPILED = str(Path(__file__).parent.parent / ".pytest_cache" / "jax")
 GOLDEN = Path(__file__).parent / "golden"
 
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", COMPILED)  # of commands in other processes
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update(
-    "jax_compilation_cache_dir", str(Path(__file__).parent.parent / ".pytest_cache" / "jax")
-)
+jax.config.update("jax_compilation_cache_dir", COMPILED)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 

@@ -34,8 +34,7 @@ from pix2seq_jax.models.backbones import BACKBONES, base
 from pix2seq_jax.models.backbones.base import Backbone
 from pix2seq_jax.tasks import TASKS
 from pix2seq_jax.tasks.detection import CLASS_CORRUPTIONS
-from pix2seq_jax.training import optim
-from pix2seq_jax.training import step as train_step
+from pix2seq_jax.training import losses, optim
 
 IDS = each(
     whole(0),
@@ -216,7 +215,7 @@ TABLE = {  # by section; "" is the config itself
         "loss": kinds(
             ("xent", "logistic"),
             {"xent": RATE, "logistic": RATE, "focal": NOT_NEGATIVE},
-            train_step.LOSSES,
+            losses.LOSSES,
         ),
         "best_metric": text(),
         "profile_at": whole(0, also=" (0: no trace)"),

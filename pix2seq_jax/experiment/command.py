@@ -12,6 +12,7 @@ within the call, so that `--help` and a flag that is refused answer at once:
         ...
 """
 
+import os
 import re
 import sys
 import textwrap
@@ -26,6 +27,10 @@ from pix2seq_jax.experiment.guard import fail, guarded
 
 REQUIRED = None  # as the default of a flag: it must be given, and is a text
 WIDTH = 100  # of the help, in letters
+# Where compiled programs are kept for the next run of the same sizes. JAX reads this variable when
+# it is imported; a user's own value stays, and an empty one keeps nothing.
+CACHE = "JAX_COMPILATION_CACHE_DIR"
+CACHE_FOLDER = "~/.cache/pix2seq_jax/compiled"
 
 
 class Flag(NamedTuple):
@@ -82,6 +87,7 @@ def run(
     if any(argument in ("--help", "-help", "-h") for argument in arguments):
         print(help_text(doc, table))
         return
+    os.environ.setdefault(CACHE, os.path.expanduser(CACHE_FOLDER))
     values = parse(arguments, (*table, TRACEBACK))
     whole_trace, distributed = values.pop("traceback"), values.pop("distributed", False)
 

@@ -18,24 +18,28 @@ def batch_sizes(config: ml_collections.ConfigDict) -> dict[str, int]:
     if config.train.mixing == "data":
         return {Mixed.name: config.train.batch_size}
     return {
-        name: section.batch_size or config.train.batch_size
-        for name, section in config.tasks.items()
+        name: config.tasks[name].batch_size or config.train.batch_size for name in weighing(config)
     }
 
 
+def weighing(config: ml_collections.ConfigDict) -> list[str]:
+    """The tasks with a share of the loss. The others are neither read nor run in training."""
+    return [name for name, section in config.tasks.items() if section.weight]
+
+
 def trained_tasks(config: ml_collections.ConfigDict, tasks: dict[str, Task]) -> dict[str, Task]:
-    """What the step trains: every task on a batch of its own, or ("data" mixing) all of them as
-    one.
+    """What the step trains: every task that weighs something on a batch of its own, or ("data"
+    mixing) all of them as one.
 
     Raises:
         ValueError: config.train.mixing is neither "batch" nor "data".
     """
+    trained = {name: tasks[name] for name in weighing(config)}
     if config.train.mixing == "data":
-        weighing = tuple(task for name, task in tasks.items() if config.tasks[name].weight)
-        return {Mixed.name: Mixed(weighing)}
+        return {Mixed.name: Mixed(tuple(trained.values()))}
     if config.train.mixing != "batch":
         raise ValueError(f"config.train.mixing={config.train.mixing!r}: give 'batch' or 'data'")
-    return tasks
+    return trained
 
 
 def images_per_step(config: ml_collections.ConfigDict) -> dict[str, float]:
@@ -77,10 +81,10 @@ def open_feeds(
     if config.train.mixing == "data":
         streams = {Mixed.name: _together(config, streams)}
     feeds = {}
-    for name, own in streams.items():
+    for name, size in sizes.items():
         batches = pipeline.train_dataset(
-            own,
-            batch_size=sizes[name],
+            streams[name],
+            batch_size=size,
             seed=task_seed(config.seed, name),
             start_step=start,
             repeats=config.train.repeats,
@@ -95,11 +99,9 @@ def open_feeds(
 
 def _together(config: ml_collections.ConfigDict, streams: dict[str, list[Stream]]) -> list[Stream]:
     """The streams of all tasks that weigh something as those of one batch."""
-    weights = {name: config.tasks[name].weight for name in streams}
-    names = [name for name, weight in weights.items() if weight]
     return [
-        dataclasses.replace(stream, weight=stream.weight * weights[name], task=number)
-        for number, name in enumerate(names)
+        dataclasses.replace(stream, weight=stream.weight * config.tasks[name].weight, task=number)
+        for number, name in enumerate(weighing(config))
         for stream in streams[name]
     ]
 

@@ -1,9 +1,11 @@
 """The least memory that a run needs, from its config alone: absurd sizes are refused with a number
 before compiling."""
 
+import contextlib
 import dataclasses
 import math
 import os
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
@@ -12,11 +14,12 @@ import ml_collections
 from pix2seq_jax import vocab
 from pix2seq_jax.models import backbones
 from pix2seq_jax.tasks import TASKS
-from pix2seq_jax.training import sharding
+from pix2seq_jax.training import losses, sharding
 
 FLOAT = 4  # bytes of a parameter, of a logit, of a channel of a pixel
 MOMENTS = {"adamw": 2, "lamb": 2, "momentum": 1}  # that the optimizer keeps of each parameter
 GIB = 2**30
+EXHAUSTED = "RESOURCE_EXHAUSTED"  # in the message of XLA's error
 # Any vocabulary will do to ask the tasks for their lengths.
 ANY_VOCAB = vocab.Vocab(
     size=400, num_bins=2, num_classes=1, coord_shift=200, text_shift=300, text_size=3
@@ -53,6 +56,36 @@ def check(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh, *, trainin
         )
 
 
+@contextlib.contextmanager
+def explained(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> Iterator[None]:
+    """Where the device runs out of memory inside, compiling or computing, a ValueError says what
+    the run is known to need and which settings make it smaller."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if EXHAUSTED not in str(error):
+            raise
+        parts = needed(config, mesh, training=True)
+        total, largest = sum(part.size for part in parts), max(parts, key=lambda part: part.size)
+        first = str(error).splitlines()[0]
+        raise ValueError(
+            f"out of memory on a device of {available() / GIB:,.1f} GiB ({first}); what can be "
+            f"counted beforehand is {total / GIB:,.1f} GiB, most of it ({largest.size / GIB:,.1f} "
+            f"GiB) for {largest.what}. Three settings that help: {', '.join(_smaller(config))}"
+        ) from error
+
+
+def _smaller(config: ml_collections.ConfigDict) -> list[str]:
+    """Three flags of a run that takes less memory; the first ones change no result."""
+    flags = [] if config.model.remat else ["--config.model.remat=True"]
+    flags.append(f"--config.train.accumulate={2 * config.train.accumulate}")
+    if config.model.dtype == "float32":
+        flags.append("--config.model.dtype=bfloat16")
+    half = max(config.train.batch_size // 2, 1)
+    flags += [f"--config.train.batch_size={half}", "a smaller size=PIXELS of the config's variant"]
+    return flags[:3]
+
+
 def available() -> int:
     """Bytes that each device has, as it says; where devices are cores, an equal share of the
     machine's memory."""
@@ -68,10 +101,11 @@ def needed(
     """What a run holds on each device at the same time, from below.
 
     Counted are the large matrices of the model (with gradients and the optimizer's moments in
-    training), and of one step of one task its images, the inputs of the encoder's layers, the
-    logits and their gradient (not where all tasks share a batch); of evaluation, the keys and
-    values of the samples of one image. Not counted are biases, norms, most of a ResNet, activations
-    within layers, and what XLA needs besides; a run that passes may still run out of memory.
+    training), and of one step of one task its images, the inputs of the encoder's layers, and, not
+    where all tasks share a batch, those of the decoder's layers and a chunk of logits with their
+    gradient; of evaluation, the keys and values of the samples of one image. Not counted are
+    biases, norms, most of a ResNet, activations within layers, and what XLA needs besides; a run
+    that passes may still run out of memory.
     """
     # Matrices are cut along these axes, at best.
     cut = math.prod(size for axis, size in mesh.shape.items() if axis != "data")
@@ -134,8 +168,11 @@ def _task_step(
     height, width = model.image_size
     patches = math.prod(backbones.from_config(model.backbone).grid(model.image_size))
     layers = rows * patches * model.enc_dim * model.enc_layers
-    logits = 2 * rows * task.per_image * task.max_len * tokens * FLOAT
-    logits //= mesh.shape.get("model", 1)
+    float_bytes = 2 if model.dtype == "bfloat16" else FLOAT
+    positions = rows * task.per_image * task.max_len
+    # Logits and their gradient are made a chunk of positions at a time.
+    logits = 2 * max(min(positions * tokens * FLOAT, losses.CHUNK_BYTES), tokens * FLOAT)
+    own_batch = config.train.mixing == "batch"
     return [
         Part(
             f"{rows:,} images of {height:,} x {width:,} pixels",
@@ -144,14 +181,19 @@ def _task_step(
         ),
         Part(
             f"{patches:,} image tokens in each layer of the encoder",
-            layers * (2 if model.dtype == "bfloat16" else FLOAT),
+            layers * float_bytes,
             f"config.model.image_size or {batch_field}, or make config.model.backbone coarser",
         ),
         Part(
-            f"the logits of {name} ({rows:,} images x {task.per_image:,} x "
-            f"{task.max_len:,} tokens)",
-            logits if config.train.mixing == "batch" else 0,
-            f"{batch_field}, {_largest_field(task)} or {_largest_range(config)}",
+            f"the sequences of {name} ({rows:,} images x {task.per_image:,} x {task.max_len:,} "
+            "tokens) in each layer of the decoder",
+            positions * model.dec_dim * model.dec_layers * float_bytes if own_batch else 0,
+            f"{batch_field} or {_largest_field(task)}",
+        ),
+        Part(
+            "a chunk of logits",
+            logits // mesh.shape.get("model", 1) if own_batch else 0,
+            _largest_range(config),
         ),
     ]
 

@@ -132,3 +132,7 @@ class Decoder(nn.Module):
         if not self.output_bias:
             return logits
         return logits + jnp.expand_dims(self.bias, tuple(range(logits.ndim - 1)))
+
+    def output_bias_or_zeros(self) -> jnp.ndarray:
+        """f32[V], what is added to the logits."""
+        return self.bias if self.output_bias else jnp.zeros(self.vocab_size)

@@ -175,6 +175,22 @@ class Pix2Seq(nn.Module):
         """Logits of `decode` for the images f32[B,H,W,3]; training needs a 'dropout' rng."""
         return self.decode(self.encode(images, train), tokens, train)
 
+    def before_logits(
+        self, images: jnp.ndarray, tokens: jnp.ndarray, train: bool = False
+    ) -> tuple[jnp.ndarray, jnp.ndarray, jnp.ndarray]:
+        """What the logits of `__call__` are made of, for a loss that needs no more than a part of
+        them at a time.
+
+        Returns:
+            The decoder's output [B,(N,)T,D_dec], the embeddings f32[V,D_dec] that it is multiplied
+            with, and the bias f32[V].
+        """
+        rows = tokens if tokens.ndim == 3 else tokens[:, None]  # [B,N,T]
+        cross_kv = self.decoder.cross_kv(self.encode(images, train))
+        hidden = self.decoder.hidden(rows, cross_kv, train)
+        hidden = hidden if tokens.ndim == 3 else hidden[:, 0]
+        return hidden, self.decoder.output_embedding, self.decoder.output_bias_or_zeros()
+
     def cross_kv(self, memory: jnp.ndarray) -> tuple[KeyValue, ...]:
         """Memory f32[B,S,D_dec] -> cross-attention keys and values of each decoder layer, pairs of
         [B,H,S,D/H], for `step`."""

@@ -106,6 +106,25 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(axes))
 
 
+def auto_batch_axes() -> tuple[str, ...]:
+    """The axes of the current mesh over which XLA spreads the images: not those of a shard_map
+    around the caller."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return tuple(
+        axis
+        for axis in RULES["batch"]
+        if mesh.shape.get(axis, 1) > 1 and axis not in mesh.manual_axes
+    )
+
+
+def data_parallel_axes() -> tuple[str, ...]:
+    """All axes of the current mesh, where its devices differ in nothing but their images and nobody
+    else cuts the work by hand; else ()."""
+    mesh = jax.sharding.get_abstract_mesh()
+    pure = mesh.shape.get("data", 1) == math.prod(mesh.shape.values()) > 1
+    return mesh.axis_names if pure and not mesh.manual_axes else ()
+
+
 def check_batch(mesh: Mesh, batch_size: int, *, accum: int = 1, name: str = "") -> None:
     """Refuses a global batch that the data axes, times the `accum` parts it is computed in, do
     not divide.

@@ -5,22 +5,21 @@ batch is cut over devices and gradient-accumulation parts. Axes: B images, N obj
 prompt tokens, T sequence tokens (here of the response), V vocabulary.
 """
 
+import functools
 import itertools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 
 from pix2seq_jax.tasks.base import PICTURE_FIELDS, Sequences, images
 from pix2seq_jax.tasks.mixed import Mixed
-from pix2seq_jax.training import sharding
+from pix2seq_jax.training import losses, sharding
 from pix2seq_jax.training.state import TrainState
-
-LOSSES = ("xent", "xent@SMOOTHING", "focal@GAMMA", "logistic", "logistic@SMOOTHING")
 
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
@@ -100,10 +99,10 @@ def make_gradients(
 
     Args:
         tasks: by name; `encode` runs on the device, on the whole batch.
-        loss: one of LOSSES.
+        loss: one of losses.LOSSES.
         accum: parts that a batch is cut into; must divide it (`sharding.check_batch`). BatchNorm
-            sees one part at a time, and dropout draws differ from those of a whole batch; all else
-            is the same.
+            sees one part at a time, and dropout draws differ from those of a whole batch, as they
+            do with the number of devices on the data axis; all else is the same.
         weights: of the tasks' losses; default 1 each.
 
     `batches` are Example dicts by task name. Rows whose `valid` is False weigh nothing. Metrics,
@@ -114,43 +113,41 @@ def make_gradients(
     weights = dict.fromkeys(tasks, 1.0) | dict(weights or {})
     names = [part for name, task in tasks.items() for part in _names(name, task)]
     factors = [weights[name] for name, task in tasks.items() for _ in _names(name, task)]
-    ends = list(itertools.accumulate(len(_names(name, task)) for name, task in tasks.items()))
 
     def gradients(state, batches, rng):
-        def branch(index, name):
-            def add_task(carry):
-                grads, batch_stats, sums = carry
-                grads, batch_stats, own = _task_gradients(
-                    grads,
-                    state.replace(batch_stats=batch_stats),
-                    model,
-                    tasks[name],
-                    batches[name],
-                    jax.random.fold_in(rng, index),
-                    loss=loss,
-                    accum=accum,
-                    weight=weights[name],
-                )
-                return grads, batch_stats, sums.at[ends[index] - len(own) : ends[index]].set(own)
-
-            return add_task
-
-        branches = [branch(index, name) for index, name in enumerate(tasks)]
-        zeros = jax.tree.map(jnp.zeros_like, state.params)
-        start = zeros, state.batch_stats, jnp.zeros((len(names), 4))
-        # A loop over branches, because straight code lets XLA hold the activations of all tasks at
-        # once.
-        grads, batch_stats, sums = jax.lax.fori_loop(
-            0, len(tasks), lambda index, carry: jax.lax.switch(index, branches, carry), start
+        keys = {
+            name: jax.random.split(jax.random.fold_in(rng, index))
+            for index, name in enumerate(tasks)
+        }
+        prepared = {
+            name: _prepared(task, batches[name], keys[name][0]) for name, task in tasks.items()
+        }
+        dropout = {name: key[1] for name, key in keys.items()}
+        groups = {name: len(_names(name, task)) for name, task in tasks.items()}
+        run = functools.partial(
+            _all_tasks, model=model, groups=groups, weights=weights, loss=loss, accum=accum
         )
+        # Every device sums up the gradients of its own images over all tasks and parts; then they
+        # are added once. XLA by itself adds them after each part, as it still does where parameters
+        # are cut: its partitioner fails on a shard_map over a part of such a mesh.
+        if axes := sharding.data_parallel_axes():
+            cut, whole = PartitionSpec(axes), PartitionSpec()
+            run = jax.shard_map(
+                functools.partial(run, axes=axes),
+                in_specs=(whole, whole, cut, whole),
+                out_specs=(whole, whole, whole),
+                axis_names=set(axes),
+                check_vma=False,  # or gradients of whole parameters would be added at once
+            )
+        grads, batch_stats, sums = run(state.params, state.batch_stats, prepared, dropout)
         return grads, batch_stats, _metrics(sums, dict(zip(names, factors, strict=True)))
 
     return gradients
 
 
 def _metrics(sums: jax.Array, factors: Mapping[str, float]) -> Metrics:
-    """The metrics of `make_gradients`, of f32[G,4] in `_weighted_loss`'s columns, a row for each of
-    the G tasks, whose losses count by `factors`."""
+    """The metrics of `make_gradients`, of f32[G,4], losses.Sums of each of the G tasks, whose
+    losses count by `factors`."""
     losses, shares, correct, tokens = sums.T
     metrics = {
         "loss": jnp.sum(jnp.asarray(list(factors.values())) * losses),
@@ -169,49 +166,25 @@ def _names(name: str, task: Any) -> tuple[str, ...]:
     return task.names if isinstance(task, Mixed) else (name,)
 
 
-def _task_gradients(
-    grads: Any,
-    state: TrainState,
-    model: nn.Module,
-    task: Any,
-    batch: Batch,
-    rng: jax.Array,
-    *,
-    loss: str,
-    accum: int,
-    weight: float,
-) -> tuple[Any, Any, jax.Array]:
-    """Adds the gradients of one task, computed in `accum` parts.
+class Prepared(NamedTuple):
+    """The batch of a task as the model and the loss take it.
 
-    Returns:
-        Gradients, BatchNorm statistics, and f32[G,4], see `_weighted_loss`, summed over the rows of
-        each of the tasks that are in the batch (G is 1, but for `tasks.mixed`).
+    Attributes:
+        pictures: the fields that `tasks.base.images` reads.
+        sequences: with weights that sum to one over the batch.
+        group: i32[B], which of the tasks in the batch a row is of (0, but for `tasks.mixed`).
     """
-    rng_encode, rng_dropout = jax.random.split(rng)
-    sequences = _normalised(task.encode(batch, rng_encode), batch)
 
-    def add_part(carry, part):
-        grads, batch_stats, sums = carry
-        index, pictures, sequences, group = part
-        (_, (batch_stats, rows)), new = jax.value_and_grad(_weighted_loss, has_aux=True)(
-            state.params,
-            batch_stats,
-            model,
-            images(pictures),  # float32 of one part at a time
-            sequences,
-            jax.random.fold_in(rng_dropout, index),
-            loss=loss,
-        )
-        grads = jax.tree.map(lambda g, n: g + weight * n, grads, new)
-        return (grads, batch_stats, sums + jax.ops.segment_sum(rows, group, groups)), None
+    pictures: Mapping[str, jax.Array]
+    sequences: Sequences
+    group: jax.Array
 
-    groups = len(_names("", task))
-    group = batch["task"] if groups > 1 else jnp.zeros(len(batch["image"]), jnp.int32)
+
+def _prepared(task: Any, batch: Batch, rng: jax.Array) -> Prepared:
     pictures = {name: batch[name] for name in PICTURE_FIELDS if name in batch}
-    cut = jax.tree.map(lambda x: _cut(x, accum), (pictures, sequences, group))
-    start = grads, state.batch_stats, jnp.zeros((groups, 4))
-    (grads, batch_stats, sums), _ = jax.lax.scan(add_part, start, (jnp.arange(accum), *cut))
-    return grads, batch_stats, sums
+    mixed = isinstance(task, Mixed)
+    group = batch["task"] if mixed else jnp.zeros(len(batch["image"]), jnp.int32)
+    return Prepared(pictures, _normalised(task.encode(batch, rng), batch), group)
 
 
 def _normalised(sequences: Sequences, batch: Batch) -> Sequences:
@@ -223,6 +196,106 @@ def _normalised(sequences: Sequences, batch: Batch) -> Sequences:
     if "valid" in batch:
         weights = weights * batch["valid"].reshape(-1, *(1,) * (weights.ndim - 1))
     return sequences._replace(weights=weights / (jnp.sum(weights) + 1e-9))
+
+
+def _all_tasks(
+    params: Any,
+    batch_stats: Any,
+    prepared: Mapping[str, Prepared],
+    rngs: Mapping[str, jax.Array],
+    *,
+    model: nn.Module,
+    groups: Mapping[str, int],
+    weights: Mapping[str, float],
+    loss: str,
+    accum: int,
+    axes: tuple[str, ...] = (),
+) -> tuple[Any, Any, jax.Array]:
+    """Gradients of the weighted sum of the losses of some rows, those of a device or all.
+
+    Args:
+        rngs: of dropout, by task.
+        groups: tasks in the batch of each of the tasks.
+        axes: of the mesh, over which the rows of other devices are added.
+
+    Returns:
+        Gradients, BatchNorm statistics, and f32[G,4], losses.Sums of each of the G tasks.
+    """
+    ends = dict(zip(groups, itertools.accumulate(groups.values()), strict=True))
+
+    def branch(name):
+        def add_task(carry):
+            grads, batch_stats, sums = carry
+            rng = rngs[name]
+            if axes:  # devices draw differently
+                rng = jax.random.fold_in(rng, jax.lax.axis_index(axes))
+            grads, batch_stats, own = _add_task(
+                grads,
+                params,
+                batch_stats,
+                prepared[name],
+                rng,
+                model=model,
+                groups=groups[name],
+                weight=weights[name],
+                loss=loss,
+                accum=accum,
+            )
+            return grads, batch_stats, sums.at[ends[name] - len(own) : ends[name]].set(own)
+
+        return add_task
+
+    branches = [branch(name) for name in groups]
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    start = zeros, batch_stats, jnp.zeros((sum(groups.values()), 4))
+    # A loop over branches, because straight code lets XLA hold the activations of all tasks at
+    # once.
+    grads, batch_stats, sums = jax.lax.fori_loop(
+        0, len(branches), lambda index, carry: jax.lax.switch(index, branches, carry), start
+    )
+    if axes:
+        grads, sums = jax.lax.psum((grads, sums), axes)
+    return grads, batch_stats, sums
+
+
+def _add_task(
+    grads: Any,
+    params: Any,
+    batch_stats: Any,
+    prepared: Prepared,
+    rng: jax.Array,
+    *,
+    model: nn.Module,
+    groups: int,
+    weight: float,
+    loss: str,
+    accum: int,
+) -> tuple[Any, Any, jax.Array]:
+    """Adds the gradients of one task, computed in `accum` parts, to `grads`.
+
+    Returns:
+        Gradients, BatchNorm statistics, and f32[groups,4], losses.Sums.
+    """
+
+    def add_part(carry, part):
+        grads, batch_stats, sums = carry
+        index, (pictures, sequences, group) = part
+        (_, (batch_stats, rows)), new = jax.value_and_grad(_weighted_loss, has_aux=True)(
+            params,
+            batch_stats,
+            model,
+            images(pictures),  # float32 of one part at a time
+            sequences,
+            jax.random.fold_in(rng, index),
+            loss=loss,
+        )
+        grads = jax.tree.map(lambda g, n: g + weight * n, grads, new)
+        return (grads, batch_stats, sums + jax.ops.segment_sum(rows, group, groups)), None
+
+    cut = jax.tree.map(lambda x: _cut(x, accum), prepared)
+    start = grads, batch_stats, jnp.zeros((groups, 4))
+    (grads, batch_stats, sums), _ = jax.lax.scan(add_part, start, (jnp.arange(accum), cut))
+    return grads, batch_stats, sums
 
 
 def _cut(x: jax.Array, accum: int) -> jax.Array:
@@ -242,73 +315,30 @@ def _weighted_loss(
 ) -> tuple[jax.Array, tuple[Any, jax.Array]]:
     """(sum of w * token loss, (new BatchNorm statistics, f32[B,4])).
 
-    The columns are sums over a row: w * token loss, w, weighted targets that are the likeliest
-    token, and all weighted targets.
+    The columns are those of losses.Sums.
     """
     prompt, inputs, targets, weights = sequences
     tokens = jnp.concatenate([prompt, inputs], axis=-1)[..., :-1]  # [B,(N,)P+T-1]
-    # The output at the last prompt token predicts the first target. Padding the targets spares a
-    # copy of the logits.
+    # The output at the last prompt token predicts the first target.
     pad = [(0, 0)] * (targets.ndim - 1) + [(prompt.shape[-1] - 1, 0)]
     targets, weights = jnp.pad(targets, pad), jnp.pad(weights, pad)
-    logits, updated = model.apply(
+    output, updated = model.apply(
         {"params": params, "batch_stats": batch_stats},
         pixels,
         tokens,
         train=True,
         rngs={"dropout": rng},
         mutable=["batch_stats"],
+        method="before_logits",
     )
-    counted = weights > 0
-    columns = (
-        weights * token_loss(logits, targets, loss),
-        weights,
-        (jnp.argmax(logits, -1) == targets) & counted,
-        counted,
-    )  # each [B,(N,)P+T-1]
-    sums = [jnp.sum(x.reshape(len(x), -1).astype(jnp.float32), axis=1) for x in columns]
+    hidden, table, bias = output
+    flat = len(pixels), -1
+    total, sums = losses.weighted_loss(
+        losses.Output(hidden.reshape(*flat, hidden.shape[-1]), table, bias),
+        targets.reshape(flat),
+        weights.reshape(flat),
+        loss,
+        tokens.shape[-1],
+    )
     rows = jnp.stack(sums, axis=1)  # f32[B,4]
-    return jnp.sum(rows[:, 0]), (updated.get("batch_stats", batch_stats), rows)
-
-
-def token_loss(logits: jax.Array, targets: jax.Array, kind: str = "xent") -> jax.Array:
-    """Loss of every token.
-
-    Args:
-        logits: f32[...,T,V].
-        targets: i32[...,T].
-        kind: one of LOSSES. "xent@s" smooths labels by s (Szegedy et al. 2016), "focal@g" is the
-            focal loss (Lin et al. 2017), "logistic" a sum of V binary losses.
-
-    Returns:
-        f32[...,T], unweighted.
-
-    Raises:
-        ValueError: unknown kind.
-    """
-    name, _, number = kind.partition("@")
-    try:
-        value = float(number) if "@" in kind else 0.0
-    except ValueError:
-        name = ""
-    target_logit = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-    if name == "xent":
-        log_sum = jax.nn.logsumexp(logits, axis=-1)
-        smooth = value * jnp.mean(logits, axis=-1) if value else 0.0
-        return log_sum - (1.0 - value) * target_logit - smooth
-    if name == "focal":
-        # The 1e-8 inside the logarithm is the release's; it bounds the loss of one token by 18.4.
-        p = jnp.exp(target_logit - jax.nn.logsumexp(logits, axis=-1))
-        # The slope of (1 - p)^g at p = 1 is infinite for g < 1; loss and gradient are 0 there.
-        rest = 1.0 - p
-        power = jnp.where(rest > 0.0, jnp.where(rest > 0.0, rest, 1.0) ** value, 0.0**value)
-        return -power * jnp.log(p + 1e-8)
-    if name == "logistic":
-        # The release shifts by the log of the sequence length, not of the vocabulary.
-        shift = jnp.log(jnp.asarray(logits.shape[-2], logits.dtype))
-        logits, target_logit = logits - shift, target_logit - shift
-        negative = jnp.sum(jax.nn.softplus(logits) - value * logits, axis=-1)
-        return negative - (1.0 - 2.0 * value) * target_logit
-    raise ValueError(
-        f"train.loss={kind!r}: use one of {LOSSES}, the capital word a number as in 'xent@0.1'"
-    )
+    return total, (updated.get("batch_stats", batch_stats), rows)

@@ -1,5 +1,6 @@
 """All commands answer alike: --help at once with an example, one line for a flag that is wrong."""
 
+import os
 import subprocess
 import sys
 
@@ -42,6 +43,27 @@ def test_help_has_an_example_and_needs_no_large_library(name, flag):
     assert done.returncode == 0 and done.stdout.endswith("set()\n"), done.stdout + done.stderr
     assert f"python -m {module}" in done.stdout and f"--{flag}=VALUE" in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 100
+
+
+@pytest.mark.parametrize(
+    "setting,folder", [(None, "HOME/.cache/pix2seq_jax/compiled"), ("/mine", "/mine"), ("", "None")]
+)
+def test_compiled_programs_are_kept_unless_the_user_says_otherwise(tmp_path, setting, folder):
+    code = (
+        "from pix2seq_jax.experiment import command\n"
+        "def call():\n"
+        "    import jax\n"
+        "    print(jax.config.jax_compilation_cache_dir or None)\n"
+        "command.run(call, (), 'A command.', [])\n"
+    )
+    environment = dict(os.environ, HOME=str(tmp_path))
+    environment.pop(command.CACHE, None)
+    if setting is not None:
+        environment[command.CACHE] = setting
+    output = subprocess.check_output(
+        [sys.executable, "-c", code], cwd=small.ROOT, env=environment, text=True, timeout=60
+    )
+    assert output.strip() == folder.replace("HOME", str(tmp_path))
 
 
 def call(*arguments: str) -> dict:

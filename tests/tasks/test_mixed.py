@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from pix2seq_jax.tasks.mixed import PER_OBJECT, Mixed
+from pix2seq_jax.training import losses
 from pix2seq_jax.training import step as train_step
 from pix2seq_jax.vocab import PADDING
 from tests.helpers import four_tasks
@@ -199,7 +200,7 @@ def test_rows_of_one_task_have_its_loss(state, metrics, number):
     ]
     weighs = weights > 0
     assert 0 < mixed["tokens"] == int(jnp.sum(weighs))
-    loss = jnp.sum(weights * train_step.token_loss(logits, targets)) / jnp.sum(weights)
+    loss = jnp.sum(weights * losses.token_loss(logits, targets)) / jnp.sum(weights)
     np.testing.assert_allclose(mixed["loss"], loss, rtol=1e-5)
     hits = jnp.sum((jnp.argmax(logits, axis=-1) == targets) & weighs)
     np.testing.assert_allclose(mixed["token_accuracy"], hits / jnp.sum(weighs), rtol=1e-6)

@@ -4,6 +4,7 @@
 from dataclasses import dataclass
 from math import ceil
 
+import jax
 from flax import linen as nn
 from jax import numpy as jnp
 
@@ -88,6 +89,8 @@ class ConvNorm(nn.Module):
             momentum=NORM_MOMENTUM,
             epsilon=NORM_EPSILON,
             dtype=jnp.dtype(self.dtype),
+            # In a shard_map the caller sees the images of one device. Elsewhere there are none.
+            axis_name=jax.sharding.get_abstract_mesh().manual_axes or None,
             scale_init=nn.with_logical_partitioning(scale_init, ("embed",)),
             bias_init=nn.with_logical_partitioning(ZEROS, ("embed",)),
             name="norm",

@@ -1,0 +1,84 @@
+"""What a training step has to compute, by arithmetic: XLA counts the body of a loop once, so it
+cannot tell of a program with loops over layers and tasks.
+
+Counted are matrix products and convolutions, a multiplication and an addition as two. The backward
+pass takes twice the forward pass; what `remat` computes again is not work that had to be done.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from pix2seq_jax.models.pix2seq import Pix2Seq
+
+PASSES = 3  # forward, and two products for each one backward
+# Floating point operations per second of one device in dense bfloat16 products, as its vendor says,
+# by the start of `device_kind`; the first that fits.
+PEAKS = {
+    "NVIDIA H200": 989e12,
+    "NVIDIA H100": 989e12,
+    "NVIDIA A100": 312e12,
+    "NVIDIA L4": 121e12,
+    "TPU v6 lite": 918e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5": 459e12,
+    "TPU v4": 275e12,
+}
+
+
+def peak(device: jax.Device) -> float | None:
+    """FLOP/s that a device can do at most; None where that is not known."""
+    for name, rate in PEAKS.items():
+        if device.device_kind.startswith(name):
+            return rate
+    return None
+
+
+def of_step(model: Pix2Seq, tasks: Mapping[str, Any], images: Mapping[str, float]) -> float:
+    """FLOPs of a step without its logits, for `images` of each task."""
+    per_image = of_images(model)
+    return PASSES * sum(
+        number * (per_image + tasks[name].per_image * of_sequence(model, tasks[name].max_len - 1))
+        for name, number in images.items()
+    )
+
+
+def of_logits(model: Pix2Seq, tokens: float) -> float:
+    """FLOPs of the logits of a step, of the targets that weigh."""
+    return PASSES * 2 * tokens * model.dec_dim * model.vocab_size
+
+
+def of_images(model: Pix2Seq) -> float:
+    """FLOPs of the forward pass of one image: encoder, projection, and the keys and values that the
+    decoder attends to."""
+    images = jax.ShapeDtypeStruct((1, *model.image_size, 3), jnp.float32)
+    tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+    stem = model.clone(enc_layers=1, dec_layers=1)
+
+    def run_stem(module: Pix2Seq, images: jax.Array) -> jax.Array:
+        return module.stem(images, False)
+
+    variables = jax.eval_shape(stem.init, jax.random.key(0), images, tokens)
+    lowered = jax.jit(lambda v, x: stem.apply(v, x, method=run_stem)).lower(variables, images)
+    length, width = _image_tokens(model), model.enc_dim
+    layer = length * (4 * width * width + 2 * width * model.enc_mlp) + 2 * length**2 * width
+    projection = length * width * model.dec_dim
+    if model.proj_mode == "mlp":
+        projection += 2 * length * model.dec_dim**2 * (model.enc_mlp // model.enc_dim)
+    keys = 2 * length * model.dec_dim**2 * model.dec_layers
+    return lowered.cost_analysis()["flops"] + 2 * (model.enc_layers * layer + projection + keys)
+
+
+def of_sequence(model: Pix2Seq, length: int) -> float:
+    """FLOPs of the forward pass of one sequence in the decoder, without its logits."""
+    width, patches = model.dec_dim, _image_tokens(model)
+    layer = length * (6 * width * width + 2 * width * model.dec_mlp)
+    attended = 2 * length * (length + patches) * width
+    return 2 * model.dec_layers * (layer + attended)
+
+
+def _image_tokens(model: Pix2Seq) -> int:
+    rows, columns = model.backbone.grid(model.image_size)
+    return rows * columns + model.use_cls_token

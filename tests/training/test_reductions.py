@@ -1,0 +1,89 @@
+"""What devices send each other in a training step, read off the compiled program."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import PartitionSpec
+
+from pix2seq_jax.training import optim, sharding
+from pix2seq_jax.training import state as train_state
+from pix2seq_jax.training import step as train_step
+from tests.helpers import four_tasks
+
+ROWS = 16
+COLLECTIVES = (
+    r"= (?P<arrays>.*?) "
+    r"(?P<kind>all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(-start)?\("
+)
+BYTES = {"pred": 1, "f32": 4, "s32": 4, "u32": 4}
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+def collectives(program: str) -> list[tuple[str, str, int]]:
+    """(computation, kind, bytes) of each collective; the program itself is the computation
+    "ENTRY"."""
+    rows, computation = [], ""
+    for line in program.splitlines():
+        if header := re.match(r"(ENTRY )?%?([\w.\-]+) .*\{$", line):
+            computation = "ENTRY" if header[1] else header[2]
+        if found := re.search(COLLECTIVES, line):
+            arrays = re.findall(r"([a-z]+\d*)\[([\d,]*)\]", found["arrays"])
+            sizes = [BYTES[kind] * product(shape) for kind, shape in arrays]
+            rows.append((computation, found["kind"], sum(sizes)))
+    return rows
+
+
+def product(shape: str) -> int:
+    total = 1
+    for side in filter(None, shape.split(",")):
+        total *= int(side)
+    return total
+
+
+def compiled_step(mesh, accum: int) -> tuple[int, str]:
+    """(bytes of the parameters, program) of a step of the four tasks."""
+    model, tx = four_tasks.tiny(), optim.make("adamw", 1e-3)
+    rate = optim.schedule("none", base=1e-3, batch_size=ROWS, total=10)
+    step = train_step.make_step(model, four_tasks.TASKS, tx, rate, accum=accum)
+    rows = sharding.batch_sharding(mesh)
+    with jax.set_mesh(mesh):
+        state = train_state.abstract_state(model, tx, mesh=mesh)
+        batches = {
+            name: jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows),
+                four_tasks.example(ROWS, four_tasks.slots_of(name)),
+            )
+            for name in four_tasks.TASKS
+        }
+        lowered = train_step.jit_step(step, state, mesh=mesh).lower(
+            state, batches, jax.random.key(0)
+        )
+    size = sum(4 * leaf.size for leaf in jax.tree.leaves(state.params))
+    return size, lowered.compile().as_text()
+
+
+def test_gradients_are_added_once_a_step():
+    """Four tasks in two parts each: eight additions would be, and were, eight times the bytes."""
+    parameters, program = compiled_step(sharding.make_mesh(), accum=2)
+    rows = collectives(program)
+    assert {kind for _, kind, _ in rows} == {"all-reduce"}
+    assert {computation for computation, _, _ in rows} == {"ENTRY"}  # none is in a loop
+    total = sum(size for _, _, size in rows)
+    assert parameters <= total < 1.01 * parameters
+
+
+def test_additions_inside_loops_are_seen():
+    mesh = sharding.make_mesh()
+    function = jax.shard_map(
+        lambda x: jax.lax.fori_loop(0, 5, lambda i, x: jax.lax.psum(jnp.sin(x) + i, "data"), x),
+        in_specs=PartitionSpec("data"),
+        out_specs=PartitionSpec("data"),
+        check_vma=False,
+    )
+    with jax.set_mesh(mesh):
+        program = jax.jit(function).lower(jnp.zeros((8, 3))).compile().as_text()
+    [(computation, kind, size)] = collectives(program)
+    assert computation != "ENTRY" and kind == "all-reduce" and size == 3 * 4
