@@ -30,6 +30,7 @@ FREE_OF_MODEL = (
     "backbone.frozen_bn",
     "dtype",
     "remat",
+    "attention",
     "attention_init",
     "drop_path",
     "drop_units",

@@ -4,10 +4,18 @@ Axes: B images, N sequences per image, T tokens that ask, S tokens that are atte
 width, L layers.
 """
 
+import jax
 from flax import linen as nn
+from jax import lax
 from jax import numpy as jnp
 
+from pix2seq_jax.models.blockwise import blockwise
 from pix2seq_jax.models.layers import ZEROS, Stack, matmul
+
+# From so many scores of one head, T·S, the blockwise form takes half the time of the plain one for
+# the forward and the backward pass together (CPU, 512 · 512); at 400 · 400 they are equal.
+BLOCKWISE_FROM = 200_000
+CUDNN_WIDTHS, CUDNN_MULTIPLE = 128, 8  # of a head, on every GPU that has the kernel
 
 
 def attend(
@@ -33,10 +41,74 @@ def attend(
     scores = scores * query.shape[-1] ** -0.5
     if mask is not None:
         scores = jnp.where(mask[None, None], scores, jnp.finfo(jnp.float32).min)
-    weights = nn.softmax(scores)
+    weights = jnp.exp(scores - lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True)))
+    total = jnp.sum(weights, axis=-1, keepdims=True)
     if dropout is not None:
         weights = dropout(weights)
-    return jnp.einsum("bhts,bhsk->bhtk", weights.astype(value.dtype), value)
+    # Divided last, where the arrays are small.
+    out = jnp.einsum("bhts,bhsk->bhtk", weights.astype(value.dtype), value)
+    return (out / total).astype(value.dtype)
+
+
+def attend_whole(
+    query: jnp.ndarray,
+    key: jnp.ndarray,
+    value: jnp.ndarray,
+    *,
+    kind: str,
+    causal: bool = False,
+    dropout: nn.Dropout | None = None,
+) -> jnp.ndarray:
+    """Softmax attention of a whole sequence, as in encoding and training.
+
+    Args:
+        query: [B,H,T,D/H].
+        key: [B,H,S,D/H].
+        value: [B,H,S,D/H].
+        kind: 'plain' (`attend`), 'blockwise' (`models.blockwise`), 'cudnn' (the kernel for NVIDIA
+            GPUs), or 'auto': plain for short sequences; for long ones cudnn where there is a GPU
+            and the arrays suit it, else blockwise.
+        causal: whether query t sees the keys 0 to t only.
+        dropout: of the weights, or None; where it drops any, `attend` computes them whatever the
+            kind.
+
+    Returns:
+        [B,H,T,D/H] in the dtype of `value`.
+
+    Raises:
+        ValueError: `kind` is 'cudnn' and there is no GPU, or the dtype is float32.
+    """
+    if dropout is not None and dropout.rate > 0 and not dropout.deterministic:
+        kind = "plain"
+    if kind == "auto":
+        kind = _suited(query, key)
+    if kind == "blockwise":
+        return blockwise(query, key, value, causal)
+    if kind == "cudnn":
+        return _cudnn(query, key, value, causal)
+    mask = jnp.tril(jnp.ones((query.shape[2], key.shape[2]), bool)) if causal else None
+    return attend(query, key, value, mask, dropout)
+
+
+def _suited(query: jnp.ndarray, key: jnp.ndarray) -> str:
+    """The kind of attention for these arrays on this machine."""
+    if query.shape[2] * key.shape[2] < BLOCKWISE_FROM:
+        return "plain"
+    size = query.shape[-1]
+    takes = size <= CUDNN_WIDTHS and size % CUDNN_MULTIPLE == 0 and query.dtype == jnp.bfloat16
+    return "cudnn" if jax.default_backend() == "gpu" and takes else "blockwise"
+
+
+def _cudnn(query: jnp.ndarray, key: jnp.ndarray, value: jnp.ndarray, causal: bool) -> jnp.ndarray:
+    """`attend_whole` by cuDNN, whose arrays are [B,T,H,D/H]."""
+    if jax.default_backend() != "gpu" or query.dtype != jnp.bfloat16:
+        raise ValueError(
+            f"model.attention='cudnn' needs a GPU and model.dtype='bfloat16'; this is a "
+            f"{jax.default_backend()} and {query.dtype}: set model.attention='auto'"
+        )
+    arrays = [x.swapaxes(1, 2) for x in (query, key, value)]
+    out = jax.nn.dot_product_attention(*arrays, is_causal=causal, implementation="cudnn")
+    return out.swapaxes(1, 2)
 
 
 class ToHeads(nn.Module):
@@ -124,10 +196,9 @@ class SelfAttention(nn.Module):
         query = ToHeads(self.stack, name="query")(x)
         key = ToHeads(self.stack, name="key")(x)
         value = ToHeads(self.stack, name="value")(x)
-        mask = jnp.tril(jnp.ones((x.shape[1],) * 2, bool)) if self.causal else None
         dropout = nn.Dropout(self.stack.drop_att, deterministic=not self.train)
-        h = attend(query, key, value, mask, dropout)
-        return FromHeads(self.stack, name="out")(h)
+        options = {"kind": self.stack.attention, "causal": self.causal, "dropout": dropout}
+        return FromHeads(self.stack, name="out")(attend_whole(query, key, value, **options))
 
 
 class CrossAttention(nn.Module):
@@ -145,5 +216,5 @@ class CrossAttention(nn.Module):
         flat = x.reshape(x.shape[0], -1, x.shape[-1])  # [B,N·T,D]
         query = ToHeads(self.stack, name="query")(flat)  # [B,H,N·T,D/H]
         dropout = nn.Dropout(self.stack.drop_att, deterministic=not self.train)
-        h = attend(query, key, value, dropout=dropout)
+        h = attend_whole(query, key, value, kind=self.stack.attention, dropout=dropout)
         return FromHeads(self.stack, name="out")(h).reshape(x.shape)

@@ -5,6 +5,7 @@ Axes: B images, N sequences per image, R = B·N, T new tokens, C cached tokens, 
 heads, D width.
 """
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 from typing import Any
@@ -225,9 +226,10 @@ class CachedLayers(nn.Module):
         index: jnp.ndarray | int,
     ) -> tuple[jnp.ndarray, Cache]:
         """[B,N,T,D] -> same, and the cache with the new tokens written at index..index+T."""
-        written = []
+        # A token is no long sequence: blocks of queries would turn the keys around every time.
+        stack, written = dataclasses.replace(self.stack, attention="plain"), []
         for number, (image, blocks) in enumerate(zip(cross_kv, cache.layers, strict=True)):
-            layer = CachedLayer(self.stack, name=f"layer{number}")
+            layer = CachedLayer(stack, name=f"layer{number}")
             x, new = layer(x, image, blocks, index)
             written.append(new)
         x = layer_norm(self.stack.dtype, "norm")(x)

@@ -21,6 +21,7 @@ KERNEL_INIT = nn.initializers.glorot_uniform()
 # field, so queries, keys and values start small: attention begins almost uniform, and a small model
 # stays on that plateau for long. "matrix" takes such a kernel for the matrix that it is.
 ATTENTION_INITS = ("keras", "matrix")
+ATTENTIONS = ("auto", "plain", "blockwise", "cudnn")  # see models.attention.attend_whole
 EMBEDDING_INIT = nn.initializers.truncated_normal(0.02)
 ZEROS = nn.initializers.zeros
 NORM_EPSILON = 1e-6
@@ -43,6 +44,7 @@ class Stack:
         dtype: of the computation, 'float32' or 'bfloat16'.
         remat: recompute activations in the backward pass instead of keeping them.
         attention_init: one of ATTENTION_INITS.
+        attention: how attention of whole sequences is computed, one of ATTENTIONS.
     """
 
     layers: int
@@ -55,6 +57,7 @@ class Stack:
     dtype: str = "float32"
     remat: bool = False
     attention_init: str = "keras"
+    attention: str = "auto"
 
     def kernel_init(
         self, inputs: tuple[int, ...], outputs: tuple[int, ...], layers: tuple[int, ...] = ()

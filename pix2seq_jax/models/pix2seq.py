@@ -14,7 +14,7 @@ from pix2seq_jax.models.backbones.vit import VitBackbone
 from pix2seq_jax.models.cached import Cache, KeyValue, cut_variables
 from pix2seq_jax.models.decoder import Decoder
 from pix2seq_jax.models.encoder import PROJECTIONS, Encoder, Projection
-from pix2seq_jax.models.layers import ATTENTION_INITS, Stack
+from pix2seq_jax.models.layers import ATTENTION_INITS, ATTENTIONS, Stack
 from pix2seq_jax.models.positions import KINDS
 
 ALLOWED = {
@@ -22,6 +22,7 @@ ALLOWED = {
     "dec_pos_encoding": KINDS,
     "proj_mode": PROJECTIONS,
     "attention_init": ATTENTION_INITS,
+    "attention": ATTENTIONS,
     "dtype": ("float32", "bfloat16"),
 }
 
@@ -51,6 +52,9 @@ class Pix2Seq(nn.Module):
         attention_init: how attention kernels start, 'keras' as published or 'matrix', see
             models.layers; small models trained from scratch leave the first plateau much sooner
             with 'matrix'.
+        attention: how attention of whole sequences is computed: 'plain', 'blockwise' (memory grows
+            with the length, not its square), 'cudnn' (GPU and bfloat16 only), or 'auto', the one of
+            them that suits length, dtype and machine; see models.attention.attend_whole.
         dtype: of the computation, 'float32' or 'bfloat16'; parameters, softmax and logits are
             float32.
         remat: recompute activations of each layer in the backward pass.
@@ -81,6 +85,7 @@ class Pix2Seq(nn.Module):
     drop_units: float = 0.1
     drop_att: float = 0.0
     attention_init: str = "keras"
+    attention: str = "auto"
     dtype: str = "float32"
     remat: bool = False
 
@@ -129,8 +134,19 @@ class Pix2Seq(nn.Module):
         )
 
     def _stack(self, layers: int, dim: int, mlp: int, heads: int) -> Stack:
-        drops = (self.drop_path, self.drop_units, self.drop_att)
-        return Stack(layers, dim, mlp, heads, *drops, self.dtype, self.remat, self.attention_init)
+        return Stack(
+            layers,
+            dim,
+            mlp,
+            heads,
+            drop_path=self.drop_path,
+            drop_units=self.drop_units,
+            drop_att=self.drop_att,
+            dtype=self.dtype,
+            remat=self.remat,
+            attention_init=self.attention_init,
+            attention=self.attention,
+        )
 
     def _decoder_stack(self) -> Stack:
         return self._stack(self.dec_layers, self.dec_dim, self.dec_mlp, self.dec_heads)
