@@ -56,8 +56,8 @@ def picture(rng: np.random.Generator, height: int, width: int) -> Image.Image:
     return Image.fromarray(np.clip(made, 0, 255).astype(np.uint8))
 
 
-def write_data(folder: Path, count: int, sizes: Sequence[tuple[int, int]]) -> CocoDir:
-    """`count` JPEG files of these sizes and their COCO-format JSON, opened."""
+def write_data(folder: Path, count: int, sizes: Sequence[tuple[int, int]]) -> None:
+    """`count` JPEG files of these sizes and their COCO-format JSON."""
     rng = np.random.default_rng(0)
     folder.mkdir(parents=True)
     images, annotations = [], []
@@ -76,9 +76,12 @@ def write_data(folder: Path, count: int, sizes: Sequence[tuple[int, int]]) -> Co
         "annotations": annotations,
         "categories": [{"id": 1, "name": "thing"}],
     }
-    path = folder / "instances.json"
-    path.write_text(json.dumps(content))
-    return CocoDir(folder, path, max_points=128)
+    (folder / "instances.json").write_text(json.dumps(content))
+
+
+def opened(folder: Path, *, max_points: int = 0) -> CocoDir:
+    """The files as a source, with outlines of at most so many points."""
+    return CocoDir(folder, folder / "instances.json", max_points=max_points)
 
 
 def annotation(
@@ -157,30 +160,31 @@ def draining(batches: Any, count: int) -> Callable[[], None]:
     return run
 
 
-def works(source: CocoDir, size: int, images: int) -> dict[str, Callable[[], None]]:
+def works(folder: Path, size: int, images: int) -> dict[str, Callable[[], None]]:
     """What is timed, each over so many images."""
+    source, outlined = opened(folder), opened(folder, max_points=128)
     files, evaluate = [str(file) for file in source.files], evaluated(source, size)
     return {
         "bare decode + jittered resize": draining(bare(files, size, (0.3, 2.0)), images),
         "detection, training": draining(trained(source, DETECTION_TRAIN, size), images // BATCH),
         "bare decode + smaller jitter": draining(bare(files, size, (0.3, 1.0)), images),
         "segmentation, training": draining(
-            trained(source, SEGMENTATION_TRAIN, size), images // BATCH
+            trained(outlined, SEGMENTATION_TRAIN, size), images // BATCH
         ),
         "bare decode + resize": draining(bare(files, size, (1.0, 1.0 + 1e-6)), images),
         "detection, evaluation": lambda: evaluate(images),
     }
 
 
-def measured(name: str, source: CocoDir, size: int, images: int, runs: int) -> list[dict]:
+def measured(folder: Path, size: int, images: int, runs: int) -> list[dict]:
     """Rows of the table; every second work follows its floor."""
     table, floor = [], None
-    timings = measure.timed_in_turns(works(source, size, images), runs=runs)
+    timings = measure.timed_in_turns(works(folder, size, images), runs=runs)
     for number, (work, timing) in enumerate(timings.items()):
         floor = timing if number % 2 == 0 else floor
         table.append(
             {
-                "files": name,
+                "files": folder.name,
                 "work": work,
                 "images/s": images / timing.median,
                 "slowest": images / timing.slowest,
@@ -197,16 +201,20 @@ def main() -> None:
     """Reads the flags, writes the files and measures."""
     parser = measure.arguments(__doc__)
     parser.add_argument("--size", type=int, default=640, help="longer side of the resized images")
+    parser.add_argument("--only", help="COCO or large; the default measures both")
     parser.add_argument("--images", type=int, default=320, help="images of a run")
     given = parser.parse_args()
     table, facts = [], {}
     with tempfile.TemporaryDirectory() as temporary:
         for name, sizes in (("COCO", COCO), ("large", LARGE)):
-            source = write_data(Path(temporary) / name, given.images, sizes)
-            files = [Path(file).stat().st_size / 1e3 for file in source.files]
+            if given.only not in (None, name):
+                continue
+            folder = Path(temporary) / name
+            write_data(folder, given.images, sizes)
+            files = [file.stat().st_size / 1e3 for file in folder.glob("*.jpg")]
             facts[f"{name} kB"] = statistics.mean(files)
             images = given.images // BATCH * BATCH
-            table += measured(name, source, given.size, images, given.runs)
+            table += measured(folder, given.size, images, given.runs)
     measure.report(table, given.json, size=given.size, images=given.images, **facts)
 
 
