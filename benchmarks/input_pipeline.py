@@ -129,20 +129,21 @@ def trained(source: CocoDir, spec: str, size: int) -> Iterator[Any]:
 
 
 def evaluated(source: CocoDir, size: int) -> Callable[[int], None]:
-    """Prepares so many images as an evaluation does: threads that decode, then threads that
-    resize, then a batch."""
+    """Prepares so many images as an evaluation does: threads that decode and resize,
+    then a batch."""
     spec = DETECTION_EVAL.format(size=size, side=size, max_instances=SLOTS)
     make = rows.Preprocess(read_chain(spec).image_ops, objects=False, spec=spec)
     sizes = [tuple(pair) for pair in source.sizes.tolist()]
+
+    def one(i: int) -> rows.Row:
+        pixels, shape = rows.read(source.files[i], sizes[i], read_file)
+        return make({"image": pixels, "orig_size": shape}, i)
 
     def run(count: int) -> None:
         with ThreadPoolExecutor(pipeline.cpu_count()) as pool:
             for start in range(0, count, 4 * BATCH):
                 chunk = [i % len(source) for i in range(start, min(start + 4 * BATCH, count))]
-                read = pool.map(lambda i: rows.read(source.files[i], sizes[i], read_file), chunk)
-                features = [{"image": pixels, "orig_size": shape} for pixels, shape in read]
-                made = pool.map(make, features, chunk)
-                make.batch(dict(enumerate(made)), len(chunk))
+                make.batch(dict(enumerate(pool.map(one, chunk))), len(chunk))
 
     return run
 
