@@ -9,7 +9,8 @@ from pix2seq_jax.evaluation.in_training import Evaluations
 from pix2seq_jax.experiment import feeds, stopping
 from pix2seq_jax.experiment.logs import MetricWriter, Progress, phase, profiler
 from pix2seq_jax.experiment.opened import OpenedRun
-from pix2seq_jax.training import checkpoint
+from pix2seq_jax.tasks.mixed import Mixed
+from pix2seq_jax.training import checkpoint, flops
 from pix2seq_jax.training import state as train_state
 
 SHOWN = ("loss", "token_accuracy", "grad_norm", "lr")  # in the log line; metrics.jsonl has all
@@ -46,6 +47,11 @@ class RunHooks:
         self._tell_data = opened.tell_data
         self._images = feeds.images_per_step(config)
         self._tokens = feeds.tokens_per_step(self._images, opened.trained)
+        rows = {
+            name: opened.trained.get(name, opened.trained.get(Mixed.name)) for name in self._images
+        }
+        self._flops = flops.of_step(opened.model, rows, self._images)
+        self._model = opened.model
         self._profile = None
         if config.train.profile_at:
             self._profile = profiler(workdir, first_profile=config.train.profile_at)
@@ -84,7 +90,8 @@ class RunHooks:
         values = {name: float(value) for name, value in metrics.items()}
         names: Sequence[str] = (*SHOWN, *(f"{task}/loss" for task in self._images))
         shown = {name: values[name] for name in names if name in values}
-        rates = self._progress.report(step, shown, waited=waited)
+        work = self._flops + flops.of_logits(self._model, values["tokens"])
+        rates = self._progress.report(step, shown, waited=waited, flops=work)
         if len(self._images) > 1:
             rates |= feeds.task_rates(rates["steps_per_s"], self._images, self._tokens)
         written = {f"train/{name}": value for name, value in (values | rates).items()}

@@ -14,9 +14,23 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import jax
 import numpy as np
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
+
+# Floating point operations per second of one device in dense bfloat16 products, as its vendor says,
+# by the start of `device_kind`; the first that fits.
+PEAKS = {
+    "NVIDIA H200": 989e12,
+    "NVIDIA H100": 989e12,
+    "NVIDIA A100": 312e12,
+    "NVIDIA L4": 121e12,
+    "TPU v6 lite": 918e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5": 459e12,
+    "TPU v4": 275e12,
+}
 
 log = logging.getLogger("pix2seq_jax")
 
@@ -136,8 +150,41 @@ def _speed(rates: Mapping[str, float]) -> str:
     images, tokens, wait = rates["images_per_s"], rates["tokens_per_s"], 100 * rates["data_wait"]
     return (
         f"  |  {images:.1f} images/s  {tokens:.0f} tokens/s  data wait {wait:.0f} %  ETA "
-        f"{duration(rates['eta_s'])}"
+        f"{duration(rates['eta_s'])}{_use(rates)}"
     )
+
+
+def _use(rates: Mapping[str, float]) -> str:
+    """What the device does and holds, for a log line."""
+    words = f"  {rates['tflops_per_s']:.3g} TFLOP/s"
+    if "mfu" in rates:
+        words += f" (MFU {100 * rates['mfu']:.0f} %)"
+    if "device_gib" in rates:
+        words += f"  device memory {rates['device_gib']:.1f} GiB"
+    return words
+
+
+def device_use(flops_per_s: float) -> dict[str, float]:
+    """What one device does and holds.
+
+    Args:
+        flops_per_s: of all devices.
+
+    Returns:
+        `tflops_per_s`; `mfu`, its share of what the device can do in bfloat16, where that is known
+        (model FLOPs utilisation, Chowdhery et al. 2022, PaLM, appendix B); `device_gib`, the most
+        memory that was in use so far, where the device tells.
+    """
+    device, rate = jax.local_devices()[0], flops_per_s / jax.device_count()
+    use = {"tflops_per_s": rate / 1e12}
+    for name, peak in PEAKS.items():
+        if device.device_kind.startswith(name):
+            use["mfu"] = rate / peak
+            break
+    stats = device.memory_stats() or {}
+    if "peak_bytes_in_use" in stats:
+        use["device_gib"] = stats["peak_bytes_in_use"] / 2**30
+    return use
 
 
 class Progress:
@@ -185,11 +232,22 @@ class Progress:
         self._bar.update(step - self._bar.n)
         return step % self._log_steps == 0 or step in (self._first + 1, self._total)
 
-    def report(self, step: int, metrics: Mapping[str, float], *, waited: float) -> dict[str, float]:
+    def report(
+        self,
+        step: int,
+        metrics: Mapping[str, float],
+        *,
+        waited: float,
+        flops: float = 0.0,
+    ) -> dict[str, float]:
         """Logs the line of `step` and returns the rates: steps/s, images/s, tokens/s, seconds left,
-        share of waiting.
+        share of waiting, and what the device does and holds (see `device_use`).
 
-        `waited` is the time in seconds that the whole loop has waited for data so far.
+        Args:
+            step: that is done.
+            metrics: for the line.
+            waited: seconds that the whole loop has waited for data so far.
+            flops: of a step, on all devices.
         """
         now = time.monotonic()
         seconds, steps = max(now - self._mark, 1e-9), step - self._mark_step
@@ -205,6 +263,7 @@ class Progress:
             "eta_s": left,
             "data_wait": (waited - self._waited) / seconds if rate == rate else math.nan,
         }
+        rates |= device_use(flops * rate)
         self._waited = waited
         shown = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
         log.info(

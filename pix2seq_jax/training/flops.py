@@ -14,26 +14,6 @@ import jax.numpy as jnp
 from pix2seq_jax.models.pix2seq import Pix2Seq
 
 PASSES = 3  # forward, and two products for each one backward
-# Floating point operations per second of one device in dense bfloat16 products, as its vendor says,
-# by the start of `device_kind`; the first that fits.
-PEAKS = {
-    "NVIDIA H200": 989e12,
-    "NVIDIA H100": 989e12,
-    "NVIDIA A100": 312e12,
-    "NVIDIA L4": 121e12,
-    "TPU v6 lite": 918e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5": 459e12,
-    "TPU v4": 275e12,
-}
-
-
-def peak(device: jax.Device) -> float | None:
-    """FLOP/s that a device can do at most; None where that is not known."""
-    for name, rate in PEAKS.items():
-        if device.device_kind.startswith(name):
-            return rate
-    return None
 
 
 def of_step(model: Pix2Seq, tasks: Mapping[str, Any], images: Mapping[str, float]) -> float:

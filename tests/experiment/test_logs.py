@@ -105,3 +105,13 @@ def test_logging_is_set_up_once():
     logs.setup_logging()
     logs.setup_logging()
     assert len([h for h in logs.log.handlers if type(h) is logging.StreamHandler]) == 1
+
+
+def test_the_line_says_what_the_device_does(lines):
+    settings = {"log_steps": 1, "images_per_step": 4, "tokens_per_step": 40}
+    with logs.Progress(first=0, total=9, **settings) as progress:
+        for step in (1, 2):
+            rates = progress.report(step, {"loss": 1.0}, waited=0.0, flops=8e12)
+    # Of one of the eight devices; no peak is known of a core, which tells no memory either.
+    assert rates["tflops_per_s"] == pytest.approx(rates["steps_per_s"])
+    assert "TFLOP/s" in lines.text and "MFU" not in lines.text and "mfu" not in rates
