@@ -18,6 +18,7 @@ from pathlib import Path
 from pix2seq_jax.experiment import command
 from pix2seq_jax.experiment.command import REQUIRED, Flag
 from pix2seq_jax.experiment.logs import log, phase, setup_logging
+from pix2seq_jax.files.whole import open_whole
 
 FLAGS = (
     Flag("workdir", REQUIRED, "Folder of a trained run."),
@@ -128,18 +129,16 @@ def check_names(paths: Sequence[str], names: Sequence[str], folder: Path) -> Non
 @contextlib.contextmanager
 def json_list(path: Path) -> Iterator[Callable[[dict], None]]:
     """A function that appends to a JSON list, which gets its name when the block ends well."""
-    partial = path.with_suffix(".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        before = "["
+    with open_whole(path) as file:
+        before = b"["
 
         def append(row: dict) -> None:
             nonlocal before
-            file.write(before + json.dumps(row))
-            before = ", "
+            file.write(before + json.dumps(row).encode())
+            before = b", "
 
         yield append
-        file.write("]" if before == ", " else "[]")
-    partial.replace(path)
+        file.write(b"]" if before == b", " else b"[]")
 
 
 class Skipped:

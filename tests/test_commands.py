@@ -117,9 +117,8 @@ def test_sigterm_saves_and_exits_cleanly(folder, tmp_path):
     wait_for(tmp_path / "checkpoints" / "20", process)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=120)
-    assert process.returncode == 143, errors[
-        -3000:
-    ]  # 128 + 15: scripts tell it from the end of the training
+    # 128 + 15: scripts tell it from the end of the training.
+    assert process.returncode == 143, errors[-3000:]
     newest = max(
         int(path.name) for path in (tmp_path / "checkpoints").iterdir() if path.name.isdecimal()
     )

@@ -17,8 +17,11 @@ from pix2seq_jax.official import names as official_names
 from pix2seq_jax.official import reader
 from pix2seq_jax.training import checkpoint
 from tests.helpers import small
+from tests.helpers.commands import command
 from tests.helpers.official_checkpoints import VIT_B, key, write
-from tests.helpers.processes import command
+from tests.helpers.refusals import LOADING
+
+pytestmark = [pytest.mark.usefixtures("quick_compilation"), LOADING]
 
 
 def test_labels_of_an_imported_model_are_category_ids(tmp_path):

@@ -58,9 +58,8 @@ def test_every_picture_is_decoded_once_for_all_tasks_and_pictures(
     for task in TASKS:
         for one, other in zip(*(found[task] for found in results), strict=True):
             score = one.pop("score", 0.0)
-            assert other.pop("score", 0.0) == pytest.approx(
-                score, rel=1e-4
-            )  # sums depend on the size of a batch
+            # Sums depend on the size of a batch.
+            assert other.pop("score", 0.0) == pytest.approx(score, rel=1e-4)
             assert one == other
 
 
@@ -70,9 +69,8 @@ def test_prediction_holds_a_few_pictures_at_a_time(folder, trained, tmp_path, de
         str(trained[0]), f"{folder}/*/*.jpg", str(tmp_path), batch_size=2, threshold=0.0
     )
     next(rows)
-    assert (
-        len(decoded) <= 3 * 8
-    )  # two are rounded up to eight devices; at most three chunks are held
+    # Two are rounded up to eight devices; at most three chunks are held.
+    assert len(decoded) <= 3 * 8
     every = small.TRAIN_IMAGES + small.VAL_IMAGES
     assert len(list(rows)) == every - 1
     assert len(decoded) == len(set(decoded)) == every

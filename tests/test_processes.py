@@ -58,9 +58,8 @@ def test_two_processes_equal_one(mesh, alone, folder, tmp_path):
     under one name."""
     rows = train(2, mesh, folder, tmp_path)
     assert len(rows) == len(alone)
-    with np.load(
-        tmp_path / "columns" / "images.npz"
-    ) as checked:  # each process looked at half of the files
+    # Each process looked at half of the files.
+    with np.load(tmp_path / "columns" / "images.npz") as checked:
         assert len(checked["keys"]) == len(list(folder.glob("*/*.jpg")))
     for one, other in zip(alone, rows, strict=True):
         assert one["step"] == other["step"] and one.keys() == other.keys()

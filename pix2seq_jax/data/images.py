@@ -47,7 +47,7 @@ def decode_image(data: bytes, name: str, size: tuple[int, int] | None = None) ->
                 turn = turn if tuple(size) == turned != stored else 1
             if turn != 1:
                 image = ImageOps.exif_transpose(image)
-            return np.asarray(_eight_bits(image).convert("RGB"))
+            return np.asarray(_rgb(image))
     except Exception as error:  # Pillow raises many kinds on damaged files
         raise _damaged(name, error) from error
 
@@ -63,7 +63,7 @@ def pixels_of(image) -> np.ndarray:
         ValueError: another type or shape.
     """
     if isinstance(image, Image.Image):
-        return np.asarray(_eight_bits(ImageOps.exif_transpose(image)).convert("RGB"))
+        return np.asarray(_rgb(ImageOps.exif_transpose(image)))
     pixels = np.asarray(image)
     if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or 0 in pixels.shape:
         raise ValueError(
@@ -77,6 +77,12 @@ def pixels_of(image) -> np.ndarray:
             f"an image of shape {list(pixels.shape)}: give three channels, red, green and blue"
         )
     return pixels
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """As RGB. Pillow's conversion copies the pixels even of what is RGB already."""
+    image = _eight_bits(image)
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

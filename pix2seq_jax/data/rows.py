@@ -81,8 +81,9 @@ class Preprocess:
         one pixel."""
         filled = {}
         for name, (dtype, shape) in self.shapes.items():
-            blank = 1 if name in ("orig_size", "unpadded_size") else 0
-            filled[name] = np.full((size, *shape), blank, dtype)
+            filled[name] = np.zeros((size, *shape), dtype)  # no memory is touched before a row is
+            if name in ("orig_size", "unpadded_size"):
+                filled[name][:] = 1
             for number, row in rows.items():
                 filled[name][number] = row[name]
         return filled

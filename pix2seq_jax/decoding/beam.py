@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from flax import struct
 from jax import lax
 
-from pix2seq_jax.decoding.generate import Generated, Ranges, check_lengths, grammar_table
+from pix2seq_jax.decoding.generate import Generated, Ranges, check_lengths, grammar_table, prepare
 from pix2seq_jax.decoding.sampling import Beam
-from pix2seq_jax.models.attention import Cache
+from pix2seq_jax.models.cached import Cache
 from pix2seq_jax.models.pix2seq import Pix2Seq
 from pix2seq_jax.vocab import PADDING
 
@@ -68,7 +68,7 @@ def beam_search(
     check_lengths(model, memory, prompt, max_len, eos_token)
     grammar = grammar_table(allowed, model.vocab_size)
     batch, prompt_len = prompt.shape
-    cross_kv = model.apply(variables, memory, method="cross_kv")
+    variables, cross_kv = prepare(model, variables, memory)
 
     def step(state: State, tokens: jnp.ndarray, index: jnp.ndarray | int) -> State:
         logits, cache = model.apply(variables, tokens, state.cache, cross_kv, index, method="step")
@@ -207,11 +207,9 @@ def penalty(length: jnp.ndarray | int, alpha: float) -> jnp.ndarray:
 
 def _follow(cache: Cache, parent: jnp.ndarray) -> Cache:
     """The cache whose row k of each image is the row parent[b, k] of before; parent i32[B,K]."""
+    pick = jax.vmap(lambda rows, index: rows[index])
 
-    pick = jax.vmap(lambda rows, index: rows[:, index], in_axes=(1, 0), out_axes=1)
-
-    def gather(x):  # [layers,B·K,...]
-        rows = x.reshape(x.shape[0], *parent.shape, *x.shape[2:])  # [layers,B,K,...]
-        return pick(rows, parent).reshape(x.shape)
+    def gather(x):  # [B·K,...]
+        return pick(x.reshape(*parent.shape, *x.shape[1:]), parent).reshape(x.shape)
 
     return jax.tree.map(gather, cache)

@@ -8,21 +8,21 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from flax import struct
 from jax import lax
 
-from pix2seq_jax.decoding.sampling import Beam, Greedy, Nucleus, TopK
-from pix2seq_jax.models.attention import Cache
+from pix2seq_jax.decoding.sampling import Beam, Greedy, draw
+from pix2seq_jax.models.cached import Cache
 from pix2seq_jax.models.pix2seq import Pix2Seq
 from pix2seq_jax.vocab import PADDING
 
+BLOCK = 128  # response tokens that a block of the cache has room for
 FORBIDDEN = -1e10  # logit of a token the grammar does not allow: finite, and far below any other
 
 Ranges = tuple[tuple[int, int], ...]
 
 
-class Slots(NamedTuple):
+class ClassPositions(NamedTuple):
     """Where class probabilities are kept: of tokens start..stop-1, at response positions first,
     first + every, ..."""
 
@@ -45,8 +45,8 @@ class Generated:
         tokens: i32[B,(N,)K,T].
         scores: f32[B,(N,)K,T], probability of each token under the model: softmax of the raw logits
             over the whole vocabulary, before bias, grammar and sampler.
-        class_probs: f32[B,(N,)K,M,C] for Slots with C tokens that meet M response positions, or
-            None without slots.
+        class_probs: f32[B,(N,)K,M,C] for ClassPositions with C tokens that meet M response
+            positions, or None without them.
         logits: f32[B,(N,)K,T,V] raw logits, or None unless asked for.
     """
 
@@ -69,7 +69,7 @@ def generate(
     eos_bias: float | jnp.ndarray = 0.0,
     allowed: tuple[Ranges, ...] | None = None,
     return_logits: bool = False,
-    slots: Slots | tuple[int, int, int, int] | None = None,
+    class_positions: ClassPositions | tuple[int, int, int, int] | None = None,
     stop_at_eos: bool = False,
     eos_token: int = PADDING,
 ) -> Generated:
@@ -93,7 +93,7 @@ def generate(
         allowed: tokens of response position t are in the half-open ranges allowed[t %
             len(allowed)]; None for all.
         return_logits: keep all logits: 4·V bytes for every token.
-        slots: where class probabilities are kept.
+        class_positions: where class probabilities are kept.
         stop_at_eos: a sequence that drew eos_token emits PADDING with score 0 from there on, and
             decoding stops when all have. Off, eos_token is a token like any other (detection fills
             all its slots).
@@ -103,26 +103,43 @@ def generate(
         ValueError: shapes, lengths, ranges or keys that do not fit.
     """
     check_lengths(model, memory, prompt, max_len, eos_token)
-    slots = _check_options(model, sampler, num_samples, slots)
+    class_positions = _check_options(model, sampler, num_samples, class_positions)
     keys, grammar = _keys(rng, sampler, memory.shape[0]), grammar_table(allowed, model.vocab_size)
-    writer = _Writer(sampler, keys, eos_bias, grammar, slots, stop_at_eos, eos_token)
+    writer = _Writer(sampler, keys, eos_bias, grammar, class_positions, stop_at_eos, eos_token)
     prompts = prompt.reshape(prompt.shape[0], -1, prompt.shape[-1])  # [B,N,P]
     prompt_len = prompts.shape[-1]
-    length, cross_kv = max_len - prompt_len, model.apply(variables, memory, method="cross_kv")
+    length = max_len - prompt_len
+    variables, cross_kv = prepare(model, variables, memory)
 
-    def step(state: State, tokens: jnp.ndarray, index: jnp.ndarray | int) -> State:
+    def step(state: State) -> State:
+        tokens, index = state.last[..., None], prompt_len + state.count - 1
         logits, cache = model.apply(variables, tokens, state.cache, cross_kv, index, method="step")
         return writer.emit(state.replace(cache=cache), logits)
 
-    cache, logits = _read_prompts(model, variables, prompts, cross_kv, length, num_samples)
-    last = jnp.repeat(prompts[:, :, -1], num_samples, axis=1)  # [B,N·K]
-    start = writer.start(last, length, model.vocab_size, cache, return_logits)
-    state = lax.while_loop(
-        lambda s: (s.count < length) & ~jnp.all(s.ended),
-        lambda s: step(s, s.last[..., None], prompt_len + s.count - 1),
-        writer.emit(start, logits),
-    )
+    cache, logits = _read_prompts(model, variables, prompts, cross_kv, num_samples)
+    repeated = jnp.repeat(prompts, num_samples, axis=1)  # [B,N·K,P]
+    start = writer.start(repeated, length, model.vocab_size, cache, return_logits)
+    state = writer.emit(start, logits)
+    # A loop for each block of the cache, which grows: a token costs what is before it.
+    for first in range(0, length - 1, BLOCK):
+        room = min(BLOCK, length - 1 - first)  # the last token is never read
+        cache = state.cache.grow(room) if first else state.cache.widen(room)
+        state = lax.while_loop(
+            lambda s, end=first + room: (s.count <= end) & ~jnp.all(s.ended),
+            step,
+            state.replace(cache=cache),
+        )
     return state.results((*prompt.shape[:-1], num_samples))
+
+
+def prepare(model: Pix2Seq, variables: Any, memory: jnp.ndarray) -> tuple[Any, Any]:
+    """What a loop over tokens reads, computed before it: (variables for `Pix2Seq.step`, keys and
+    values of the images by layer).
+
+    The barrier keeps XLA from moving slices and transposes of them into the loop.
+    """
+    cross_kv = model.apply(variables, memory, method="cross_kv")
+    return lax.optimization_barrier((model.cut_variables(variables), cross_kv))
 
 
 def check_lengths(
@@ -147,8 +164,11 @@ def check_lengths(
 
 
 def _check_options(
-    model: Pix2Seq, sampler: Any, num_samples: int, slots: tuple[int, int, int, int] | None
-) -> Slots | None:
+    model: Pix2Seq,
+    sampler: Any,
+    num_samples: int,
+    class_positions: tuple[int, int, int, int] | None,
+) -> ClassPositions | None:
     """The class positions, if there are any; ValueError for options that do not fit."""
     if isinstance(sampler, Beam):
         raise ValueError(
@@ -156,16 +176,16 @@ def _check_options(
         )
     if num_samples < 1:
         raise ValueError(f"num_samples={num_samples}; at least one sample is needed")
-    if slots is None:
+    if class_positions is None:
         return None
-    slots = Slots(*slots)
-    within = 0 <= slots.start < slots.stop <= model.vocab_size
-    if not within or slots.first < 0 or slots.every < 1:
+    class_positions = ClassPositions(*class_positions)
+    within = 0 <= class_positions.start < class_positions.stop <= model.vocab_size
+    if not within or class_positions.first < 0 or class_positions.every < 1:
         raise ValueError(
-            f"slots={slots}: tokens must be within the vocabulary 0..{model.vocab_size}, "
-            "every at least 1"
+            f"class_positions={class_positions}: tokens must be within the vocabulary "
+            f"0..{model.vocab_size}, every at least 1"
         )
-    return slots
+    return class_positions
 
 
 def _keys(rng: jax.Array | None, sampler: Any, batch: int) -> jax.Array:
@@ -206,24 +226,16 @@ def grammar_table(allowed: tuple[Ranges, ...] | None, vocab_size: int) -> jnp.nd
 
 
 def _read_prompts(
-    model: Pix2Seq,
-    variables: Any,
-    prompts: jnp.ndarray,
-    cross_kv: Any,
-    length: int,
-    num_samples: int,
+    model: Pix2Seq, variables: Any, prompts: jnp.ndarray, cross_kv: Any, num_samples: int
 ) -> tuple[Cache, jnp.ndarray]:
-    """(cache with the prompts i32[B,N,P] and room for responses of `length` tokens, logits
-    f32[B,N·K,V] after them).
+    """(cache of the prompts i32[B,N,P], logits f32[B,N·K,V] after them).
 
     The samples of an object share its prompt, which is read once: else N·K·P queries look at the
     image together.
     """
     cache = model.empty_cache(prompts.shape[0] * prompts.shape[1], prompts.shape[2])
     logits, cache = model.apply(variables, prompts, cache, cross_kv, 0, method="step")
-    room = ((0, 0),) * 3 + ((0, length - 1), (0, 0))  # the last token is never read
-    # [layers,B·N,H,P,D/H] -> [layers,B·N·K,H,P+length-1,D/H]
-    cache = jax.tree.map(lambda x: jnp.pad(jnp.repeat(x, num_samples, axis=1), room), cache)
+    cache = jax.tree.map(lambda x: jnp.repeat(x, num_samples, axis=0), cache)  # [B·N·K,H,P,D/H]
     return cache, jnp.repeat(logits, num_samples, axis=1)
 
 
@@ -234,8 +246,8 @@ class State:
     Attributes:
         count: i32[], response tokens drawn so far; the next one is written at this index.
         last: i32[B,N·K], the token drawn last, which the model has not read yet.
-        ended: bool[B,N·K], sequences that drew the end token; only with stop_at_eos, else always
-            False.
+        ended: bool[B,N·K], sequences that drew the end token (only with stop_at_eos), and those
+            whose prompt is nothing but padding.
         cache: keys and values of prompt and response, up to but without `last`.
         tokens, scores, class_probs, logits: as in Generated, with the axis N·K instead of (N,)K;
             zeros where not written.
@@ -270,28 +282,27 @@ class _Writer:
     keys: jax.Array
     eos_bias: float | jnp.ndarray
     grammar: jnp.ndarray | None
-    slots: Slots | None
+    class_positions: ClassPositions | None
     stop_at_eos: bool
     eos_token: int
 
     def start(
-        self, last: jnp.ndarray, length: int, vocab_size: int, cache: Cache, return_logits: bool
+        self, prompts: jnp.ndarray, length: int, vocab_size: int, cache: Cache, return_logits: bool
     ) -> State:
-        """The state after the prompts, whose last tokens are i32[B,N·K], before a response of
-        `length` tokens."""
-        slots, shape, class_probs = self.slots, (*last.shape, length), None
-        if slots is not None:
-            shape_of_classes = slots.count(length), slots.stop - slots.start
-            class_probs = jnp.zeros((*last.shape, *shape_of_classes))
+        """The state after the prompts i32[B,N·K,P], before a response of `length` tokens."""
+        rows, class_probs = prompts.shape[:2], None
+        if self.class_positions is not None:
+            positions, (start, stop) = self.class_positions, self.class_positions[:2]
+            class_probs = jnp.zeros((*rows, positions.count(length), stop - start))
         return State(
             count=jnp.zeros((), jnp.int32),
-            last=last,
-            ended=jnp.zeros(last.shape, bool),
+            last=prompts[..., -1],
+            ended=jnp.all(prompts == PADDING, axis=-1),  # no object: it would hold up the others
             cache=cache,
-            tokens=jnp.zeros(shape, jnp.int32),
-            scores=jnp.zeros(shape, jnp.float32),
+            tokens=jnp.zeros((*rows, length), jnp.int32),
+            scores=jnp.zeros((*rows, length), jnp.float32),
             class_probs=class_probs,
-            logits=jnp.zeros((*shape, vocab_size)) if return_logits else None,
+            logits=jnp.zeros((*rows, length, vocab_size)) if return_logits else None,
         )
 
     def emit(self, state: State, logits: jnp.ndarray) -> State:
@@ -300,10 +311,12 @@ class _Writer:
         choice = logits.at[..., self.eos_token].add(self.eos_bias)
         if self.grammar is not None:
             choice = jnp.where(self.grammar[t % len(self.grammar)][None, None], choice, FORBIDDEN)
-        token = _draw(self.sampler, choice, jax.vmap(jax.random.fold_in, (0, None))(self.keys, t))
+        token = draw(self.sampler, choice, jax.vmap(jax.random.fold_in, (0, None))(self.keys, t))
         token = jnp.where(live, token, PADDING)
-        logits, probs = logits * live[..., None], nn.softmax(logits) * live[..., None]
-        score = jnp.take_along_axis(probs, token[..., None], axis=-1)[..., 0]
+        logits = logits * live[..., None]
+        log_sum = jax.nn.logsumexp(logits, axis=-1)
+        chosen = jnp.take_along_axis(logits, token[..., None], axis=-1)[..., 0]
+        score = jnp.exp(chosen - log_sum) * live
         return State(
             count=t + 1,
             last=token,
@@ -311,28 +324,18 @@ class _Writer:
             cache=state.cache,
             tokens=state.tokens.at[:, :, t].set(token),
             scores=state.scores.at[:, :, t].set(score),
-            class_probs=self._write_classes(state.class_probs, t, probs),
+            class_probs=self._write_classes(state, logits, log_sum),
             logits=None if state.logits is None else state.logits.at[:, :, t].set(logits),
         )
 
     def _write_classes(
-        self, class_probs: jnp.ndarray | None, t: jnp.ndarray, probs: jnp.ndarray
+        self, state: State, logits: jnp.ndarray, log_sum: jnp.ndarray
     ) -> jnp.ndarray | None:
-        """Writes the class probabilities of position t, if they are asked for."""
-        if self.slots is None:
+        """Writes the class probabilities of the next position, if they are asked for."""
+        if self.class_positions is None:
             return None
-        start, stop, first, every = self.slots
-        # Every position writes to the slot that comes next, so what stays is what the slot's own
-        # position wrote.
-        slot = jnp.maximum(t - first + every - 1, 0) // every
-        return class_probs.at[:, :, slot].set(probs[..., start:stop], mode="drop")
-
-
-def _draw(sampler: Any, logits: jnp.ndarray, keys: jax.Array) -> jnp.ndarray:
-    """Tokens i32[B,N·K] of logits f32[B,N·K,V] with a key per image."""
-    if isinstance(sampler, Greedy):
-        return sampler(logits)
-    if isinstance(sampler, TopK | Nucleus):
-        # The filter is not within vmap, which would run both branches of its lax.cond.
-        return jax.vmap(jax.random.categorical)(keys, sampler.filter(logits)).astype(jnp.int32)
-    return jax.vmap(sampler)(logits, keys).astype(jnp.int32)
+        start, stop, first, every = self.class_positions
+        probs = jnp.exp(logits[..., start:stop] - log_sum[..., None]) * ~state.ended[..., None]
+        # Every position writes where the next kept one goes, so what stays is what that one wrote.
+        place = jnp.maximum(state.count - first + every - 1, 0) // every
+        return state.class_probs.at[:, :, place].set(probs, mode="drop")

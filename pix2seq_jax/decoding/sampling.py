@@ -6,6 +6,7 @@ outside the kept set.
 """
 
 import ast
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import jax
@@ -54,9 +55,16 @@ class TopK:
 
     def filter(self, logits: jnp.ndarray) -> jnp.ndarray:
         """Logits f32[...,V] divided by the temperature, MASKED outside the kept set."""
-        logits = logits / self.temperature
-        largest, _ = jax.lax.top_k(logits, min(self.k, logits.shape[-1]))
-        return jnp.where(logits < largest[..., -1:], MASKED, logits)
+        return _filter(self, logits / self.temperature)
+
+    def smallest(
+        self, ordered: jnp.ndarray, log_sum: jnp.ndarray
+    ) -> tuple[jnp.ndarray, jnp.ndarray]:
+        """As Nucleus.smallest."""
+        del log_sum
+        last = min(self.k, ordered.shape[-1])
+        known = jnp.full((*ordered.shape[:-1], 1), self.k <= ordered.shape[-1])
+        return ordered[..., last - 1 : last], known
 
     def __call__(self, logits: jnp.ndarray, rng: jax.Array) -> jnp.ndarray:
         """Logits f32[...,V] -> tokens i32[...]."""
@@ -90,38 +98,92 @@ class Nucleus:
     def filter(self, logits: jnp.ndarray) -> jnp.ndarray:
         """Logits f32[...,V] divided by the temperature, MASKED outside the nucleus; equal tokens
         stay together."""
-        logits = logits / self.temperature
-        if self.p >= 1:
-            return logits
-        normaliser = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+        return _filter(self, logits / self.temperature)
 
-        def smallest_kept(ordered):
-            """Logits f32[...,K] in descending order -> (the smallest that stays f32[...,1], whether
-            p is crossed in all rows)."""
-            cumulative = jnp.cumsum(jnp.exp(ordered - normaliser), axis=-1)
-            if self.rule == "standard":  # the tokens before must hold less than p
-                first = [(0, 0)] * (ordered.ndim - 1) + [(1, 0)]
-                keep = jnp.pad(cumulative[..., :-1], first) < self.p
-            else:
-                keep = (cumulative <= self.p).at[..., 0].set(True)
-            smallest = jnp.min(jnp.where(keep, ordered, jnp.inf), axis=-1, keepdims=True)
-            return smallest, jnp.all(cumulative[..., -1] > self.p)
+    def smallest(
+        self, ordered: jnp.ndarray, log_sum: jnp.ndarray
+    ) -> tuple[jnp.ndarray, jnp.ndarray]:
+        """The smallest logit that is kept.
 
-        # Sorting the whole vocabulary at every token is slow. The likeliest tokens are enough,
-        # unless the model is unsure.
-        head, _ = jax.lax.top_k(logits, min(HEAD, logits.shape[-1]))
-        smallest, crossed = smallest_kept(head)
-        if logits.shape[-1] > HEAD:
-            smallest = jax.lax.cond(
-                crossed,
-                lambda: smallest,
-                lambda: smallest_kept(jnp.sort(logits, axis=-1, descending=True))[0],
-            )
-        return jnp.where(logits < smallest, MASKED, logits)
+        Args:
+            ordered: f32[...,K], the likeliest K of the logits in descending order.
+            log_sum: f32[...,1], of all logits.
+
+        Returns:
+            f32[...,1] of the K logits, and bool[...,1], whether it is the smallest of all.
+        """
+        cumulative = jnp.cumsum(jnp.exp(ordered - log_sum), axis=-1)
+        if self.rule == "standard":  # the tokens before must hold less than p
+            first = [(0, 0)] * (ordered.ndim - 1) + [(1, 0)]
+            keep = jnp.pad(cumulative[..., :-1], first) < self.p
+        else:
+            keep = (cumulative <= self.p).at[..., 0].set(True)
+        smallest = jnp.min(jnp.where(keep, ordered, jnp.inf), axis=-1, keepdims=True)
+        return smallest, cumulative[..., -1:] > self.p
 
     def __call__(self, logits: jnp.ndarray, rng: jax.Array) -> jnp.ndarray:
         """Logits f32[...,V] -> tokens i32[...]."""
         return jax.random.categorical(rng, self.filter(logits)).astype(jnp.int32)
+
+
+def _filter(sampler: TopK | Nucleus, logits: jnp.ndarray) -> jnp.ndarray:
+    """Logits f32[...,V], over the temperature already, MASKED outside the kept set; equal tokens
+    stay together.
+
+    Sorting the whole vocabulary at every token is slow. The likeliest tokens are enough, unless the
+    model is unsure.
+    """
+    if _keeps_all(sampler, logits):
+        return logits
+    log_sum = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+    head, _ = jax.lax.top_k(logits, min(HEAD, logits.shape[-1]))
+    smallest, known = sampler.smallest(head, log_sum)
+    if logits.shape[-1] > HEAD:
+        smallest = jax.lax.cond(
+            jnp.all(known),
+            lambda: smallest,
+            lambda: sampler.smallest(jnp.sort(logits, axis=-1, descending=True), log_sum)[0],
+        )
+    return jnp.where(logits < smallest, MASKED, logits)
+
+
+def _keeps_all(sampler: TopK | Nucleus, logits: jnp.ndarray) -> bool:
+    return isinstance(sampler, Nucleus) and sampler.p >= 1
+
+
+def draw(
+    sampler: Callable[[jnp.ndarray, jax.Array], jnp.ndarray], logits: jnp.ndarray, keys: jax.Array
+) -> jnp.ndarray:
+    """The tokens i32[B,R] of R sequences of each of B images, with a key per image.
+
+    Args:
+        sampler: of this module, or any function (logits f32[R,V], rng) -> i32[R].
+        logits: f32[B,R,V].
+        keys: key[B].
+    """
+    if isinstance(sampler, Greedy):
+        return sampler(logits)
+    if not isinstance(sampler, TopK | Nucleus):
+        return jax.vmap(sampler)(logits, keys).astype(jnp.int32)
+    # Neither the filter nor the cond below is within vmap, which would run both branches.
+    categorical = jax.vmap(jax.random.categorical)
+
+    def from_all():
+        return categorical(keys, sampler.filter(logits)).astype(jnp.int32)
+
+    if logits.shape[-1] <= HEAD or _keeps_all(sampler, logits):
+        return from_all()
+    # Noise for a whole vocabulary costs as much as the model: the candidates are enough.
+    scaled = logits / sampler.temperature
+    head, tokens = jax.lax.top_k(scaled, HEAD)
+    smallest, known = sampler.smallest(head, jax.nn.logsumexp(scaled, axis=-1, keepdims=True))
+
+    def from_head():
+        place = categorical(keys, jnp.where(head < smallest, MASKED, head))
+        return jnp.take_along_axis(tokens, place[..., None], axis=-1)[..., 0]
+
+    # A token equal to the last kept one may lie beyond the head.
+    return jax.lax.cond(jnp.all(known & (head[..., -1:] < smallest)), from_head, from_all)
 
 
 @dataclass(frozen=True)

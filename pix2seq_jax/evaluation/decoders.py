@@ -9,11 +9,13 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.sharding import PartitionSpec
 
 from pix2seq_jax.decoding import sampling
 from pix2seq_jax.decoding.beam import beam_search
-from pix2seq_jax.decoding.generate import Slots, generate
+from pix2seq_jax.decoding.generate import generate
 from pix2seq_jax.tasks.base import Task, from_original, images
+from pix2seq_jax.training import sharding
 
 
 def make_encoder(model) -> Callable:
@@ -74,13 +76,29 @@ def make_decoder(model, task: Task, section: ml_collections.ConfigDict) -> Calla
         if "boxes" in rows:
             example["boxes"] = from_original(rows["boxes"], example)
         keys = row_keys(seed, example["ids"], example["crop_offset"], example["orig_size"])
-        drawn = draw(variables, jnp.take(memory, row, axis=0), task.prompt(example), keys)
-        tokens, scores = drawn.tokens, drawn.class_probs if task.slots else drawn.scores
+        images_of = jnp.take(memory, row, axis=0)
+        drawn = _on_each_device(draw)(variables, images_of, task.prompt(example), keys)
+        tokens, scores = drawn.tokens, drawn.class_probs if task.class_positions else drawn.scores
         if not task.prompted:
             tokens, scores = tokens[:, None], scores[:, None]  # [B,1,K,T]
         return task.decode(tokens, scores, example)
 
     return decode
+
+
+def _on_each_device(draw: Callable) -> Callable:
+    """`draw` where each device decodes its own rows and ends when these have ended.
+
+    By itself XLA would gather the logits of all devices at every token, because it does not spread
+    `lax.top_k` over rows, and no device would end before the last one.
+    """
+    axes = sharding.data_parallel_axes()
+    if not axes:
+        return draw
+    cut, whole = PartitionSpec(axes), PartitionSpec()
+    return jax.shard_map(
+        draw, in_specs=(whole, cut, cut, cut), out_specs=cut, axis_names=set(axes), check_vma=False
+    )
 
 
 def _make_draw(model, task: Task, section: ml_collections.ConfigDict) -> Callable:
@@ -99,7 +117,7 @@ def _make_draw(model, task: Task, section: ml_collections.ConfigDict) -> Callabl
         return search
     ends = task.eos_token is not None
     options |= {"stop_at_eos": ends, "eos_token": task.eos_token if ends else 0}
-    options |= {"slots": Slots(*task.slots) if task.slots else None, "eos_bias": section.eos_bias}
+    options |= {"class_positions": task.class_positions, "eos_bias": section.eos_bias}
     options |= {"sampler": sampler, "num_samples": section.num_samples}
 
     def sample(variables, memory, prompt, keys):

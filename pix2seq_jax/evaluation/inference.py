@@ -163,12 +163,13 @@ class Runner:
         part = job.chunk_size // count
         first = index * part
         own = range(first, min(first + part, len(places)))
-        list(job.readers.map(chunk.load, own))
         views = {
             view.shared: view.rows
             for name, view in self._views.items()
             if name in job.asks and view.shared is not None
         }
+        if not views:  # else each thread prepares what it has just decoded
+            list(job.readers.map(chunk.load, own))
         for key, view in views.items():
             made = job.readers.map(lambda row, view=view: whole_row(chunk, row, view), own)
             made = zip(own, made, strict=True)

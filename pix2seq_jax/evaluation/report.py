@@ -16,7 +16,7 @@ from pix2seq_jax.evaluation.marks import marks, rows_of
 from pix2seq_jax.evaluation.metrics import coco
 from pix2seq_jax.evaluation.pictures import draw
 from pix2seq_jax.experiment.resolve import GROUND_TRUTH, label
-from pix2seq_jax.training.files import write_whole
+from pix2seq_jax.files.whole import write_whole
 
 
 @dataclass(frozen=True)

@@ -47,9 +47,8 @@ def check(
     mesh = sharding.make_mesh(config.mesh.to_dict())
     if training:
         _check_training(config, mesh)
-        if not checkpoint.steps(
-            Path(workdir) / folder.CHECKPOINTS
-        ):  # others have weights of their own
+        # Others have weights of their own.
+        if not checkpoint.steps(Path(workdir) / folder.CHECKPOINTS):
             _check_source(config.init_from)
     memory.check(config, mesh, training=training)
     return mesh

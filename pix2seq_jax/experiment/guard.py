@@ -2,6 +2,7 @@
 in a file."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 
@@ -13,7 +14,8 @@ from pix2seq_jax.experiment import workdir as folder
 # products.
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "2", "TF_ENABLE_ONEDNN_OPTS": "0"}
 
-INTERRUPTED = 130  # exit code after Ctrl-C, as of a shell; input that does not fit ends with 2
+# Exit codes after Ctrl-C and SIGTERM, as of a shell; input that does not fit ends with 2.
+INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 
 
 def guarded(
@@ -38,9 +40,7 @@ def guarded(
     try:
         command()
     except KeyboardInterrupt:
-        print(
-            "stopped by Ctrl-C; the same command goes on from the last checkpoint", file=sys.stderr
-        )
+        print("stopped by Ctrl-C; the same command goes on from what is saved", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except Exception as error:
         process = process_index() if distributed else None

@@ -16,11 +16,11 @@ from pix2seq_jax.experiment import earlier
 from pix2seq_jax.experiment.logs import log
 from pix2seq_jax.experiment.resolve import check_classes
 from pix2seq_jax.experiment.workdir import CHECKPOINTS, CONFIG_FILE, check_local, read_json
+from pix2seq_jax.files.whole import write_whole
 from pix2seq_jax.models.pix2seq import Pix2Seq
 from pix2seq_jax.tasks import TASKS
 from pix2seq_jax.training import checkpoint
 from pix2seq_jax.training import state as train_state
-from pix2seq_jax.training.files import write_whole
 
 TEXT_FILE = "text.model"  # of a workdir with captions
 
@@ -30,6 +30,7 @@ FREE_OF_MODEL = (
     "backbone.frozen_bn",
     "dtype",
     "remat",
+    "attention",
     "attention_init",
     "drop_path",
     "drop_units",

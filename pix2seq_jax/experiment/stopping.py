@@ -11,19 +11,19 @@ from collections.abc import Callable, Iterator
 import jax
 from jax.experimental import multihost_utils
 
+from pix2seq_jax.experiment.guard import TERMINATED
 from pix2seq_jax.experiment.logs import log
 
-EXIT_CODE = 128 + signal.SIGTERM  # as shells report it
 # seconds after SIGTERM in which a run whose state is saved leaves in order; a compilation can take
 # longer
 GRACE = 5.0
 
 
 class Interrupted(SystemExit):
-    """SIGTERM came; a command that does not catch it exits with EXIT_CODE."""
+    """SIGTERM came; a command that does not catch it exits with TERMINATED."""
 
     def __init__(self) -> None:
-        super().__init__(int(EXIT_CODE))
+        super().__init__(TERMINATED)
 
 
 class Termination:
@@ -72,7 +72,7 @@ class Termination:
                 return
             self._finish()
             logging.shutdown()
-            os._exit(EXIT_CODE)
+            os._exit(TERMINATED)
 
 
 def say_saved(step: int, workdir) -> None:

@@ -13,8 +13,8 @@ from pix2seq_jax.experiment import saved_run
 from pix2seq_jax.experiment.inputs import data_paths
 from pix2seq_jax.experiment.logs import log
 from pix2seq_jax.experiment.workdir import CHECKPOINTS
+from pix2seq_jax.files.whole import write_whole
 from pix2seq_jax.training import checkpoint
-from pix2seq_jax.training.files import write_whole
 
 
 def needs_text(config: ml_collections.ConfigDict) -> bool:

@@ -14,8 +14,8 @@ import ml_collections
 from pix2seq_jax.evaluation import report
 from pix2seq_jax.evaluation.pictures import plots
 from pix2seq_jax.experiment.task_weights import RULE, as_flags, in_words
+from pix2seq_jax.files.whole import write_whole
 from pix2seq_jax.training import trees
-from pix2seq_jax.training.files import write_whole
 
 NAME = "weight_search"  # of the three files
 # Values that change no metric: they may differ from one call to the next.

@@ -1,16 +1,21 @@
-"""Multi-head attention with the heads-first layout [B,H,T,D/H], and the key-value cache of the
-decoder.
+"""Multi-head attention with the heads-first layout [B,H,T,D/H].
 
 Axes: B images, N sequences per image, T tokens that ask, S tokens that are attended to, H heads, D
 width, L layers.
 """
 
+import jax
 from flax import linen as nn
-from flax import struct
 from jax import lax
 from jax import numpy as jnp
 
+from pix2seq_jax.models.blockwise import blockwise
 from pix2seq_jax.models.layers import ZEROS, Stack, matmul
+
+# From so many scores of one head, T·S, the blockwise form takes half the time of the plain one for
+# the forward and the backward pass together (CPU, 512 · 512); at 400 · 400 they are equal.
+BLOCKWISE_FROM = 200_000
+CUDNN_WIDTHS, CUDNN_MULTIPLE = 128, 8  # of a head, on every GPU that has the kernel
 
 
 def attend(
@@ -36,10 +41,74 @@ def attend(
     scores = scores * query.shape[-1] ** -0.5
     if mask is not None:
         scores = jnp.where(mask[None, None], scores, jnp.finfo(jnp.float32).min)
-    weights = nn.softmax(scores)
+    weights = jnp.exp(scores - lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True)))
+    total = jnp.sum(weights, axis=-1, keepdims=True)
     if dropout is not None:
         weights = dropout(weights)
-    return jnp.einsum("bhts,bhsk->bhtk", weights.astype(value.dtype), value)
+    # Divided last, where the arrays are small.
+    out = jnp.einsum("bhts,bhsk->bhtk", weights.astype(value.dtype), value)
+    return (out / total).astype(value.dtype)
+
+
+def attend_whole(
+    query: jnp.ndarray,
+    key: jnp.ndarray,
+    value: jnp.ndarray,
+    *,
+    kind: str,
+    causal: bool = False,
+    dropout: nn.Dropout | None = None,
+) -> jnp.ndarray:
+    """Softmax attention of a whole sequence, as in encoding and training.
+
+    Args:
+        query: [B,H,T,D/H].
+        key: [B,H,S,D/H].
+        value: [B,H,S,D/H].
+        kind: 'plain' (`attend`), 'blockwise' (`models.blockwise`), 'cudnn' (the kernel for NVIDIA
+            GPUs), or 'auto': plain for short sequences; for long ones cudnn where there is a GPU
+            and the arrays suit it, else blockwise.
+        causal: whether query t sees the keys 0 to t only.
+        dropout: of the weights, or None; where it drops any, `attend` computes them whatever the
+            kind.
+
+    Returns:
+        [B,H,T,D/H] in the dtype of `value`.
+
+    Raises:
+        ValueError: `kind` is 'cudnn' and there is no GPU, or the dtype is float32.
+    """
+    if dropout is not None and dropout.rate > 0 and not dropout.deterministic:
+        kind = "plain"
+    if kind == "auto":
+        kind = _suited(query, key)
+    if kind == "blockwise":
+        return blockwise(query, key, value, causal)
+    if kind == "cudnn":
+        return _cudnn(query, key, value, causal)
+    mask = jnp.tril(jnp.ones((query.shape[2], key.shape[2]), bool)) if causal else None
+    return attend(query, key, value, mask, dropout)
+
+
+def _suited(query: jnp.ndarray, key: jnp.ndarray) -> str:
+    """The kind of attention for these arrays on this machine."""
+    if query.shape[2] * key.shape[2] < BLOCKWISE_FROM:
+        return "plain"
+    size = query.shape[-1]
+    takes = size <= CUDNN_WIDTHS and size % CUDNN_MULTIPLE == 0 and query.dtype == jnp.bfloat16
+    return "cudnn" if jax.default_backend() == "gpu" and takes else "blockwise"
+
+
+def _cudnn(query: jnp.ndarray, key: jnp.ndarray, value: jnp.ndarray, causal: bool) -> jnp.ndarray:
+    """`attend_whole` by cuDNN, whose arrays are [B,T,H,D/H]."""
+    if jax.default_backend() != "gpu" or query.dtype != jnp.bfloat16:
+        raise ValueError(
+            f"model.attention='cudnn' needs a GPU and model.dtype='bfloat16'; this is a "
+            f"{jax.default_backend()} and {query.dtype}: set model.attention='auto'"
+        )
+    arrays = [x.swapaxes(1, 2) for x in (query, key, value)]
+    out = jax.nn.dot_product_attention(*arrays, is_causal=causal, implementation="cudnn")
+    return out.swapaxes(1, 2)
 
 
 class ToHeads(nn.Module):
@@ -115,71 +184,21 @@ class CrossKeyValue(nn.Module):
         return project("key"), project("value")
 
 
-@struct.dataclass
-class Cache:
-    """Self-attention keys and values of the tokens decoded so far.
-
-    Attributes:
-        key: [L,B·N,H,C,D/H] with room for C tokens.
-        value: same shape.
-    """
-
-    key: jnp.ndarray
-    value: jnp.ndarray
-
-    @classmethod
-    def create(cls, stack: Stack, rows: int, length: int) -> "Cache":
-        """An empty cache for `rows` = B·N sequences of at most `length` tokens."""
-        shape = (stack.layers, rows, stack.heads, length, stack.dim // stack.heads)
-        return cls(jnp.zeros(shape, stack.dtype), jnp.zeros(shape, stack.dtype))
-
-    def write(
-        self, layer: jnp.ndarray, index: jnp.ndarray, key: jnp.ndarray, value: jnp.ndarray
-    ) -> "Cache":
-        """Puts [B·N,H,T,D/H] of one layer at positions index..index+T."""
-        start = (layer, 0, 0, index, 0)
-        return Cache(
-            lax.dynamic_update_slice(self.key, key[None], start),
-            lax.dynamic_update_slice(self.value, value[None], start),
-        )
-
-    def read(self, layer: jnp.ndarray) -> tuple[jnp.ndarray, jnp.ndarray]:
-        """Keys and values [B·N,H,C,D/H] of one layer."""
-        return (
-            lax.dynamic_index_in_dim(self.key, layer, keepdims=False),
-            lax.dynamic_index_in_dim(self.value, layer, keepdims=False),
-        )
-
-
 class SelfAttention(nn.Module):
-    """Attention of a sequence [B,T,D] to itself, or, decoding, to the cached tokens before it and
-    to itself."""
+    """Attention of a sequence [B,T,D] to itself; causal: each token to those up to itself."""
 
     stack: Stack
     train: bool
     causal: bool
 
     @nn.compact
-    def __call__(
-        self,
-        x: jnp.ndarray,
-        cache: Cache | None = None,
-        layer: jnp.ndarray | int = 0,
-        index: jnp.ndarray | int = 0,
-    ) -> tuple[jnp.ndarray, Cache | None]:
+    def __call__(self, x: jnp.ndarray) -> jnp.ndarray:
         query = ToHeads(self.stack, name="query")(x)
         key = ToHeads(self.stack, name="key")(x)
         value = ToHeads(self.stack, name="value")(x)
-        if cache is not None:
-            cache = cache.write(layer, index, key, value)
-            key, value = cache.read(layer)
-        mask = None
-        if self.causal:
-            positions = index + jnp.arange(query.shape[2])
-            mask = jnp.arange(key.shape[2])[None, :] <= positions[:, None]
         dropout = nn.Dropout(self.stack.drop_att, deterministic=not self.train)
-        h = attend(query, key, value, mask, dropout)
-        return FromHeads(self.stack, name="out")(h), cache
+        options = {"kind": self.stack.attention, "causal": self.causal, "dropout": dropout}
+        return FromHeads(self.stack, name="out")(attend_whole(query, key, value, **options))
 
 
 class CrossAttention(nn.Module):
@@ -197,5 +216,5 @@ class CrossAttention(nn.Module):
         flat = x.reshape(x.shape[0], -1, x.shape[-1])  # [B,N·T,D]
         query = ToHeads(self.stack, name="query")(flat)  # [B,H,N·T,D/H]
         dropout = nn.Dropout(self.stack.drop_att, deterministic=not self.train)
-        h = attend(query, key, value, dropout=dropout)
+        h = attend_whole(query, key, value, kind=self.stack.attention, dropout=dropout)
         return FromHeads(self.stack, name="out")(h).reshape(x.shape)

@@ -5,7 +5,8 @@ from flax import linen as nn
 from jax import lax
 from jax import numpy as jnp
 
-from pix2seq_jax.models.attention import Cache, CrossAttention, CrossKeyValue, SelfAttention
+from pix2seq_jax.models.attention import CrossAttention, CrossKeyValue, SelfAttention
+from pix2seq_jax.models.cached import Cache, CachedLayers, KeyValue
 from pix2seq_jax.models.layers import (
     EMBEDDING_INIT,
     MlpBlock,
@@ -17,6 +18,8 @@ from pix2seq_jax.models.layers import (
 )
 from pix2seq_jax.models.positions import sequence_positions
 
+IN_FLOAT32 = {"preferred_element_type": jnp.float32}
+
 
 class DecoderLayer(nn.Module):
     """Pre-norm layer on [B,N,T,D]: causal self-attention, attention to the image, MLP; a body of
@@ -27,48 +30,30 @@ class DecoderLayer(nn.Module):
 
     @nn.compact
     def __call__(
-        self,
-        carry: tuple[jnp.ndarray, Cache | None],
-        layer: jnp.ndarray,
-        key: jnp.ndarray,
-        value: jnp.ndarray,
-        index: jnp.ndarray,
-    ) -> tuple[tuple[jnp.ndarray, Cache | None], None]:
-        (x, cache), dtype = carry, self.stack.dtype
-        batch, rows, length, dim = x.shape
+        self, x: jnp.ndarray, key: jnp.ndarray, value: jnp.ndarray
+    ) -> tuple[jnp.ndarray, None]:
+        (batch, rows, length, dim), dtype = x.shape, self.stack.dtype
         h = layer_norm(dtype, "self_norm")(x).reshape(batch * rows, length, dim)
-        h, cache = SelfAttention(self.stack, self.train, causal=True, name="self_attention")(
-            h, cache, layer, index
-        )
+        h = SelfAttention(self.stack, self.train, causal=True, name="self_attention")(h)
         x = x + drop_path(self.stack.drop_path, self.train)(h.reshape(batch, rows, length, dim))
         h = layer_norm(dtype, "cross_norm")(x)
         h = CrossAttention(self.stack, self.train, name="cross_attention")(h, key, value)
         x = x + drop_path(self.stack.drop_path, self.train)(h)
-        return (MlpBlock(self.stack, self.train, name="mlp")(x), cache), None
+        return MlpBlock(self.stack, self.train, name="mlp")(x), None
 
 
 class DecoderLayers(nn.Module):
-    """All layers and the final LayerNorm: [B,N,T,D] -> same, and the cache when there is one."""
+    """All layers and the final LayerNorm: [B,N,T,D] -> same."""
 
     stack: Stack
 
     @nn.compact
     def __call__(
-        self,
-        x: jnp.ndarray,
-        cross_kv: tuple[jnp.ndarray, jnp.ndarray],
-        cache: Cache | None,
-        index: jnp.ndarray | int,
-        train: bool,
-    ) -> tuple[jnp.ndarray, Cache | None]:
-        # In decoding the layers are unrolled: the slices of the stacked parameters are then
-        # constants of the loop over tokens, not copies in every turn.
-        decoding = cache is not None
-        layers = scan_layers(DecoderLayer, self.stack, (0, 0, 0, nn.broadcast), unroll=decoding)
-        numbers, index = jnp.arange(self.stack.layers), jnp.asarray(index, jnp.int32)
-        run = layers(self.stack, train, name="layers")
-        (x, cache), _ = run((x, cache), numbers, *cross_kv, index)
-        return layer_norm(self.stack.dtype, "norm")(x), cache
+        self, x: jnp.ndarray, cross_kv: tuple[jnp.ndarray, jnp.ndarray], train: bool
+    ) -> jnp.ndarray:
+        layers = scan_layers(DecoderLayer, self.stack, (0, 0))
+        x, _ = layers(self.stack, train, name="layers")(x, *cross_kv)
+        return layer_norm(self.stack.dtype, "norm")(x)
 
 
 class Decoder(nn.Module):
@@ -100,6 +85,7 @@ class Decoder(nn.Module):
         )
         self.cross = CrossKeyValue(self.stack)
         self.body = DecoderLayers(self.stack)
+        self.steps = CachedLayers(self.stack)
 
     def cross_kv(self, memory: jnp.ndarray) -> tuple[jnp.ndarray, jnp.ndarray]:
         """Memory [B,S,D] -> keys and values of every layer, each [L,B,H,S,D/H]."""
@@ -109,12 +95,25 @@ class Decoder(nn.Module):
         self,
         tokens: jnp.ndarray,
         cross_kv: tuple[jnp.ndarray, jnp.ndarray],
-        cache: Cache | None = None,
-        index: jnp.ndarray | int = 0,
         train: bool = False,
-    ) -> tuple[jnp.ndarray, Cache | None]:
-        """Tokens i32[B,N,T] at positions index..index+T -> [B,N,T,D] and the cache with them
-        written."""
+    ) -> jnp.ndarray:
+        """Tokens i32[B,N,T] from the start of a sequence -> [B,N,T,D]."""
+        return self.body(self._embed(tokens, 0), cross_kv, train)
+
+    def step(
+        self,
+        tokens: jnp.ndarray,
+        cross_kv: tuple[KeyValue, ...],
+        cache: Cache,
+        index: jnp.ndarray | int,
+    ) -> tuple[jnp.ndarray, Cache]:
+        """Logits f32[B,N,V] after the tokens i32[B,N,T] at positions index..index+T, and the cache
+        with them written; on variables of `cut_variables`, with cross_kv by layer."""
+        hidden, cache = self.steps(self._embed(tokens, index), cross_kv, cache, index)
+        kernel = self.get_variable("params", "output_kernel")
+        return self._biased(matmul(hidden[:, :, -1], kernel, **IN_FLOAT32)), cache
+
+    def _embed(self, tokens: jnp.ndarray, index: jnp.ndarray | int) -> jnp.ndarray:
         length, dtype = tokens.shape[-1], jnp.dtype(self.stack.dtype)
         if length > self.max_seq_len:
             raise ValueError(
@@ -122,16 +121,17 @@ class Decoder(nn.Module):
                 "raise model.max_seq_len (and train with it) or use fewer objects"
             )
         positions = lax.dynamic_slice_in_dim(self.positions, index, length)  # [T,D]
-        x = (jnp.take(self.embedding, tokens, axis=0) + positions[None, None]).astype(dtype)
-        return self.body(x, cross_kv, cache, index, train)
+        return (jnp.take(self.embedding, tokens, axis=0) + positions[None, None]).astype(dtype)
 
     def logits(self, hidden: jnp.ndarray) -> jnp.ndarray:
         """[...,D] -> f32[...,V]."""
         kernel = self.output_embedding.astype(hidden.dtype).T
-        logits = matmul(hidden, kernel, preferred_element_type=jnp.float32)
+        return self._biased(matmul(hidden, kernel, **IN_FLOAT32))
+
+    def _biased(self, logits: jnp.ndarray) -> jnp.ndarray:
         if not self.output_bias:
             return logits
-        return logits + jnp.expand_dims(self.bias, tuple(range(hidden.ndim - 1)))
+        return logits + jnp.expand_dims(self.bias, tuple(range(logits.ndim - 1)))
 
     def output_bias_or_zeros(self) -> jnp.ndarray:
         """f32[V], what is added to the logits."""

@@ -28,7 +28,7 @@ class EncoderLayer(nn.Module):
     @nn.compact
     def __call__(self, x: jnp.ndarray) -> tuple[jnp.ndarray, None]:
         h = layer_norm(self.stack.dtype, "norm")(x)
-        h, _ = SelfAttention(self.stack, self.train, causal=False, name="attention")(h)
+        h = SelfAttention(self.stack, self.train, causal=False, name="attention")(h)
         x = x + drop_path(self.stack.drop_path, self.train)(h)
         return MlpBlock(self.stack, self.train, name="mlp")(x), None
 

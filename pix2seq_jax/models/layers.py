@@ -21,6 +21,7 @@ KERNEL_INIT = nn.initializers.glorot_uniform()
 # field, so queries, keys and values start small: attention begins almost uniform, and a small model
 # stays on that plateau for long. "matrix" takes such a kernel for the matrix that it is.
 ATTENTION_INITS = ("keras", "matrix")
+ATTENTIONS = ("auto", "plain", "blockwise", "cudnn")  # see models.attention.attend_whole
 EMBEDDING_INIT = nn.initializers.truncated_normal(0.02)
 ZEROS = nn.initializers.zeros
 NORM_EPSILON = 1e-6
@@ -43,6 +44,7 @@ class Stack:
         dtype: of the computation, 'float32' or 'bfloat16'.
         remat: recompute activations in the backward pass instead of keeping them.
         attention_init: one of ATTENTION_INITS.
+        attention: how attention of whole sequences is computed, one of ATTENTIONS.
     """
 
     layers: int
@@ -55,6 +57,7 @@ class Stack:
     dtype: str = "float32"
     remat: bool = False
     attention_init: str = "keras"
+    attention: str = "auto"
 
     def kernel_init(
         self, inputs: tuple[int, ...], outputs: tuple[int, ...], layers: tuple[int, ...] = ()
@@ -133,17 +136,13 @@ class MlpBlock(nn.Module):
         return x + drop_path(stack.drop_path, self.train)(h)
 
 
-def scan_layers(
-    block: type[nn.Module], stack: Stack, in_axes: Any, unroll: bool = False
-) -> type[nn.Module]:
+def scan_layers(block: type[nn.Module], stack: Stack, in_axes: Any) -> type[nn.Module]:
     """`block` repeated over the layers: parameters get a leading axis [L,...] named 'layers'.
 
     Args:
         block: module whose call takes (carry, *inputs) and returns (carry, output).
         stack: gives the number of layers and whether activations are recomputed.
         in_axes: for each of the inputs, 0 where it has a leading layer axis, or nn.broadcast.
-        unroll: whether to lay all layers out in a row; else they are a loop, unless it would be
-            short.
     """
     if stack.remat:
         block = nn.remat(block, prevent_cse=False)  # the loop keeps the compiler from undoing it
@@ -153,6 +152,6 @@ def scan_layers(
         split_rngs={"params": True, "dropout": True},
         in_axes=in_axes,
         length=stack.layers,
-        unroll=stack.layers if unroll or (stack.layers <= SHORT_STACK and not stack.remat) else 1,
+        unroll=stack.layers if stack.layers <= SHORT_STACK and not stack.remat else 1,
         metadata_params={nn.PARTITION_NAME: "layers"},
     )

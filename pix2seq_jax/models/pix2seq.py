@@ -9,12 +9,12 @@ from flax import linen as nn
 from jax import numpy as jnp
 
 from pix2seq_jax.models import backbones
-from pix2seq_jax.models.attention import Cache
 from pix2seq_jax.models.backbones.base import Backbone
 from pix2seq_jax.models.backbones.vit import VitBackbone
+from pix2seq_jax.models.cached import Cache, KeyValue, cut_variables
 from pix2seq_jax.models.decoder import Decoder
 from pix2seq_jax.models.encoder import PROJECTIONS, Encoder, Projection
-from pix2seq_jax.models.layers import ATTENTION_INITS, Stack
+from pix2seq_jax.models.layers import ATTENTION_INITS, ATTENTIONS, Stack
 from pix2seq_jax.models.positions import KINDS
 
 ALLOWED = {
@@ -22,6 +22,7 @@ ALLOWED = {
     "dec_pos_encoding": KINDS,
     "proj_mode": PROJECTIONS,
     "attention_init": ATTENTION_INITS,
+    "attention": ATTENTIONS,
     "dtype": ("float32", "bfloat16"),
 }
 
@@ -51,6 +52,9 @@ class Pix2Seq(nn.Module):
         attention_init: how attention kernels start, 'keras' as published or 'matrix', see
             models.layers; small models trained from scratch leave the first plateau much sooner
             with 'matrix'.
+        attention: how attention of whole sequences is computed: 'plain', 'blockwise' (memory grows
+            with the length, not its square), 'cudnn' (GPU and bfloat16 only), or 'auto', the one of
+            them that suits length, dtype and machine; see models.attention.attend_whole.
         dtype: of the computation, 'float32' or 'bfloat16'; parameters, softmax and logits are
             float32.
         remat: recompute activations of each layer in the backward pass.
@@ -81,6 +85,7 @@ class Pix2Seq(nn.Module):
     drop_units: float = 0.1
     drop_att: float = 0.0
     attention_init: str = "keras"
+    attention: str = "auto"
     dtype: str = "float32"
     remat: bool = False
 
@@ -108,7 +113,7 @@ class Pix2Seq(nn.Module):
 
     def setup(self) -> None:
         enc = self._stack(self.enc_layers, self.enc_dim, self.enc_mlp, self.enc_heads)
-        dec = self._stack(self.dec_layers, self.dec_dim, self.dec_mlp, self.dec_heads)
+        dec = self._decoder_stack()
         # The MLP of the projection widens by the encoder's ratio, as in the official release.
         proj = self._stack(
             1, self.dec_dim, self.dec_dim * (self.enc_mlp // self.enc_dim), self.dec_heads
@@ -129,8 +134,22 @@ class Pix2Seq(nn.Module):
         )
 
     def _stack(self, layers: int, dim: int, mlp: int, heads: int) -> Stack:
-        drops = (self.drop_path, self.drop_units, self.drop_att)
-        return Stack(layers, dim, mlp, heads, *drops, self.dtype, self.remat, self.attention_init)
+        return Stack(
+            layers,
+            dim,
+            mlp,
+            heads,
+            drop_path=self.drop_path,
+            drop_units=self.drop_units,
+            drop_att=self.drop_att,
+            dtype=self.dtype,
+            remat=self.remat,
+            attention_init=self.attention_init,
+            attention=self.attention,
+        )
+
+    def _decoder_stack(self) -> Stack:
+        return self._stack(self.dec_layers, self.dec_dim, self.dec_mlp, self.dec_heads)
 
     def encode(self, images: jnp.ndarray, train: bool = False) -> jnp.ndarray:
         """Images f32[B,H,W,3] in [0,1] -> memory f32[B,S,D_dec], S image tokens in rows from
@@ -162,7 +181,7 @@ class Pix2Seq(nn.Module):
                 "both the same batch"
             )
         rows = tokens if tokens.ndim == 3 else tokens[:, None]  # [B,N,T]
-        hidden, _ = self.decoder.hidden(rows, self.decoder.cross_kv(memory), train=train)
+        hidden = self.decoder.hidden(rows, self.decoder.cross_kv(memory), train)
         logits = self.decoder.logits(hidden)
         return logits if tokens.ndim == 3 else logits[:, 0]
 
@@ -184,35 +203,40 @@ class Pix2Seq(nn.Module):
         """
         rows = tokens if tokens.ndim == 3 else tokens[:, None]  # [B,N,T]
         cross_kv = self.decoder.cross_kv(self.encode(images, train))
-        hidden, _ = self.decoder.hidden(rows, cross_kv, train=train)
+        hidden = self.decoder.hidden(rows, cross_kv, train)
         hidden = hidden if tokens.ndim == 3 else hidden[:, 0]
         return hidden, self.decoder.output_embedding, self.decoder.output_bias_or_zeros()
 
-    def cross_kv(self, memory: jnp.ndarray) -> tuple[jnp.ndarray, jnp.ndarray]:
-        """Memory f32[B,S,D_dec] -> cross-attention keys and values of all decoder layers, each
-        [L,B,H,S,D/H]."""
-        return self.decoder.cross_kv(memory)
+    def cross_kv(self, memory: jnp.ndarray) -> tuple[KeyValue, ...]:
+        """Memory f32[B,S,D_dec] -> cross-attention keys and values of each decoder layer, pairs of
+        [B,H,S,D/H], for `step`."""
+        keys, values = self.decoder.cross_kv(memory)
+        return tuple((keys[layer], values[layer]) for layer in range(self.dec_layers))
+
+    def cut_variables(self, variables: Mapping[str, Any]) -> dict[str, Any]:
+        """The variables for `step`, made of those of the model: once, before a loop over tokens."""
+        return cut_variables(variables, self._decoder_stack())
 
     def empty_cache(self, rows: int, length: int) -> Cache:
         """Room for `rows` = B·N sequences of at most `length` tokens; needs no parameters."""
-        dec = self._stack(self.dec_layers, self.dec_dim, self.dec_mlp, self.dec_heads)
-        return Cache.create(dec, rows, length)
+        return Cache.create(self._decoder_stack(), rows, length)
 
     def step(
         self,
         tokens: jnp.ndarray,
         cache: Cache,
-        cross_kv: tuple[jnp.ndarray, jnp.ndarray],
+        cross_kv: tuple[KeyValue, ...],
         index: jnp.ndarray | int,
     ) -> tuple[jnp.ndarray, Cache]:
         """Feeds tokens i32[B,N,T] at positions index..index+T (T = P for the prompt, then 1).
+
+        Its variables are those of `cut_variables`.
 
         Returns:
             Logits f32[B,N,V] that follow the last of them, and the cache with all of them
             written.
         """
-        hidden, cache = self.decoder.hidden(tokens, cross_kv, cache, index)
-        return self.decoder.logits(hidden[:, :, -1]), cache
+        return self.decoder.step(tokens, cross_kv, cache, index)
 
 
 def _check_fields(model: Pix2Seq) -> None:

@@ -87,7 +87,7 @@ class Task(Protocol):
         return None
 
     @property
-    def slots(self) -> tuple[int, int, int, int] | None:
+    def class_positions(self) -> tuple[int, int, int, int] | None:
         """(start, stop, first, every): decoding keeps P(tokens start..stop-1) at the response
         positions first, first + every, ... None: it keeps none."""
         return None
@@ -107,8 +107,8 @@ class Task(Protocol):
 
         Args:
             tokens: i32[B,N,K,T] responses; N is 1 for a task that is not prompted by objects.
-            scores: f32[B,N,K,T], the likelihood of each token; with `slots`
-                f32[B,N,K,M,stop-start], the probabilities at the M slots.
+            scores: f32[B,N,K,T], the likelihood of each token; with `class_positions`
+                f32[B,N,K,M,stop-start], the probabilities at the M positions.
             example: fields of the images, and of the objects that prompted.
         """
         raise NotImplementedError

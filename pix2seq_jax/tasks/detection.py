@@ -71,7 +71,7 @@ class Detection(Task):
         return 1 + TOKENS_PER_BOX * self.max_instances
 
     @property
-    def slots(self) -> tuple[int, int, int, int]:
+    def class_positions(self) -> tuple[int, int, int, int]:
         """(start, stop, first, every): keep P(tokens start..stop-1) at response positions first,
         first + every, ..."""
         return (*self.vocab.class_range, TOKENS_PER_BOX - 1, TOKENS_PER_BOX)
@@ -132,10 +132,10 @@ class Detection(Task):
             tokens: i32[B,1,K,T] sampled responses, of which the first is read: class probabilities
                 stand for samples of the class. The axes in front of T may be left out.
             scores: either f32[B,1,K,M,C], the probabilities of labels 1..C at the class tokens
-                (`slots`): the label is the likeliest, whatever was sampled, and its probability the
-                score ("altered inference" of the paper). Or f32[B,1,K,T], the likelihood of each
-                sampled token: the label is the sampled one and its likelihood the score; a sample
-                that is no class gives label 0 and score 0.
+                (`class_positions`): the label is the likeliest, whatever was sampled, and its
+                probability the score ("altered inference" of the paper). Or f32[B,1,K,T], the
+                likelihood of each sampled token: the label is the sampled one and its likelihood
+                the score; a sample that is no class gives label 0 and score 0.
             example: `image` (shape), `orig_size`, `unpadded_size`, see `base.to_original`.
 
         Returns:

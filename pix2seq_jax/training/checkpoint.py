@@ -24,8 +24,8 @@ from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, LatestN
 
+from pix2seq_jax.files.whole import write_whole
 from pix2seq_jax.training import trees
-from pix2seq_jax.training.files import write_whole
 
 SUMS = "SHA256SUMS"
 METRICS = "metrics.json"

@@ -88,7 +88,6 @@ def test_task_mix_is_the_published_one():
     assert sum(
         section.weight for section in small.load("multitask.py:shapes").tasks.values()
     ) == pytest.approx(1.0)
-    assert (
-        small.load("segmentation.py").tasks.segmentation.weight == 1.0
-    )  # the only task has the whole of the loss
+    # The only task has the whole of the loss.
+    assert small.load("segmentation.py").tasks.segmentation.weight == 1.0
     assert config.schedule.warmup * 10 == pytest.approx(config.train.steps, abs=10)

@@ -9,7 +9,7 @@ import pytest
 from flax import linen as nn
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from pix2seq_jax.decoding.generate import Slots, generate
+from pix2seq_jax.decoding.generate import ClassPositions, generate
 from pix2seq_jax.decoding.sampling import Beam, Greedy, Nucleus, TopK
 from pix2seq_jax.models.backbones.vit import VitBackbone
 from pix2seq_jax.models.pix2seq import Pix2Seq
@@ -22,7 +22,7 @@ STATIC = (
     "num_samples",
     "allowed",
     "return_logits",
-    "slots",
+    "class_positions",
     "stop_at_eos",
     "eos_token",
 )
@@ -73,7 +73,7 @@ def sampled(tiny):
         num_samples=2,
         rng=jax.random.key(3),
         return_logits=True,
-        slots=Slots(5, 12, 4, 5),
+        class_positions=ClassPositions(5, 12, 4, 5),
     )
 
 
@@ -119,7 +119,12 @@ def test_class_probabilities_are_kept_at_their_positions(tiny, sampled):
     assert sampled.class_probs.shape == (3, 2, 2, 3, 7)
     np.testing.assert_allclose(sampled.class_probs, probs[..., 4::5, 5:12], atol=1e-6)
     model, variables, memory, prompt = tiny
-    options = {"max_len": 8, "sampler": Greedy(), "return_logits": True, "slots": (0, 3, 0, 2)}
+    options = {
+        "max_len": 8,
+        "sampler": Greedy(),
+        "return_logits": True,
+        "class_positions": (0, 3, 0, 2),
+    }
     out = run(model, variables, memory, prompt, **options)
     np.testing.assert_allclose(out.class_probs, nn.softmax(out.logits)[..., 0::2, 0:3], atol=1e-6)
 
@@ -209,7 +214,7 @@ def test_sequences_end_when_asked_to(tiny, sampled):
         "rng": jax.random.key(3),
         "return_logits": True,
     }
-    options |= {"slots": Slots(5, 12, 4, 5), "max_len": 20}
+    options |= {"class_positions": ClassPositions(5, 12, 4, 5), "max_len": 20}
     out = run(model, variables, memory, prompt, stop_at_eos=True, **options)
     after = (
         np.cumsum(np.asarray(sampled.tokens) == 0, axis=-1) - (np.asarray(sampled.tokens) == 0) > 0
@@ -263,7 +268,7 @@ def test_decoding_stops_early():
 def test_end_of_sequence_bias(tiny, sampled):
     model, variables, memory, prompt = tiny
     options = {"max_len": 20, "sampler": Nucleus(1.0), "num_samples": 2, "rng": jax.random.key(3)}
-    options |= {"return_logits": True, "slots": Slots(5, 12, 4, 5)}
+    options |= {"return_logits": True, "class_positions": ClassPositions(5, 12, 4, 5)}
     assert (sampled.tokens == 0).any() and (sampled.tokens != 0).any()
     assert (run(model, variables, memory, prompt, eos_bias=-1e3, **options).tokens != 0).all()
     biased = run(model, variables, memory, prompt, eos_bias=1e3, **options)
@@ -309,7 +314,7 @@ def test_bfloat16(tiny):
         ({"allowed": ((),)}, "without any token"),
         ({"sampler": Nucleus(0.5)}, "give rng"),
         ({"rng": jnp.zeros(2, jnp.uint32)}, "rng is uint32"),
-        ({"slots": Slots(0, VOCAB + 1, 0, 1)}, "slots"),
+        ({"class_positions": ClassPositions(0, VOCAB + 1, 0, 1)}, "class_positions"),
         ({"eos_token": VOCAB}, "eos_token=40"),
         ({"sampler": Beam(4)}, "beam_search"),
         ({"prompt": jnp.ones((2, 3), jnp.int32)}, "prompt"),

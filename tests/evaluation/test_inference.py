@@ -151,9 +151,8 @@ def test_boxes_of_annotations():
     assert found.image_ids.tolist() == [9, 6, 4]  # the order that was asked for
     np.testing.assert_array_equal(found.labels, [[2, 0], [0, 0], [1, 2]])
     np.testing.assert_array_equal(found.scores, found.labels > 0)
-    np.testing.assert_array_equal(
-        found.boxes[:, 0], [[6, 5, 14, 12], [0] * 4, [2, 1, 6, 4]]
-    )  # yxyx
+    # yxyx
+    np.testing.assert_array_equal(found.boxes[:, 0], [[6, 5, 14, 12], [0] * 4, [2, 1, 6, 4]])
     keypoints = boxes_of_annotations({"annotations": rows}, [9, 6, 4], CATEGORIES, with_keypoints)
     np.testing.assert_array_equal(keypoints.labels, [[2], [0], [2]])
     nothing = boxes_of_annotations({"annotations": rows}, [6], CATEGORIES, any_object)

@@ -189,9 +189,8 @@ def test_columns_are_kept_in_the_workdir(folder, tmp_path):
         tmp_path / inputs.COLUMNS
     ).exists()  # before the workdir is known to be that of this run
     cache.save()
-    assert (
-        len(list((tmp_path / inputs.COLUMNS).iterdir())) == 3
-    )  # instances, keypoints, headers of images
+    # Instances, keypoints, headers of images.
+    assert len(list((tmp_path / inputs.COLUMNS).iterdir())) == 3
     again = inputs.open_sources(config, "train", cache=inputs.InputCache(tmp_path))
     for name, source in first.items():
         for key, value in source[0].items():

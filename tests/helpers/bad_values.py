@@ -110,6 +110,7 @@ BY_RANGE = {
             "model.proj_mode": ("mlp2", ""),
         },
         **{
+            "model.attention": ("flash",),
             "model.attention_init": ("zeros",),
             "data.source": ("tfds", ""),
             "data.bad_images": ("skip", ""),

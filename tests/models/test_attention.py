@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from pix2seq_jax.models.attention import Cache, CrossAttention, CrossKeyValue, SelfAttention, attend
+from pix2seq_jax.models.attention import CrossAttention, CrossKeyValue, SelfAttention, attend
 from pix2seq_jax.models.layers import Stack
 
 STACK = Stack(layers=3, dim=16, mlp=32, heads=2)
@@ -52,28 +52,13 @@ def test_sequences_share_the_keys_of_their_image():
         np.testing.assert_allclose(together[:, row : row + 1], alone, atol=1e-6)
 
 
-def test_cached_steps_equal_one_pass():
-    x = normal(0, 2, 6, 16)
-    module = SelfAttention(STACK, train=False, causal=True)
-    variables = module.init(jax.random.key(0), x)
-    whole, _ = module.apply(variables, x)
-    cache = Cache.create(STACK, rows=2, length=9)
-    parts = []
-    for start, stop in ((0, 3), (3, 4), (4, 6)):
-        part, cache = module.apply(variables, x[:, start:stop], cache, 1, start)
-        parts.append(part)
-    np.testing.assert_allclose(jnp.concatenate(parts, axis=1), whole, atol=1e-6)
-    used = np.abs(np.asarray(cache.key)).sum(axis=(1, 2, 4)) > 0  # [L, C]
-    np.testing.assert_array_equal(used, [[False] * 9, [True] * 6 + [False] * 3, [False] * 9])
-
-
 @pytest.mark.parametrize("causal", [True, False])
 def test_only_causal_attention_hides_the_future(causal):
     x = normal(0, 1, 4, 16)
     module = SelfAttention(STACK, train=False, causal=causal)
     variables = module.init(jax.random.key(0), x)
-    before, _ = module.apply(variables, x)
-    after, _ = module.apply(variables, x.at[:, 3].add(1.0))
+    before = module.apply(variables, x)
+    after = module.apply(variables, x.at[:, 3].add(1.0))
     assert np.allclose(before[:, :3], after[:, :3]) == causal
 
 

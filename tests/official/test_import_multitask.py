@@ -16,9 +16,10 @@ from pix2seq_jax.official import names as official_names
 from pix2seq_jax.official import reader
 from pix2seq_jax.vocab import CLASS_SHIFT
 from tests.helpers import small
+from tests.helpers.commands import command
 from tests.helpers.official_checkpoints import VIT_B, key, write
 from tests.helpers.official_reference import Reference
-from tests.helpers.processes import command
+from tests.helpers.refusals import LOADING
 from tests.official.test_models import TINY
 
 MODEL = TINY | {
@@ -307,6 +308,8 @@ def test_captions_need_the_text_model_of_the_checkpoint(imported, tmp_path):
     assert text_model.load_text(config, imported) == text_model.open_text(config, imported) == text
 
 
+@LOADING
+@pytest.mark.usefixtures("quick_compilation")
 def test_import_and_evaluate(imported, tmp_path):
     folder = small.make_shapes(tmp_path / "shapes")
     variant = f"{imported},data={folder},tasks=detection+segmentation+keypoints"

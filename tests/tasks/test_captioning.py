@@ -64,7 +64,7 @@ def test_shapes_and_dtypes_as_promised():
     assert [x.shape for x in sequences] == [(2, 5, 1), (2, 5, 6), (2, 5, 6), (2, 5, 6)]
     assert [x.dtype for x in sequences] == [jnp.int32] * 3 + [jnp.float32]
     assert (sequences.prompt == PROMPT_CAPTIONING).all()
-    assert task.max_len == 7 and task.eos_token == SHIFT + 1 and task.slots is None
+    assert task.max_len == 7 and task.eos_token == SHIFT + 1 and task.class_positions is None
     assert TASKS["captioning"] is Captioning and Captioning.name == "captioning"
     prompt = task.prompt({"image": jnp.zeros((3, 4, 4, 3))})
     assert (

@@ -63,7 +63,7 @@ def test_encode_is_the_recorded_one(ops_golden, bins, noise_weight):
 
 def test_reading_is_the_recorded_one(ops_golden):
     task = Detection(Vocab(size=2200, num_classes=899))
-    start, stop, first, every = task.slots
+    start, stop, first, every = task.class_positions
     probs = jax.nn.softmax(ops_golden["dec/logits"].astype(np.float32))[:, first::every, start:stop]
     boxes, labels, scores = task.read(jnp.asarray(ops_golden["dec/seq"]), probs)
     np.testing.assert_array_equal(labels, ops_golden["dec/classes"])
@@ -264,7 +264,7 @@ def test_the_grammar_admits_what_encode_writes():
     for position, column in enumerate(targets.T):
         ranges = task.allowed[position % len(task.allowed)]
         assert all(any(start <= token < stop for start, stop in ranges) for token in column)
-    start, stop, first, every = task.slots
+    start, stop, first, every = task.class_positions
     assert ((start, stop), (FAKE, FAKE + 1)) == task.allowed[first] and every == len(task.allowed)
 
 

@@ -63,7 +63,7 @@ def test_shapes_and_dtypes_as_promised():
     sequences = jax.jit(task.encode)(example, jax.random.key(0))
     assert [x.shape for x in sequences] == [(2, 4, 6), (2, 4, 10), (2, 4, 10), (2, 4, 10)]
     assert [x.dtype for x in sequences] == [jnp.int32] * 3 + [jnp.float32]
-    assert task.max_len == 16 and TASKS["keypoints"] is Keypoints and task.slots is None
+    assert task.max_len == 16 and TASKS["keypoints"] is Keypoints and task.class_positions is None
     assert Keypoints(VOCAB).max_len == 40
     np.testing.assert_array_equal(task.prompt(example), sequences.prompt[:, :3])
     assert task.prompt(example).dtype == jnp.int32

@@ -105,7 +105,11 @@ def test_shapes_and_dtypes_as_promised():
     sequences = jax.jit(task.encode)(example, jax.random.key(0))
     assert [x.shape for x in sequences] == [(2, 4, 6), (2, 4, 32), (2, 4, 32), (2, 4, 32)]
     assert [x.dtype for x in sequences] == [jnp.int32] * 3 + [jnp.float32]
-    assert task.max_len == 38 and TASKS["segmentation"] is Segmentation and task.slots is None
+    assert (
+        task.max_len == 38
+        and TASKS["segmentation"] is Segmentation
+        and task.class_positions is None
+    )
     np.testing.assert_array_equal(task.prompt(example), sequences.prompt[:, :3])
     assert task.prompt(example).dtype == jnp.int32
     tokens = jnp.stack([sequences.targets[:, :3]] * 5, axis=2)

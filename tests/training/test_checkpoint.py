@@ -287,11 +287,12 @@ def test_metrics_that_come_after_the_save_choose_the_best(tmp_path):
         5,
         6,
     ]
+    # 4 was there with 5.
     assert json.loads((tmp_path / checkpoint.METRICS).read_text()).keys() == {
         "2",
         "4",
         "5",
-    }  # 4 was there with 5
+    }
     (tmp_path / checkpoint.METRICS).write_text("[")
     save(tmp_path, 7, best_metric="AP")
     assert_equal(restore(tmp_path)[0], make_state(7))

@@ -1,7 +1,5 @@
 """What devices send each other in a training step, read off the compiled program."""
 
-import re
-
 import jax
 import jax.numpy as jnp
 import pytest
@@ -11,36 +9,10 @@ from pix2seq_jax.training import optim, sharding
 from pix2seq_jax.training import state as train_state
 from pix2seq_jax.training import step as train_step
 from tests.helpers import four_tasks
+from tests.helpers.collectives import collectives
 
 ROWS = 16
-COLLECTIVES = (
-    r"= (?P<arrays>.*?) "
-    r"(?P<kind>all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(-start)?\("
-)
-BYTES = {"pred": 1, "f32": 4, "s32": 4, "u32": 4}
-
 pytestmark = pytest.mark.usefixtures("quick_compilation")
-
-
-def collectives(program: str) -> list[tuple[str, str, int]]:
-    """(computation, kind, bytes) of each collective; the program itself is the computation
-    "ENTRY"."""
-    rows, computation = [], ""
-    for line in program.splitlines():
-        if header := re.match(r"(ENTRY )?%?([\w.\-]+) .*\{$", line):
-            computation = "ENTRY" if header[1] else header[2]
-        if found := re.search(COLLECTIVES, line):
-            arrays = re.findall(r"([a-z]+\d*)\[([\d,]*)\]", found["arrays"])
-            sizes = [BYTES[kind] * product(shape) for kind, shape in arrays]
-            rows.append((computation, found["kind"], sum(sizes)))
-    return rows
-
-
-def product(shape: str) -> int:
-    total = 1
-    for side in filter(None, shape.split(",")):
-        total *= int(side)
-    return total
 
 
 def compiled_step(mesh, accum: int) -> tuple[int, str]:

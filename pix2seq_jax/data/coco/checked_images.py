@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pix2seq_jax.data.coco.caches import save_arrays
 from pix2seq_jax.data.images import check_file
+from pix2seq_jax.files.whole import save_arrays
 
 _NOT_LOOKED, _WHOLE, _TURNED, _BROKEN = range(4)
 _WORDS = 4  # of 16 bits in a key

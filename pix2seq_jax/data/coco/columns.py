@@ -20,10 +20,10 @@ from pathlib import Path
 import numpy as np
 
 from pix2seq_jax.data.coco import json as coco_json
-from pix2seq_jax.data.coco.caches import save_arrays
 from pix2seq_jax.data.coco.json import BadAnnotations, Report, number_rows, whole_numbers
 from pix2seq_jax.data.coco.keypoints import Keypoints, read_keypoints
 from pix2seq_jax.data.coco.outlines import read_segmentations
+from pix2seq_jax.files.whole import save_arrays
 
 log = logging.getLogger("pix2seq_jax")
 

@@ -5,20 +5,14 @@ from pathlib import Path
 
 import numpy as np
 
-from pix2seq_jax.data.coco.json import LARGEST, BadAnnotations, Report, shown
-from pix2seq_jax.data.rings import (
-    areas,
-    clockwise,
-    fit,
-    largest,
-    mask_of_runs,
-    most_rings,
-    run_lengths,
-    trace,
-)
-from pix2seq_jax.vocab import POINT_PADDING, POINT_SEPARATOR
+from pix2seq_jax.data.coco.json import LARGEST, BadAnnotations, Report, shown, whole_numbers
+from pix2seq_jax.geometry.point_lists import point_list
+from pix2seq_jax.geometry.rings import areas, clockwise, fit, largest, most_rings, trace
+from pix2seq_jax.geometry.run_lengths import mask_of_runs, read_runs
+from pix2seq_jax.vocab import POINT_PADDING
 
 _MIN_AREA = 1e-6  # px²; a ring of less is a line
+_LONGEST_SIDE = 60_000  # pixels of a mask; a run fits into 32 bits
 _BROKEN = "a broken segmentation"
 
 
@@ -46,7 +40,8 @@ def read_segmentations(records: list[dict], bad: BadAnnotations) -> dict[str, np
         value = record.get("segmentation")
         if isinstance(value, dict):
             try:
-                size, lengths = run_lengths(value)
+                size = _mask_size(value)
+                lengths = read_runs(value.get("counts"), size)
             except ValueError as error:
                 faults[row] = f"cannot be read, {error}: {shown(value)}"
                 continue
@@ -72,6 +67,15 @@ def read_segmentations(records: list[dict], bad: BadAnnotations) -> dict[str, np
         rows = sorted(faults)
         bad.add(rows, _BROKEN, f"the segmentation of {bad.name(rows[0])} {faults[rows[0]]}")
     return columns
+
+
+def _mask_size(rle: dict) -> tuple[int, int]:
+    """Height and width of run lengths; ValueError where it has none."""
+    size = rle.get("size")
+    sides, wrong = whole_numbers(size if isinstance(size, list) else [])
+    if len(sides) != 2 or wrong.any() or (sides < 1).any() or (sides > _LONGEST_SIDE).any():
+        raise ValueError(f"the size of its run lengths is {shown(size)}; give [height, width]")
+    return tuple(sides.tolist())
 
 
 def _read_rings(
@@ -282,20 +286,3 @@ class Outlines:
         rings = largest(rings, most_rings(self.max_points))
         fitted = fit([clockwise(ring) for ring in rings], self.max_points)
         return point_list(fitted, self._sizes[row], self.max_points)
-
-
-def point_list(rings: list[np.ndarray], size: np.ndarray, max_points: int) -> np.ndarray:
-    """Rings -> f32[2*max_points]: y, x normalised to the image and clipped to it, separators
-    between, padding after.
-
-    Args:
-        size: height and width of the image.
-    """
-    points = np.full((max_points, 2), POINT_PADDING, np.float32)
-    end = 0
-    for ring in rings:
-        if end:
-            points[end], end = POINT_SEPARATOR, end + 1
-        points[end : end + len(ring)] = np.clip(ring[:, ::-1] / size, 0, 1)
-        end += len(ring)
-    return points.ravel()

@@ -91,11 +91,16 @@ def read_chain(spec: str | tuple[Op, ...]) -> Chain:
 def apply(ops: Iterable[Op], example: Example, seed: int, draw: tf.Tensor) -> Example:
     """What ops make of row number `draw` i64[] of a run with this seed.
 
-    Op number i draws from the stateless seed (seed·2²⁰ + 16·i, draw), which is unique.
+    Op number i draws from the stateless seed (seed·2²⁰ + 16·i, draw), which is unique. Pixels are
+    made once for all ops in a row that only place them.
     """
     for number, op in enumerate(ops):
-        example = op(example, tf.stack([tf.constant(seed * 2**20 + 16 * number, tf.int64), draw]))
-    return example
+        own = tf.stack([tf.constant(seed * 2**20 + 16 * number, tf.int64), draw])
+        if isinstance(op, image.PlacingOp):
+            example = op.place(image.viewed(example), own)
+        else:
+            example = op(image.drawn(example) if op.on_image else example, own)
+    return image.drawn(example)
 
 
 def check_shapes(values: Mapping[str, tf.Tensor | tf.TensorSpec], spec: str) -> None:

@@ -1,6 +1,6 @@
 """Ops on the image and the coordinates in it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -9,6 +9,7 @@ import tensorflow as tf
 from pix2seq_jax.data.images import decode_image
 from pix2seq_jax.data.ops import geometry
 from pix2seq_jax.data.ops.base import Example, Op, derive
+from pix2seq_jax.data.ops.pixels import View, to_float
 from pix2seq_jax.data.source import POINT_FIELDS
 
 Size = int | tuple[int, int]
@@ -21,29 +22,30 @@ class ImageOp(Op):
     on_image: ClassVar[bool] = True
 
 
-def to_float(image: tf.Tensor) -> tf.Tensor:
-    """u8 in [0,255] or float in [0,1] -> f32 in [0,1]."""
-    return tf.cast(image, tf.float32) * (1 / 255) if image.dtype == tf.uint8 else image
+class PlacingOp(ImageOp):
+    """An op that says where pixels come from and go to; what the pixels are does not matter to it.
+
+    In a chain, `place` gets and gives an image that is a View; called alone, the op makes the
+    pixels.
+    """
+
+    def place(self, example: Example, seed: tf.Tensor) -> Example:
+        raise NotImplementedError
+
+    def __call__(self, example: Example, seed: tf.Tensor) -> Example:
+        return drawn(self.place(viewed(example), seed))
 
 
-def to_bytes(image: tf.Tensor) -> tf.Tensor:
-    """u8 in [0,255] or float in [0,1] -> u8, rounded to the nearest."""
-    return image if image.dtype == tf.uint8 else tf.cast(tf.round(image * 255), tf.uint8)
+def viewed(example: Example) -> Example:
+    """The example with its image as a View."""
+    image = example["image"]
+    return example if isinstance(image, View) else {**example, "image": View(image)}
 
 
-def _resize(image: tf.Tensor, size: tf.Tensor, antialias: bool) -> tf.Tensor:
-    """Bilinear, half-pixel centres -> f32[size,3] in [0,1]."""
-    if antialias:
-        resized = tf.image.resize(image, size, "bilinear", antialias=True)
-    else:  # what tf.image.resize comes to, with a third of its ops
-        images = image[None]
-        resized = tf.raw_ops.ResizeBilinear(images=images, size=size, half_pixel_centers=True)[0]
-    return resized * (1 / 255) if image.dtype == tf.uint8 else resized
-
-
-def _size(image: tf.Tensor) -> tf.Tensor:
-    """i32[2] height, width."""
-    return tf.shape(image)[:2]
+def drawn(example: Example) -> Example:
+    """The example with the pixels of its image."""
+    image = example["image"]
+    return {**example, "image": image.pixels()} if isinstance(image, View) else example
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class Decode(ImageOp):
 
 
 @dataclass(frozen=True)
-class ScaleJitter(ImageOp):
+class ScaleJitter(PlacingOp):
     """Resizes to fit a box of `size` times a factor uniform in [min, max), the aspect stays, cut
     to whole pixels."""
 
@@ -74,53 +76,53 @@ class ScaleJitter(ImageOp):
     max: float = 2.0
     antialias: bool = False
 
-    def __call__(self, example: Example, seed: tf.Tensor) -> Example:
+    def place(self, example: Example, seed: tf.Tensor) -> Example:
         image = example["image"]
         factor = tf.random.stateless_uniform([], seed, self.min, self.max)
-        now = tf.cast(_size(image), tf.float32)
+        now = tf.cast(image.shape, tf.float32)
         ratio = tf.reduce_min(
             tf.constant(geometry.height_width(self.size), tf.float32) * factor / now
         )
         size = tf.maximum(tf.cast(now * ratio, tf.int32), 1)
-        return {**example, "image": _resize(image, size, self.antialias)}
+        return {**example, "image": image.resize(size, antialias=self.antialias)}
 
 
 @dataclass(frozen=True)
-class Resize(ImageOp):
+class Resize(PlacingOp):
     """Resizes to the largest size that fits `size`, the aspect stays, rounded to whole pixels."""
 
     keeps_whole: ClassVar[bool] = True
     size: Size
     antialias: bool = False
 
-    def __call__(self, example: Example, seed: tf.Tensor) -> Example:
+    def place(self, example: Example, seed: tf.Tensor) -> Example:
         image = example["image"]
-        now = tf.cast(_size(image), tf.float32)
+        now = tf.cast(image.shape, tf.float32)
         ratio = tf.reduce_min(tf.constant(geometry.height_width(self.size), tf.float32) / now)
         size = tf.maximum(tf.cast(tf.round(now * ratio), tf.int32), 1)
-        return {**example, "image": _resize(image, size, self.antialias)}
+        return {**example, "image": image.resize(size, antialias=self.antialias)}
 
 
 def crop(example: Example, corner: tf.Tensor, size: tf.Tensor) -> Example:
-    """Cuts the window of pixels with this corner i32[2] and size i32[2] (height, width) out of
-    image and points."""
+    """Cuts the window with this corner i32[2] and size i32[2] (height, width), in pixels, out of
+    View and points."""
     image = example["image"]
-    now = tf.cast(_size(image), tf.float32)
+    now = tf.cast(image.shape, tf.float32)
     offset, factor = tf.cast(corner, tf.float32) / now, now / tf.cast(size, tf.float32)
     points = {k: geometry.crop(k, example[k], offset, factor) for k in POINT_FIELDS if k in example}
-    window = tf.slice(image, tf.concat([corner, [0]], 0), tf.concat([size, [3]], 0))
-    return {**example, **points, "image": window, "crop_offset": example["crop_offset"] + corner}
+    offset = example["crop_offset"] + corner
+    return {**example, **points, "image": image.cut(corner, size), "crop_offset": offset}
 
 
 @dataclass(frozen=True)
-class FixedCrop(ImageOp):
+class FixedCrop(PlacingOp):
     """Window of at most `size`; the offsets of the two axes are drawn independently, uniform over
     all that fit."""
 
     size: Size
 
-    def __call__(self, example: Example, seed: tf.Tensor) -> Example:
-        now = _size(example["image"])
+    def place(self, example: Example, seed: tf.Tensor) -> Example:
+        now = example["image"].shape
         size = tf.minimum(now, geometry.height_width(self.size))
         # Uniform is below 1, and so the corner is below the room.
         room = tf.cast(now - size + 1, tf.float32)
@@ -129,7 +131,7 @@ class FixedCrop(ImageOp):
 
 
 @dataclass(frozen=True)
-class CropToBox(ImageOp):
+class CropToBox(PlacingOp):
     """Window of `scale` times the box of the first object, about its centre, cut at the image, for
     tasks on one object: Pix2Seq v2, section 3.1, looks at keypoints in twice the box. An image
     without objects stays whole.
@@ -142,8 +144,8 @@ class CropToBox(ImageOp):
     per_object: ClassVar[bool] = True
     scale: float = 2.0
 
-    def __call__(self, example: Example, seed: tf.Tensor) -> Example:
-        now = tf.cast(_size(example["image"]), tf.float32)
+    def place(self, example: Example, seed: tf.Tensor) -> Example:
+        now = tf.cast(example["image"].shape, tf.float32)
         low, high = tf.split(tf.concat([example["boxes"], [[0.0, 0.0, 1.0, 1.0]]], 0)[0], 2)
         least = tf.minimum(MIN_WINDOW, now)
         centre = (low + high) / 2 * now
@@ -158,24 +160,23 @@ class CropToBox(ImageOp):
 
 
 @dataclass(frozen=True)
-class FlipLr(ImageOp):
+class FlipLr(PlacingOp):
     """Mirrors image and points with probability ½; left keypoints become right ones, polygons run
     clockwise as before.
 
     Images whose keypoints have no left and right (`keypoint_swap` -1) are never mirrored.
     """
 
-    def __call__(self, example: Example, seed: tf.Tensor) -> Example:
+    def place(self, example: Example, seed: tf.Tensor) -> Example:
         coin = tf.random.stateless_uniform([], seed) < 0.5
         swap = example.get("keypoint_swap")
         if swap is not None:
             coin, swap = coin & tf.reduce_all(swap >= 0), tf.maximum(swap, 0)
-        image = tf.cond(coin, lambda: tf.reverse(example["image"], [1]), lambda: example["image"])
         points = {k: geometry.flip_lr(k, example[k], swap) for k in POINT_FIELDS if k in example}
         if "polygons" in points:
             points["polygons"] = geometry.reverse_rings(points["polygons"])
         points = {k: tf.where(coin, v, example[k]) for k, v in points.items()}
-        return {**example, **points, "image": image}
+        return {**example, **points, "image": example["image"].mirror(coin)}
 
 
 @dataclass(frozen=True)
@@ -210,7 +211,7 @@ class ColorJitter(ImageOp):
 
 
 @dataclass(frozen=True)
-class PadImage(ImageOp):
+class PadImage(PlacingOp):
     """Pads at the bottom and on the right to `size` with `value`; coordinates become fractions of
     the padded image.
 
@@ -225,14 +226,12 @@ class PadImage(ImageOp):
     size: Size
     value: float = 0.3
 
-    def __call__(self, example: Example, seed: tf.Tensor) -> Example:
+    def place(self, example: Example, seed: tf.Tensor) -> Example:
         target = geometry.height_width(self.size)
-        now = _size(example["image"])
-        room = tf.concat([target - now, [0]], 0)
-        image = tf.pad(to_bytes(example["image"]), tf.stack([[0, 0, 0], room], 1))
+        now = example["image"].shape
+        image = replace(example["image"], padded=target)
         factor = tf.cast(now, tf.float32) / tf.constant(target, tf.float32)
         points = {k: geometry.scale(k, example[k], factor) for k in POINT_FIELDS if k in example}
-        image = tf.ensure_shape(image, [*target, 3])
         value = tf.constant(self.value, tf.float32)
         return {**example, **points, "image": image, "unpadded_size": now, "pad_value": value}
 

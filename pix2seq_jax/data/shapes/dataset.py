@@ -1,5 +1,4 @@
-"""Embedded data: `python -m pix2seq_jax.data.shapes --out=DIR` draws a COCO-format folder, the same
-one every time.
+"""Embedded data: a COCO-format folder that is drawn, the same one every time.
 
     DIR/{train,val}/*.jpg
     DIR/annotations/{instances,person_keypoints,captions}_{train,val}.json
@@ -11,13 +10,11 @@ five captions each. Image i of a split depends on (seed, split, i) alone, so the
 processes changes nothing. No TensorFlow, no jax.
 """
 
-import argparse
 import json
 import multiprocessing
 import os
 import shutil
 import signal
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -29,9 +26,10 @@ from pathlib import Path
 import numpy as np
 
 from pix2seq_jax.data.coco.person import COCO_KEYPOINTS
-from pix2seq_jax.data.rings import area, runs_of_mask
 from pix2seq_jax.data.shapes.draw import SUPERSAMPLE, Figure, Scene, draw
 from pix2seq_jax.data.shapes.sketches import CATEGORIES, Category
+from pix2seq_jax.geometry.rings import area
+from pix2seq_jax.geometry.run_lengths import runs_of_mask
 
 VERSION = 1  # raise it whenever the drawn data change
 SPLITS = ("train", "val")
@@ -78,34 +76,6 @@ class Spec:
         for name, low in (("train", 1), ("val", 1), ("seed", 0), ("size", MIN_SIZE)):
             if getattr(self, name) < low:
                 raise ValueError(f"--{name}={getattr(self, name)}: must be at least {low}")
-
-
-def main(argv: list[str] | None = None) -> None:
-    """The command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pix2seq_jax.data.shapes", description=__doc__.split("\n")[0]
-    )
-    parser.add_argument("--out", required=True, help="folder to write")
-    parser.add_argument(
-        "--train", type=int, default=Spec.train, help="training images (%(default)s)"
-    )
-    parser.add_argument("--val", type=int, default=Spec.val, help="validation images (%(default)s)")
-    parser.add_argument("--seed", type=int, default=Spec.seed, help="(%(default)s)")
-    parser.add_argument(
-        "--size", type=int, default=Spec.size, help="longer side in pixels (%(default)s)"
-    )
-    parser.add_argument("--workers", type=int, default=None, help="processes (one for each core)")
-    args = parser.parse_args(argv)
-    # So that what is half done is removed.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        spec = Spec(train=args.train, val=args.val, seed=args.seed, size=args.size)
-        if generate(args.out, spec, args.workers):
-            print(f"shapes: written to {args.out}", flush=True)
-    except ValueError as error:
-        sys.exit(f"shapes: {error}")
-    except KeyboardInterrupt:
-        sys.exit(f"shapes: interrupted, {args.out} is not written")
 
 
 def generate(out: str | os.PathLike, spec: Spec, workers: int | None = None) -> bool:
@@ -253,7 +223,7 @@ def _crowd_region(visible: np.ndarray) -> dict:
     mask = visible.reshape(height, SUPERSAMPLE, width, SUPERSAMPLE).mean((1, 3)) >= 0.5
     y, x = np.nonzero(mask)
     box = [x.min(), y.min(), np.ptp(x) + 1, np.ptp(y) + 1]
-    rle = {"counts": runs_of_mask(mask), "size": [height, width]}
+    rle = {"counts": runs_of_mask(mask).tolist(), "size": [height, width]}
     return {
         "segmentation": rle,
         "area": int(mask.sum()),

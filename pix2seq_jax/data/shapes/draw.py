@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from pix2seq_jax.data.rings import area, contours, simplify
 from pix2seq_jax.data.shapes.sketches import BODY, FACE, LIMB, Category, Sketch
+from pix2seq_jax.geometry.rings import area, contours, simplify
 
 SUPERSAMPLE = 4
 MIN_VISIBLE = 0.3  # an object of which less is visible is drawn elsewhere

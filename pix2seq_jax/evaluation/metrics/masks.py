@@ -1,4 +1,4 @@
-"""Masks from polygons and back to COCO results, by pycocotools.
+"""Masks from polygons, filled by pycocotools, and back to COCO results.
 
 A ring is filled as COCO fills the polygons of its annotations, and a mask is the union of its
 rings. Coordinates are in pixels of the image the mask belongs to.
@@ -9,63 +9,26 @@ from collections.abc import Sequence
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from pix2seq_jax.vocab import POINT_INVISIBLE, POINT_PADDING, POINT_SEPARATOR
+from pix2seq_jax.geometry.point_lists import split_rings
+from pix2seq_jax.geometry.run_lengths import mask_of_runs, read_runs, runs_of_mask, text_of_runs
 
 # Pixels outside of the image; pycocotools walks along every edge, also where it is not seen.
 FAR = 10_000.0
-
-
-def split_rings(points) -> list[np.ndarray]:
-    """The polygons of one object.
-
-    Args:
-        points: f32[T], y, x, ... with the reserved floats of vocab: POINT_PADDING in either place
-            of a pair ends the points, POINT_SEPARATOR begins another polygon, and POINT_INVISIBLE
-            leaves the point out, like a number that is not finite.
-
-    Returns:
-        [f64[n,2]] as x, y; polygons of fewer than three points have no area and are left out.
-
-    Raises:
-        ValueError: points that are no list of pairs.
-    """
-    points = np.asarray(points, np.float64)
-    if points.ndim != 1 or points.size % 2:
-        raise ValueError(
-            f"points{list(points.shape)}: give y, x, y, x, ... of one object, of one sample"
-        )
-    pairs = points.reshape(-1, 2)
-    ends = np.flatnonzero((pairs == POINT_PADDING).any(axis=1))
-    pairs = pairs[: ends[0]] if ends.size else pairs
-    cuts = np.flatnonzero((pairs == POINT_SEPARATOR).any(axis=1))
-    reserved = np.isin(pairs, (POINT_SEPARATOR, POINT_INVISIBLE)).any(axis=1)
-    usable = np.isfinite(pairs).all(axis=1) & ~reserved
-    parts = zip(np.split(pairs, cuts), np.split(usable, cuts), strict=True)
-    rings = [part[rows][:, ::-1] for part, rows in parts]  # as x, y
-    return [ring for ring in rings if len(ring) >= 3]
-
-
-def _rle(rings: list[np.ndarray], height: int, width: int) -> dict:
-    """Compressed RLE (counts as bytes) of the union of polygons [f64[n,2]] as x, y, of at least
-    three points each."""
-    polygons = [np.clip(ring, -FAR, max(height, width) + FAR).ravel().tolist() for ring in rings]
-    if not polygons:
-        return coco_mask.encode(np.zeros((height, width), np.uint8, order="F"))
-    return coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
 
 
 def rasterize(points, height: int, width: int) -> np.ndarray:
     """The mask of one object.
 
     Args:
-        points: f32[T], y, x, ... in pixels with the reserved floats of vocab, as in `split_rings`.
+        points: f32[T], y, x, ... in pixels with the reserved floats of vocab, as in
+            `geometry.point_lists.split_rings`.
         height: of the mask in pixels.
         width: of the mask in pixels.
 
     Returns:
         bool[H,W], empty without a polygon of three points.
     """
-    return coco_mask.decode(_rle(split_rings(points), height, width)).astype(bool)
+    return _fill(split_rings(points), height, width).astype(bool)
 
 
 def average_masks(points, height: int, width: int, threshold: float = 0.5) -> np.ndarray:
@@ -93,11 +56,11 @@ def average_masks(points, height: int, width: int, threshold: float = 0.5) -> np
             f"threshold={threshold}: give a share of the samples, above 0 and at most 1"
         )
     samples = [split_rings(sample) for sample in points]
-    mask = np.zeros((height, width), bool, order="F")  # as pycocotools gives and takes masks
+    mask = np.zeros((height, width), bool, order="F")  # as pycocotools gives masks
     corner, size = _window(samples, height, width)
     votes = np.zeros(size, np.uint16, order="F")
     for rings in samples:
-        votes += coco_mask.decode(_rle([ring - corner[::-1] for ring in rings], *size))
+        votes += _fill([ring - corner[::-1] for ring in rings], *size)
     window = tuple(slice(start, start + length) for start, length in zip(corner, size, strict=True))
     mask[window] = votes >= threshold * len(points)
     return mask
@@ -127,8 +90,8 @@ def to_rle(mask) -> dict:
     mask = np.asarray(mask)
     if mask.ndim != 2:
         raise ValueError(f"mask{list(mask.shape)}: give [H,W]")
-    rle = coco_mask.encode(np.asfortranarray(mask, np.uint8))
-    return {"size": [int(n) for n in rle["size"]], "counts": rle["counts"].decode("ascii")}
+    counts = text_of_runs(runs_of_mask(mask.astype(bool, copy=False)))
+    return {"size": list(mask.shape), "counts": counts}
 
 
 def result(image_id: int, category_id: int, mask, score: float) -> dict:
@@ -173,15 +136,7 @@ def decode_rle(
                 f"RLE with {sorted(segmentation)} of size {segmentation.get('size')}: it must "
                 f"have counts and the size [{height}, {width}] of the image"
             )
-        rle = segmentation
-        if not isinstance(rle["counts"], str | bytes):
-            counts = [int(n) for n in rle["counts"]]
-            if sum(counts) != height * width or min(counts) < 0:
-                raise ValueError(
-                    f"RLE counts of {sum(counts)} pixels in an image of {height} x {width}"
-                )
-            rle = coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
-        return coco_mask.decode(rle).astype(bool)
+        return mask_of_runs(read_runs(segmentation["counts"], (height, width)), (height, width))
     rings = []
     for polygon in segmentation:
         flat = np.asarray(polygon, np.float64)
@@ -192,5 +147,12 @@ def decode_rle(
             )
         ring = flat.reshape(-1, 2)
         rings.append(ring[np.isfinite(ring).all(axis=1)])
-    rle = _rle([ring for ring in rings if len(ring) >= 3], height, width)
-    return coco_mask.decode(rle).astype(bool)
+    return _fill([ring for ring in rings if len(ring) >= 3], height, width).astype(bool)
+
+
+def _fill(rings: list[np.ndarray], height: int, width: int) -> np.ndarray:
+    """u8[H,W], 1 in the union of polygons [f64[n,2]] as x, y, of at least three points each."""
+    if not rings:
+        return np.zeros((height, width), np.uint8, order="F")  # as pycocotools gives masks
+    polygons = [np.clip(ring, -FAR, max(height, width) + FAR).ravel().tolist() for ring in rings]
+    return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(polygons, height, width)))

@@ -9,6 +9,7 @@ from flax import linen as nn
 from jax import numpy as jnp
 
 from pix2seq_jax.models.backbones.base import Backbone, at_least, one_of
+from pix2seq_jax.models.backbones.convolution import convolve
 from pix2seq_jax.models.layers import ZEROS, Dense, Stack
 
 BLOCKS = {  # per group, by depth
@@ -54,6 +55,23 @@ class ResNetBackbone(Backbone):
         return 9 * round(NARROWEST * self.width) ** 2, "width"
 
 
+class Conv(nn.Module):
+    """Convolution without bias, padded by the same on both sides."""
+
+    features: int
+    kernel: int
+    stride: int
+    dilation: int
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: jnp.ndarray) -> jnp.ndarray:
+        init = nn.with_logical_partitioning(CONV_INIT, (None, None, None, "embed"))
+        shape = (self.kernel, self.kernel, x.shape[-1], self.features)
+        kernel, dtype = self.param("kernel", init, shape), jnp.dtype(self.dtype)
+        return convolve(x.astype(dtype), kernel.astype(dtype), self.stride, self.dilation)
+
+
 class ConvNorm(nn.Module):
     """Convolution without bias, then batch norm: [B,H,W,C] -> [B, ⌈H/stride⌉, ⌈W/stride⌉,
     features].
@@ -72,17 +90,7 @@ class ConvNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jnp.ndarray) -> jnp.ndarray:
-        x = nn.Conv(
-            self.features,
-            (self.kernel, self.kernel),
-            strides=self.stride,
-            padding=self.dilation * (self.kernel - 1) // 2,
-            kernel_dilation=self.dilation,
-            use_bias=False,
-            dtype=jnp.dtype(self.dtype),
-            kernel_init=nn.with_logical_partitioning(CONV_INIT, (None, None, None, "embed")),
-            name="conv",
-        )(x)
+        x = Conv(self.features, self.kernel, self.stride, self.dilation, self.dtype, name="conv")(x)
         scale_init = ZEROS if self.zero_scale else nn.initializers.ones
         return nn.BatchNorm(
             use_running_average=not self.train,

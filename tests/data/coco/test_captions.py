@@ -114,9 +114,8 @@ def test_captions_beyond_those_of_a_row_are_read_in_later_epochs(tmp_path):
     """Five captions, two in a row of a batch: every one is read twice in five epochs."""
     more = [{"id": 5 + i, "image_id": 9, "caption": letter} for i, letter in enumerate("de")]
     source = opened(tmp_path, lambda content: content["annotations"].extend(more))
-    batches = pipeline.train_dataset(
-        source, "decode|pad_image(8)", batch_size=2, seed=0
-    )  # an epoch each
+    # An epoch each.
+    batches = pipeline.train_dataset(source, "decode|pad_image(8)", batch_size=2, seed=0)
     seen, short = [], []
     for batch in itertools.islice(batches, 5):
         assert sorted(batch["image_id"].tolist()) == [9, 40]

@@ -128,9 +128,8 @@ def test_another_way_to_read_is_kept_apart(folder):
     plain = opened(folder, max_points=0, keypoints=False)
     assert "polygons" not in plain[0] and "keypoints" not in plain[0]
     assert len(cached(folder)) == 2
-    with pytest.raises(
-        ValueError, match="bad_annotations=drop"
-    ):  # those that were left out are not forgotten
+    # Those that were left out are not forgotten.
+    with pytest.raises(ValueError, match="bad_annotations=drop"):
         opened(folder, bad_annotations="error")
 
 

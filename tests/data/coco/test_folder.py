@@ -273,7 +273,6 @@ def test_opening_many_annotations_is_fast(folder):
 
     start = time.perf_counter()
     source = open_with(folder, many)
-    assert (
-        time.perf_counter() - start < 10
-    )  # 1.5 s, of which writing and reading JSON 1 s; 9 times as many in COCO
+    # 1.5 s, of which writing and reading JSON 1 s; 9 times as many in COCO.
+    assert time.perf_counter() - start < 10
     assert len(source[1]["labels"]) == 100_000

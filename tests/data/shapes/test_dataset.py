@@ -2,8 +2,10 @@
 them, the command."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +15,12 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from pix2seq_jax.data.rings import area, runs_of_mask
 from pix2seq_jax.data.shapes import dataset
 from pix2seq_jax.data.shapes import draw as shapes_draw
 from pix2seq_jax.data.shapes.draw import SUPERSAMPLE
 from pix2seq_jax.data.shapes.sketches import CATEGORIES
+from pix2seq_jax.geometry.rings import area
+from pix2seq_jax.geometry.run_lengths import runs_of_mask
 
 # pycocotools 2.0.11 decodes masks in a way that numpy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings(
@@ -56,9 +59,8 @@ def test_fill_sets_exactly_the_pixel_centres_inside():
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:30, :40] + 0.5
     for _ in range(20):
-        ring = rng.uniform(
-            [0, 0], [40, 30], (7, 2)
-        )  # crosses itself: even-odd differs from nonzero winding
+        # Crosses itself: even-odd differs from nonzero winding.
+        ring = rng.uniform([0, 0], [40, 30], (7, 2))
         canvas = np.zeros((30, 40), bool)
         shapes_draw.fill(canvas, ring, True)
         starts, ends = ring, np.roll(ring, -1, axis=0)
@@ -225,8 +227,8 @@ def test_crowds_are_run_lengths(coco):
 
 def test_run_lengths_of_a_mask_that_begins_and_ends_set():
     mask = np.array([[1, 0], [1, 1]], bool)
-    assert runs_of_mask(mask) == [0, 2, 1, 1]
-    assert runs_of_mask(np.zeros((2, 3), bool)) == [6]
+    assert runs_of_mask(mask).tolist() == [0, 2, 1, 1]
+    assert runs_of_mask(np.zeros((2, 3), bool)).tolist() == [6]
 
 
 def test_keypoints_lie_in_the_box_and_on_the_person(coco):
@@ -345,7 +347,22 @@ def test_the_command(tmp_path):
     bad = subprocess.run(
         [*run, f"--out={tmp_path}/bad", "--size=8"], capture_output=True, text=True
     )
-    assert bad.returncode == 1 and bad.stderr == "shapes: --size=8: must be at least 32\n"
+    assert bad.returncode == 2 and not (tmp_path / "bad").exists()
+    assert bad.stderr.startswith("error: --size=8: must be at least 32 (")
+
+
+def test_a_command_that_is_stopped_leaves_nothing_behind(tmp_path):
+    run = [sys.executable, "-m", "pix2seq_jax.data.shapes", f"--out={tmp_path}/set"]
+    for number, code, workers in ((signal.SIGTERM, 143, 2), (signal.SIGINT, 130, 1)):
+        process = subprocess.Popen(
+            [*run, f"--workers={workers}"], stderr=subprocess.PIPE, text=True
+        )
+        while process.poll() is None and not list(tmp_path.glob(".set.partial-*/train/*.jpg")):
+            time.sleep(0.01)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == code and "Traceback" not in errors
+        assert not list(tmp_path.iterdir())
 
 
 def test_needs_neither_tensorflow_nor_jax():

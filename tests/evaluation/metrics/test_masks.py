@@ -8,6 +8,7 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from pix2seq_jax.evaluation.metrics import coco, masks
+from pix2seq_jax.geometry.point_lists import split_rings
 
 
 def rectangle(top, left, bottom, right):
@@ -130,7 +131,7 @@ def test_every_form_of_a_segmentation_is_read(ops_golden):
         ops_golden["mask/polygon_yx_px"], ops_golden["mask/decoded"].astype(bool), strict=True
     ):
         compressed = masks.to_rle(mask)
-        polygons = [ring.ravel().tolist() for ring in masks.split_rings(points)]
+        polygons = [ring.ravel().tolist() for ring in split_rings(points)]
         flat = mask.ravel(order="F")
         edges = np.flatnonzero(np.diff(flat)) + 1
         counts = np.diff([0, *([0] if flat[0] else []), *edges, flat.size]).tolist()
@@ -179,7 +180,7 @@ def test_what_cannot_work_is_refused():
     with pytest.raises(ValueError, match=r"RLE with \['size'\]"):
         masks.decode_rle({"size": [8, 9]}, 8, 9)
     for counts in ([71], [80, -8], [10, 70]):
-        with pytest.raises(ValueError, match=r"RLE counts of 7?8?\d pixels in an image of 8 x 9"):
+        with pytest.raises(ValueError, match=r"run lengths (fill \d+ of 8 x 9 pixels|are broken)"):
             masks.decode_rle({"size": [8, 9], "counts": counts}, 8, 9)
     with pytest.raises(ValueError, match=r"polygon\[\]: give the polygons"):
         masks.decode_rle([1, 2, 3, 4, 5, 6], 8, 9)

@@ -1,4 +1,4 @@
-"""Geometry of outlines and run lengths of masks: the only copy of each.
+"""Geometry of outlines: the only copy of it.
 
 A ring is a closed outline f64[k,2] whose last point is joined to the first. Its points are `xy` in
 pixels, as in COCO's files; x runs to the right and y down, pixel (0, 0) covers [0, 1) x [0, 1). No
@@ -11,9 +11,6 @@ import contourpy
 import numpy as np
 import shapely
 
-from pix2seq_jax.data.coco.json import shown, whole_numbers
-
-_LONGEST_SIDE = 60_000  # pixels of a mask; a run fits into 32 bits
 _MASK_TOLERANCE = 0.25  # pixels; enough to take the steps of a pixel mask for a slanted edge
 _FIRST_TOLERANCE = 0.25  # pixels; doubled until the outline fits, then halved into
 _HALVINGS, _FULL = 12, 0.97  # steps back at most, and the share of the room that is enough
@@ -161,55 +158,3 @@ def _thinned(rings: list[np.ndarray], room: int) -> list[np.ndarray]:
 
 def _count(rings: list[np.ndarray]) -> int:
     return sum(len(ring) for ring in rings)
-
-
-def runs_of_mask(mask: np.ndarray) -> list[int]:
-    """COCO's run lengths of bool[H,W], down the columns, beginning with zeros."""
-    flat = np.concatenate([[False], mask.ravel(order="F"), [not mask[-1, -1]]])
-    ends = np.nonzero(flat[1:] != flat[:-1])[0]
-    return np.diff(ends, prepend=0).tolist()
-
-
-def run_lengths(rle: dict) -> tuple[tuple[int, int], np.ndarray]:
-    """COCO run lengths, compressed or not -> (height, width), u32[n]; ValueError where they do not
-    fill the mask."""
-    size, counts = rle.get("size"), rle.get("counts")
-    sides, wrong = whole_numbers(size if isinstance(size, list) else [])
-    if len(sides) != 2 or wrong.any() or (sides < 1).any() or (sides > _LONGEST_SIDE).any():
-        raise ValueError(f"the size of its run lengths is {shown(size)}; give [height, width]")
-    if not counts or not isinstance(counts, str | list):
-        raise ValueError("it has no run lengths `counts`")
-    try:
-        runs = np.array(_run_lengths(counts) if isinstance(counts, str) else counts)
-    except (IndexError, ValueError) as error:
-        raise ValueError(f"the run lengths are broken ({error})") from error
-    if runs.ndim != 1 or runs.dtype.kind not in "iu" or (runs < 0).any():
-        raise ValueError("the run lengths are broken (they are no list of whole numbers from 0 on)")
-    height, width = sides.tolist()
-    if runs.max() > height * width or runs.sum() != height * width:
-        raise ValueError(f"the run lengths fill {runs.sum()} of {height} x {width} pixels")
-    return (height, width), runs.astype(np.uint32)
-
-
-def _run_lengths(text: str) -> list[int]:
-    """COCO's compressed run lengths: numbers of 5 bits a character, the sixth telling that more
-    follow, the last one's fifth the sign; from the fourth on each is the difference from the one
-    before the last. IndexError if cut off."""
-    runs: list[int] = []
-    position = 0
-    while position < len(text):
-        value, shift, code = 0, 0, 32
-        while code & 32:
-            code = ord(text[position]) - 48
-            value |= (code & 31) << shift
-            position, shift = position + 1, shift + 5
-        if code & 16:
-            value -= 1 << shift
-        runs.append(value + runs[-2] if len(runs) > 2 else value)
-    return runs
-
-
-def mask_of_runs(runs: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Run lengths i64[n] that fill a mask of this height and width -> bool[H,W]."""
-    flat = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
-    return flat.reshape(size[::-1]).T  # runs go down the columns

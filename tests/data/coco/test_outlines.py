@@ -11,13 +11,13 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from pix2seq_jax.data import rings
 from pix2seq_jax.data.coco.folder import CocoDir
-from pix2seq_jax.data.coco.outlines import point_list
+from pix2seq_jax.geometry import rings
+from pix2seq_jax.geometry.run_lengths import runs_of_text
 from pix2seq_jax.vocab import POINT_PADDING, POINT_SEPARATOR, Vocab
 from tests.helpers import small
+from tests.helpers.outlines import HEIGHT, WIDTH, blob, rings_of
 
-HEIGHT, WIDTH = 480, 640
 SQUARE = [[10, 10, 30, 10, 30, 30, 10, 30]]  # clockwise on the screen
 
 
@@ -50,23 +50,6 @@ def opened(folder, segmentations: list, max_points: int = 128, **more) -> CocoDi
     return CocoDir(folder, write(folder, segmentations, **more), max_points=max_points)
 
 
-def rings_of(row: np.ndarray, height: int = HEIGHT, width: int = WIDTH) -> list[np.ndarray]:
-    """Point list -> rings in xy pixels; checks its form."""
-    pairs = row.reshape(-1, 2)
-    end = int(np.argmax(np.append(pairs[:, 0] == POINT_PADDING, True)))
-    assert (pairs[end:] == POINT_PADDING).all()
-    pairs = pairs[:end]
-    cuts = np.flatnonzero(pairs[:, 0] == POINT_SEPARATOR)
-    assert (pairs[cuts] == POINT_SEPARATOR).all()
-    rings = (
-        [np.delete(ring, 0, 0) if i else ring for i, ring in enumerate(np.split(pairs, cuts))]
-        if end
-        else []
-    )
-    assert all(len(ring) >= 3 and ring.min() >= 0 and ring.max() <= 1 for ring in rings)
-    return [ring[:, ::-1] * [width, height] for ring in rings]
-
-
 def rasterised(rings: list, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
     rle = coco_mask.frPyObjects(
         [np.asarray(ring, np.float64).ravel().tolist() for ring in rings], height, width
@@ -76,15 +59,6 @@ def rasterised(rings: list, height: int = HEIGHT, width: int = WIDTH) -> np.ndar
 
 def iou(one: np.ndarray, other: np.ndarray) -> float:
     return (one & other).sum() / (one | other).sum()
-
-
-def blob(rng: np.random.Generator, count: int, radius: float) -> np.ndarray:
-    """A wavy outline of many points, as annotators draw them."""
-    angle = np.linspace(0, 2 * np.pi, count, endpoint=False)
-    waves = sum(rng.normal() / k * np.cos(k * angle + rng.uniform(0, 6)) for k in range(2, 12))
-    distance = radius * np.clip(1 + 0.25 * waves, 0.3, 1.6)
-    centre = rng.uniform([1.7 * radius] * 2, [WIDTH - 1.7 * radius, HEIGHT - 1.7 * radius])
-    return (centre + distance[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1)).round(2)
 
 
 def test_a_ring_keeps_its_first_point_and_runs_clockwise(tmp_path):
@@ -192,20 +166,6 @@ def test_no_room_is_refused(tmp_path):
         opened(tmp_path, [SQUARE], max_points=2)
 
 
-def test_run_lengths_equal_pycocotools():
-    rng = np.random.default_rng(0)
-    for mask in (
-        rng.random((37, 53)) < 0.5,
-        np.zeros((4, 5), bool),
-        np.ones((300, 400), bool),
-        np.eye(90, dtype=bool),
-    ):
-        rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
-        for counts in (rle["counts"].decode(), rings._run_lengths(rle["counts"].decode())):
-            size, runs = rings.run_lengths({"size": list(mask.shape), "counts": counts})
-            np.testing.assert_array_equal(rings.mask_of_runs(runs, size), mask)
-
-
 @pytest.mark.parametrize("compressed", [False, True])
 def test_run_lengths_become_outlines(tmp_path, compressed):
     rng = np.random.default_rng(1)
@@ -215,7 +175,7 @@ def test_run_lengths_become_outlines(tmp_path, compressed):
     for mask in masks:
         rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
         text = rle["counts"].decode()
-        counts = text if compressed else rings._run_lengths(text)
+        counts = text if compressed else runs_of_text(text)
         segmentations.append({"size": [HEIGHT, WIDTH], "counts": counts})
     source = opened(tmp_path, segmentations)
     for _ in range(2):
@@ -228,37 +188,6 @@ def test_run_lengths_become_outlines(tmp_path, compressed):
             assert iou(rasterised(outline), mask) > 0.95
         else:
             assert (row == POINT_PADDING).all()
-
-
-@pytest.mark.parametrize("max_points", [3, 8, 20, 127, 128])
-@pytest.mark.parametrize("parts", [1, 2, 5, 40])
-def test_outlines_fit_whatever_the_length(max_points, parts):
-    rng = np.random.default_rng(parts)
-    blobs = [blob(rng, 20 + 100 * i, 8 + 3 * i) for i in range(parts)]
-    biggest = rings.largest(blobs, rings.most_rings(max_points))
-    assert len(biggest) == min(parts, (max_points + 1) // 4)
-    assert min(map(rings.area, biggest)) >= sorted(map(rings.area, blobs))[-len(biggest)]
-    fitted = rings.fit(biggest, max_points)
-    assert len(fitted) == len(biggest)
-    assert sum(map(len, fitted)) + len(fitted) - 1 <= max_points
-    assert min(map(len, fitted)) >= 3
-    row = point_list(fitted, np.array([HEIGHT, WIDTH]), max_points)
-    assert row.shape == (2 * max_points,)
-    assert len(rings_of(row)) == len(biggest)
-
-
-def test_larger_parts_get_more_points():
-    rng = np.random.default_rng(0)
-    large, tiny = rings.fit([blob(rng, 400, 120), blob(rng, 400, 6)], 64)
-    assert len(large) > 2 * len(tiny)
-    assert len(large) + len(tiny) > 56  # the room is used
-
-
-def test_outlines_that_cross_themselves_fit():
-    rng = np.random.default_rng(3)
-    for _ in range(5):
-        (tangle,) = rings.fit([rng.uniform(0, 400, (500, 2))], 20)
-        assert 3 <= len(tangle) <= 20
 
 
 def test_too_many_parts_are_counted(tmp_path):

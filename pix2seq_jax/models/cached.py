@@ -1,0 +1,236 @@
+"""The decoder a few tokens at a time: its parameters cut up for the loop over tokens, and the
+key-value cache.
+
+Axes: B images, N sequences per image, R = B·N, T new tokens, C cached tokens, S image tokens, H
+heads, D width.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from flax import linen as nn
+from flax import struct
+from jax import lax
+from jax import numpy as jnp
+
+from pix2seq_jax.models.attention import CrossAttention, FromHeads
+from pix2seq_jax.models.layers import Dense, MlpBlock, Stack, layer_norm
+
+KeyValue = tuple[jnp.ndarray, jnp.ndarray]
+
+
+def cut_variables(variables: Mapping[str, Any], stack: Stack) -> dict[str, Any]:
+    """The variables that `Pix2Seq.step` takes, made of those of the model.
+
+    A loop over tokens reads every parameter in every turn. Stacked layers would be sliced, and the
+    embedding transposed, in every turn as well. So each layer gets its own parameters here, once,
+    kernels in the dtype of the computation. Queries, keys and values become one product.
+    """
+    decoder = dict(variables["params"]["decoder"])
+    body, dtype = decoder.pop("body"), jnp.dtype(stack.dtype)
+    embedding = decoder.get("output_embedding", decoder["embedding"])
+    decoder["output_kernel"] = embedding.astype(dtype).T
+    decoder["steps"] = {"norm": body["norm"]}
+    for number in range(stack.layers):
+        layer = jax.tree.map(lambda x, number=number: x[number], body["layers"])
+        layer["self_attention"] = _join(layer["self_attention"])
+        decoder["steps"][f"layer{number}"] = jax.tree_util.tree_map_with_path(
+            lambda path, x: x.astype(dtype) if path[-1].key == "kernel" else x, layer
+        )
+    return {"params": {"decoder": decoder}}
+
+
+def _join(attention: Mapping[str, Any]) -> dict[str, Any]:
+    """Queries, keys and values of an attention as one dense layer, those of a head side by side,
+    so that cutting the heads over devices cuts it as well."""
+    parts = [attention[name] for name in ("query", "key", "value")]
+    kernel = jnp.stack([part["kernel"] for part in parts], axis=2)  # [D,H,3,D/H]
+    bias = jnp.stack([part["bias"] for part in parts], axis=1)  # [H,3,D/H]
+    joint = {"kernel": kernel.reshape(kernel.shape[0], -1), "bias": bias.reshape(-1)}
+    return {"query_key_value": joint, "out": attention["out"]}
+
+
+@struct.dataclass
+class Cache:
+    """Self-attention keys and values of the tokens so far.
+
+    It grows by blocks, so that attention reads little more than what is filled. All blocks but the
+    last are full, and a loop over tokens leaves them alone.
+
+    Attributes:
+        layers: for each layer its blocks, pairs of [R,H,C,D/H].
+    """
+
+    layers: tuple[tuple[KeyValue, ...], ...]
+
+    @classmethod
+    def create(cls, stack: Stack, rows: int, length: int) -> "Cache":
+        """One empty block for `rows` = B·N sequences of `length` tokens."""
+        shape = (rows, stack.heads, length, stack.dim // stack.heads)
+        empty = jnp.zeros(shape, stack.dtype)
+        return cls((((empty, empty),),) * stack.layers)
+
+    @property
+    def length(self) -> int:
+        """Tokens that there is room for."""
+        return sum(key.shape[2] for key, _ in self.layers[0])
+
+    def widen(self, length: int) -> "Cache":
+        """The same with room for `length` more tokens in the last block."""
+        return Cache(
+            tuple(
+                (*blocks[:-1], jax.tree.map(lambda x: _pad_tokens(x, length), blocks[-1]))
+                for blocks in self.layers
+            )
+        )
+
+    def grow(self, length: int) -> "Cache":
+        """The same with one more block, for `length` tokens."""
+
+        def empty(like: jnp.ndarray) -> jnp.ndarray:
+            return jnp.zeros((*like.shape[:2], length, like.shape[3]), like.dtype)
+
+        return Cache(tuple((*blocks, jax.tree.map(empty, blocks[-1])) for blocks in self.layers))
+
+    def write(
+        self, new: tuple[KeyValue, ...], index: jnp.ndarray | int, after: jnp.ndarray
+    ) -> "Cache":
+        """Puts [R,H,T,D/H] of every layer at positions index..index+T, in the last block.
+
+        Args:
+            new: keys and values by layer.
+            index: tokens that are there.
+            after: what is computed from the cache as it was. The write waits for it, so that it
+                can be done in place: else XLA copies the block, because something may read it yet.
+        """
+        nothing = jnp.minimum(jnp.abs(after.reshape(-1)[0]), 0.0).astype(jnp.int32)
+        start = self.length - self.layers[0][-1][0].shape[2]
+        place = (0, 0, index - start + nothing, 0)
+        return Cache(
+            tuple(
+                (*blocks[:-1], tuple(map(lambda x, n: _put(x, n, place), blocks[-1], pair)))
+                for blocks, pair in zip(self.layers, new, strict=True)
+            )
+        )
+
+
+def _pad_tokens(x: jnp.ndarray, length: int) -> jnp.ndarray:
+    return jnp.pad(x, ((0, 0), (0, 0), (0, length), (0, 0)))
+
+
+def _put(block: jnp.ndarray, new: jnp.ndarray, place: tuple) -> jnp.ndarray:
+    return lax.dynamic_update_slice(block, new, place)
+
+
+def attend_cached(
+    query: jnp.ndarray,
+    key: jnp.ndarray,
+    value: jnp.ndarray,
+    blocks: tuple[KeyValue, ...],
+    index: jnp.ndarray | int,
+) -> jnp.ndarray:
+    """Causal attention of T new tokens to the `index` tokens of the blocks and to themselves.
+
+    Args:
+        query, key, value: [R,H,T,D/H] of the new tokens.
+        blocks: cached keys and values, of which the last is filled in part.
+        index: i32[], cached tokens.
+
+    Returns:
+        [R,H,T,D/H]; scores and softmax are float32.
+    """
+    length, start = query.shape[2], sum(block.shape[2] for block, _ in blocks[:-1])
+    allowed = [None] * (len(blocks) - 1)
+    allowed += [(start + jnp.arange(blocks[-1][0].shape[2]) < index)[None]]
+    allowed += [jnp.tril(jnp.ones((length, length), bool))]
+    parts = [*blocks, (key, value)]
+    scores = [
+        _scores(query, part_key, mask) for (part_key, _), mask in zip(parts, allowed, strict=True)
+    ]
+    largest = functools.reduce(jnp.maximum, [jnp.max(s, axis=-1, keepdims=True) for s in scores])
+    weights = [jnp.exp(s - largest) for s in scores]
+    total = functools.reduce(jnp.add, [jnp.sum(w, axis=-1, keepdims=True) for w in weights])
+    sums = [
+        jnp.einsum("rhts,rhsk->rhtk", w.astype(value.dtype), part_value)
+        for w, (_, part_value) in zip(weights, parts, strict=True)
+    ]
+    return (functools.reduce(jnp.add, sums) / total).astype(value.dtype)
+
+
+def _scores(query: jnp.ndarray, key: jnp.ndarray, mask: jnp.ndarray | None) -> jnp.ndarray:
+    """f32[R,H,T,C], the least number where the mask bool[1 or T,C] forbids to look."""
+    scores = jnp.einsum("rhtk,rhsk->rhts", query, key, preferred_element_type=jnp.float32)
+    scores = scores * query.shape[-1] ** -0.5
+    if mask is None:
+        return scores
+    return jnp.where(mask[None, None], scores, jnp.finfo(jnp.float32).min)
+
+
+class CachedSelfAttention(nn.Module):
+    """Attention of new tokens [R,T,D] to the cached tokens before them and to themselves."""
+
+    stack: Stack
+
+    @nn.compact
+    def __call__(
+        self, x: jnp.ndarray, blocks: tuple[KeyValue, ...], index: jnp.ndarray | int
+    ) -> tuple[jnp.ndarray, KeyValue]:
+        """Returns [R,T,D] and the keys and values of the new tokens."""
+        heads, size = self.stack.heads, self.stack.dim // self.stack.heads
+        joint = Dense(
+            3 * self.stack.dim, ("embed", "heads"), self.stack.dtype, name="query_key_value"
+        )
+        h = joint(x).reshape(*x.shape[:2], heads, 3, size)
+        query, key, value = (h[:, :, :, part].swapaxes(1, 2) for part in range(3))
+        h = attend_cached(query, key, value, blocks, index)
+        return FromHeads(self.stack, name="out")(h), (key, value)
+
+
+class CachedLayer(nn.Module):
+    """The same function as a DecoderLayer without dropout, for new tokens [B,N,T,D]."""
+
+    stack: Stack
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jnp.ndarray,
+        cross_kv: KeyValue,
+        blocks: tuple[KeyValue, ...],
+        index: jnp.ndarray | int,
+    ) -> tuple[jnp.ndarray, KeyValue]:
+        """Returns [B,N,T,D] and the self-attention's keys and values of the new tokens."""
+        batch, rows, length, dim = x.shape
+        h = layer_norm(self.stack.dtype, "self_norm")(x).reshape(batch * rows, length, dim)
+        h, new = CachedSelfAttention(self.stack, name="self_attention")(h, blocks, index)
+        x = x + h.reshape(x.shape)
+        h = layer_norm(self.stack.dtype, "cross_norm")(x)
+        x = x + CrossAttention(self.stack, train=False, name="cross_attention")(h, *cross_kv)
+        return MlpBlock(self.stack, train=False, name="mlp")(x), new
+
+
+class CachedLayers(nn.Module):
+    """All layers in a row and the final LayerNorm, on variables of `cut_variables`."""
+
+    stack: Stack
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jnp.ndarray,
+        cross_kv: tuple[KeyValue, ...],
+        cache: Cache,
+        index: jnp.ndarray | int,
+    ) -> tuple[jnp.ndarray, Cache]:
+        """[B,N,T,D] -> same, and the cache with the new tokens written at index..index+T."""
+        # A token is no long sequence: blocks of queries would turn the keys around every time.
+        stack, written = dataclasses.replace(self.stack, attention="plain"), []
+        for number, (image, blocks) in enumerate(zip(cross_kv, cache.layers, strict=True)):
+            layer = CachedLayer(stack, name=f"layer{number}")
+            x, new = layer(x, image, blocks, index)
+            written.append(new)
+        x = layer_norm(self.stack.dtype, "norm")(x)
+        return x, cache.write(tuple(written), index, after=x)

@@ -1,0 +1,67 @@
+"""Several devices decode like one, and send each other nothing while they do."""
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import pytest
+
+from pix2seq_jax.evaluation.decoders import make_decoder
+from pix2seq_jax.training import sharding
+from pix2seq_jax.training import state as train_state
+from tests.helpers import four_tasks
+from tests.helpers.collectives import collectives
+
+ROWS, OBJECTS = 16, 2
+MODEL = four_tasks.tiny()
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+def section(sampler: str) -> ml_collections.ConfigDict:
+    options = {"sampler": sampler, "grammar": True, "num_samples": 2, "eos_bias": 0.0}
+    return ml_collections.ConfigDict(options)
+
+
+def arguments(task):
+    """What a decoder of the task takes, but for the variables."""
+    rng = np.random.default_rng(0)
+    memory = rng.normal(size=(ROWS, 16, MODEL.dec_dim)).astype(np.float32)
+    size = np.full((ROWS, 2), four_tasks.SIDE, np.int32)
+    batch = {"ids": np.arange(2 * ROWS, dtype=np.uint32).reshape(ROWS, 2)}
+    batch |= {"orig_size": size, "unpadded_size": size, "crop_offset": np.zeros_like(size)}
+    rows = {"row": np.arange(ROWS, dtype=np.int32)[::-1].copy()}
+    if task.prompted:
+        corners = rng.uniform(0, 16, (ROWS, OBJECTS, 2))
+        boxes = np.concatenate([corners, corners + 12], axis=2)
+        labels = rng.integers(0, 6, (ROWS, OBJECTS))  # some are padding
+        rows |= {"boxes": boxes.astype(np.float32), "labels": labels.astype(np.int32)}
+        rows["scores"] = np.ones((ROWS, OBJECTS), np.float32)
+    return memory, batch, rows, jnp.int32(0)
+
+
+CASES = [(name, "nucleus(0.9)") for name in four_tasks.TASKS] + [("captioning", "beam(2)")]
+
+
+@pytest.mark.parametrize("name,sampler", CASES)
+def test_no_device_waits_for_another(name, sampler):
+    task = four_tasks.TASKS[name]
+    decode, results = make_decoder(MODEL, task, section(sampler)), []
+    variables = train_state.variables(four_tasks.initial(MODEL))
+    for count in (1, 8):
+        mesh = sharding.make_mesh(devices=jax.devices()[:count])
+        cut, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
+        with jax.set_mesh(mesh):
+            memory, batch, rows, seed = jax.device_put(arguments(task), cut_or(whole, cut, task))
+            lowered = decode.lower(jax.device_put(variables, whole), memory, batch, rows, seed)
+            program = lowered.compile()
+            results.append(program(jax.device_put(variables, whole), memory, batch, rows, seed))
+    inside = [row for row in collectives(program.as_text()) if row[0] != "ENTRY"]
+    assert not inside  # all loops are other computations than the program itself
+    for key, one in results[0].items():
+        np.testing.assert_allclose(one, results[1][key], rtol=1e-5, atol=1e-5)
+
+
+def cut_or(whole, cut, task):
+    """The shardings of `arguments`: all but the seed are cut."""
+    return jax.tree.map(lambda x: cut if jnp.ndim(x) else whole, arguments(task))

@@ -1,0 +1,64 @@
+"""Steps with a cache give what one pass gives, whatever blocks the cache grows by."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from pix2seq_jax.models.backbones.vit import VitBackbone
+from pix2seq_jax.models.cached import attend_cached
+from pix2seq_jax.models.pix2seq import Pix2Seq
+
+SIZES = {"enc_layers": 1, "enc_dim": 8, "enc_mlp": 8, "enc_heads": 1}
+SIZES |= {"dec_layers": 6, "dec_dim": 16, "dec_mlp": 32, "dec_heads": 2}  # beyond a short stack
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+def normal(seed, *shape):
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"shared_embedding": False, "output_bias": False}, {"dtype": "bfloat16"}]
+)
+@pytest.mark.parametrize("blocks", [(9,), (4, 1, 3), (1, 8)])
+def test_cached_steps_equal_one_pass(options, blocks):
+    """Of a prompt of three tokens and then one, one, two at a time."""
+    model = Pix2Seq(
+        image_size=(8, 8), vocab_size=40, backbone=VitBackbone(patch_size=8), **SIZES, **options
+    )
+    tokens = jax.random.randint(jax.random.key(1), (2, 3, 7), 0, 40)
+    images = normal(2, 2, 8, 8, 3)
+    variables = nn.meta.unbox(model.init(jax.random.key(0), images, tokens))
+    memory = model.apply(variables, images, method="encode")
+    whole = model.apply(variables, memory, tokens, method="decode")
+    cross_kv = model.apply(variables, memory, method="cross_kv")
+    cut = model.cut_variables(variables)
+    cache, free = model.empty_cache(6, blocks[0]), list(blocks[1:])
+    start = 0
+    for stop in (1, 2, 3, 4, 5, 7) if blocks[0] < 3 else (3, 4, 5, 7):
+        while cache.length < stop:
+            cache = cache.grow(free.pop(0))
+        part = tokens[:, :, start:stop]
+        logits, cache = model.apply(cut, part, cache, cross_kv, start, method="step")
+        tolerance = 1e-5 if model.dtype == "float32" else 0.05
+        np.testing.assert_allclose(logits, whole[:, :, stop - 1], atol=tolerance)
+        start = stop
+
+
+def test_attention_reads_filled_tokens_only():
+    """What an unfilled place holds makes no difference."""
+    query, key, value = (normal(seed, 2, 3, 1, 4) for seed in range(3))
+    full = (normal(3, 2, 3, 5, 4), normal(4, 2, 3, 5, 4))
+    last = (normal(5, 2, 3, 6, 4), normal(6, 2, 3, 6, 4))
+    out = attend_cached(query, key, value, (full, last), 7)
+    dirty = tuple(x.at[:, :, 2:].set(1e6) for x in last)
+    np.testing.assert_array_equal(out, attend_cached(query, key, value, (full, dirty), 7))
+    keys, values = (
+        jnp.concatenate([a, b[:, :, :2], c], axis=2)
+        for a, b, c in zip(full, last, (key, value), strict=True)
+    )
+    weights = nn.softmax(jnp.einsum("rhtk,rhsk->rhts", query, keys) / 2.0)
+    np.testing.assert_allclose(out, jnp.einsum("rhts,rhsk->rhtk", weights, values), atol=1e-6)
