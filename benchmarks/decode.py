@@ -9,6 +9,9 @@ values, and the cache as far as it is filled on the average) over the bandwidth 
 run; or, where that is more, its multiplications over the matrix rate of the same run.
 """
 
+import functools
+import math
+
 import measure  # isort: skip
 import jax
 import jax.numpy as jnp
@@ -53,52 +56,48 @@ def _numbers(text: str) -> list[int]:
 def _rows(args, shape: tuple[int, ...], bandwidth: float, rate: float) -> list[dict]:
     """The rows of one shape, a row for each pair of lengths that follow each other."""
     batch, objects, samples, size, vocab = shape
+    sequences = batch * objects * samples
     model = Pix2Seq((size, size), vocab, VitBackbone(16), dtype=args.dtype)
-    tokens = model.backbone.grid(model.image_size)
-    variables = _variables(model)
-    memory = jax.random.normal(jax.random.key(1), (batch, tokens[0] * tokens[1], model.dec_dim))
-    prompt = jnp.full((batch, objects, 1), 10, jnp.int32)
-    rng, sampler = jax.random.key(0), from_string(args.sampler)
-    works, compiling, temporary = {}, {}, {}
+    works, compiled = _decoders(args, model, shape)
+    times, rows = measure.timed_in_turns(works, runs=args.runs), []
+    for short, long in zip(list(works)[:-1], list(works)[1:], strict=True):
+        count, cached = long - short, (short + long) / 2
+        seconds = (times[long].median - times[short].median) / count
+        read = _bytes(model, batch, sequences, cached)
+        work = 2 * _products(model, sequences, cached)
+        floor = max(read / bandwidth, work / rate)
+        names = ("batch", "objects", "samples", "size", "vocab")
+        row = dict(zip(names, shape, strict=True)) | {"tokens": f"{short}-{long}"}
+        row |= {"ms/token": seconds * 1e3}
+        row |= {"CPU ms": (times[long].cpu - times[short].cpu) / count * 1e3}
+        row |= {"MB/token": read / 1e6, "floor ms": floor * 1e3}
+        row |= {"of": "bytes" if read / bandwidth >= work / rate else "FLOPs"}
+        rows.append(row | {"ratio": seconds / floor} | compiled[long])
+    return rows
+
+
+def _decoders(args, model: Pix2Seq, shape: tuple[int, ...]) -> tuple[dict, dict]:
+    """By length: a decoding that can be timed, and what its compilation took and needs."""
+    batch, objects, samples, *_ = shape
+    variables, sampler = _variables(model), from_string(args.sampler)
+    memory = jax.random.normal(jax.random.key(1), (batch, _image_tokens(model), model.dec_dim))
+    inputs = variables, memory, jnp.full((batch, objects, 1), 10, jnp.int32), jax.random.key(0)
+    works, compiled = {}, {}
     for length in _numbers(args.lengths):
 
         def decode(variables, memory, prompt, rng, length=length):
             options = {"max_len": length + 1, "num_samples": samples, "rng": rng}
             return generate(model, variables, memory, prompt, sampler=sampler, **options).tokens
 
-        made, compiling[length] = measure.compiled(decode, variables, memory, prompt, rng)
-        temporary[length] = made.memory_analysis().temp_size_in_bytes
-        works[length] = lambda made=made: made(variables, memory, prompt, rng)
-    times = measure.timed_in_turns(works, runs=args.runs)
-    rows = []
-    for short, long in zip(list(works)[:-1], list(works)[1:], strict=True):
-        seconds, cpu = (
-            (getattr(times[long], kind) - getattr(times[short], kind)) / (long - short)
-            for kind in ("median", "cpu")
-        )
-        cached = (short + long) / 2
-        read = _bytes(model, variables, batch, batch * objects * samples, cached)
-        work = 2 * _products(model, batch * objects * samples, len(memory[0]), cached)
-        floor = max(read / bandwidth, work / rate)
-        rows.append(
-            {
-                "batch": batch,
-                "objects": objects,
-                "samples": samples,
-                "size": size,
-                "vocab": vocab,
-                "tokens": f"{short}-{long}",
-                "ms/token": seconds * 1e3,
-                "CPU ms": cpu * 1e3,
-                "MB/token": read / 1e6,
-                "floor ms": floor * 1e3,
-                "of": "bytes" if read / bandwidth >= work / rate else "FLOPs",
-                "ratio": seconds / floor,
-                "compile s": compiling[long],
-                "temporary MB": temporary[long] / 1e6,
-            }
-        )
-    return rows
+        made, seconds = measure.compiled(decode, *inputs)
+        megabytes = made.memory_analysis().temp_size_in_bytes / 1e6
+        compiled[length] = {"compile s": seconds, "temporary MB": megabytes}
+        works[length] = functools.partial(made, *inputs)
+    return works, compiled
+
+
+def _image_tokens(model: Pix2Seq) -> int:
+    return math.prod(model.backbone.grid(model.image_size))
 
 
 def _variables(model: Pix2Seq):
@@ -108,21 +107,19 @@ def _variables(model: Pix2Seq):
     return nn.meta.unbox(jax.jit(small.init)(jax.random.key(0), images, tokens))
 
 
-def _bytes(model: Pix2Seq, variables, batch: int, sequences: int, cached: float) -> float:
+def _bytes(model: Pix2Seq, batch: int, sequences: int, cached: float) -> float:
     """Bytes that one token of each sequence reads."""
-    size = jnp.dtype(model.dtype).itemsize
-    decoder = dict(variables["params"]["decoder"])
-    decoder.pop("cross")  # read once for an image
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(decoder))
-    rows, columns = model.backbone.grid(model.image_size)
-    image = 2 * model.dec_layers * batch * rows * columns * model.dec_dim
-    return size * (parameters + image + 2 * model.dec_layers * sequences * cached * model.dec_dim)
+    layer = 6 * model.dec_dim**2 + 2 * model.dec_dim * model.dec_mlp
+    parameters = model.dec_layers * layer + model.vocab_size * model.dec_dim
+    read = 2 * model.dec_layers * model.dec_dim
+    numbers = parameters + read * (batch * _image_tokens(model) + sequences * cached)
+    return jnp.dtype(model.dtype).itemsize * numbers
 
 
-def _products(model: Pix2Seq, sequences: int, image_tokens: int, cached: float) -> float:
+def _products(model: Pix2Seq, sequences: int, cached: float) -> float:
     """Multiplications of one token of each sequence."""
     dim = model.dec_dim
-    layer = 6 * dim**2 + 2 * dim * model.dec_mlp + 2 * dim * (image_tokens + cached)
+    layer = 6 * dim**2 + 2 * dim * model.dec_mlp + 2 * dim * (_image_tokens(model) + cached)
     return sequences * (model.dec_layers * layer + dim * model.vocab_size)
 
 

@@ -119,8 +119,15 @@ def generate(
     cache, logits = _read_prompts(model, variables, prompts, cross_kv, num_samples)
     repeated = jnp.repeat(prompts, num_samples, axis=1)  # [B,N·K,P]
     start = writer.start(repeated, length, model.vocab_size, cache, return_logits)
-    state = writer.emit(start, logits)
-    # A loop for each block of the cache, which grows: a token costs what is before it.
+    state = _draw_all(step, writer.emit(start, logits), length)
+    return state.results((*prompt.shape[:-1], num_samples))
+
+
+def _draw_all(step: Callable[["State"], "State"], state: "State", length: int) -> "State":
+    """The state after responses of `length` tokens, of which the first is drawn.
+
+    There is a loop for each block of the cache, which grows: a token costs what is before it.
+    """
     for first in range(0, length - 1, BLOCK):
         room = min(BLOCK, length - 1 - first)  # the last token is never read
         cache = state.cache.grow(room) if first else state.cache.widen(room)
@@ -129,7 +136,7 @@ def generate(
             step,
             state.replace(cache=cache),
         )
-    return state.results((*prompt.shape[:-1], num_samples))
+    return state
 
 
 def prepare(model: Pix2Seq, variables: Any, memory: jnp.ndarray) -> tuple[Any, Any]:
