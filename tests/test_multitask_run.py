@@ -308,7 +308,7 @@ def test_data_mixing_leaves_out_tasks_of_weight_0(folder, tmp_path):
 
 
 def test_a_task_can_read_several_data_sets(folder, tmp_path):
-    config = make(folder)
+    config = resolve.select_tasks(make(folder), ["detection", "captioning"])
     paths = {
         name: value for name, value in config.data.to_dict().items() if name.startswith("train_")
     }
