@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import jax
 import numpy as np
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -175,6 +174,8 @@ def device_use(flops_per_s: float) -> dict[str, float]:
         (model FLOPs utilisation, Chowdhery et al. 2022, PaLM, appendix B); `device_gib`, the most
         memory that was in use so far, where the device tells.
     """
+    import jax  # here, so that the help of a command needs none of it
+
     device, rate = jax.local_devices()[0], flops_per_s / jax.device_count()
     use = {"tflops_per_s": rate / 1e12}
     for name, peak in PEAKS.items():
