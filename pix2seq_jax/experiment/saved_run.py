@@ -40,6 +40,7 @@ FREE_OF_MODEL = (
 # What early runs did not record, by section; "" is the config itself.
 EARLIER = {
     "": {"init_from": ""},
+    "model": {"attention": Pix2Seq.attention},
     "data": {
         "keypoint_names": (),
         "keypoint_categories": (),
