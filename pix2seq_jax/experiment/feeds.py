@@ -34,7 +34,8 @@ def trained_tasks(config: ml_collections.ConfigDict, tasks: dict[str, Task]) -> 
     Raises:
         ValueError: config.train.mixing is neither "batch" nor "data".
     """
-    trained = {name: tasks[name] for name in weighing(config)}
+    # In the order of `tasks`: random draws of a task follow its number.
+    trained = {name: task for name, task in tasks.items() if name in weighing(config)}
     if config.train.mixing == "data":
         return {Mixed.name: Mixed(tuple(trained.values()))}
     if config.train.mixing != "batch":
@@ -99,9 +100,10 @@ def open_feeds(
 
 def _together(config: ml_collections.ConfigDict, streams: dict[str, list[Stream]]) -> list[Stream]:
     """The streams of all tasks that weigh something as those of one batch."""
+    names = [name for name in streams if name in weighing(config)]
     return [
         dataclasses.replace(stream, weight=stream.weight * config.tasks[name].weight, task=number)
-        for number, name in enumerate(weighing(config))
+        for number, name in enumerate(names)
         for stream in streams[name]
     ]
 
