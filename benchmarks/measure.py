@@ -19,8 +19,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-MATRIX_SIDE = 2048  # of the square matrices whose product gives the matrix rate
-READ_BYTES = 1 << 30  # that are read to find the bandwidth
+# Of the square matrices whose product gives the matrix rate, and the bytes that are read to find the
+# bandwidth; an accelerator needs more to be busy for longer than it takes to start it.
+MATRIX_SIDE, ACCELERATOR_SIDE = 2048, 8192
+READ_BYTES, ACCELERATOR_BYTES = 1 << 30, 1 << 32
 
 
 @dataclass(frozen=True)
@@ -83,19 +85,18 @@ def compiled(function: Callable, *arguments: Any) -> tuple[Any, float]:
 
 def matrix_rate(dtype: str = "float32") -> float:
     """Floating point operations per second of a large square matrix product."""
-    key = jax.random.key(0)
-    a = jax.random.normal(key, (MATRIX_SIDE, MATRIX_SIDE)).astype(dtype)
+    side = MATRIX_SIDE if jax.default_backend() == "cpu" else ACCELERATOR_SIDE
+    a = jax.random.normal(jax.random.key(0), (side, side)).astype(dtype)
     product = jax.jit(jnp.matmul)
-    fastest = timed(lambda: product(a, a), runs=7, warm_up=2).fastest
-    return 2 * MATRIX_SIDE**3 / fastest
+    return 2 * side**3 / timed(lambda: product(a, a), runs=7, warm_up=2).fastest
 
 
 def bandwidth() -> float:
     """Bytes per second that are read from memory: by all cores of a CPU, or by one accelerator."""
     if jax.default_backend() != "cpu":
-        x = jnp.ones(READ_BYTES // 4, jnp.float32)
+        x = jnp.ones(ACCELERATOR_BYTES // 4, jnp.float32)
         total = jax.jit(jnp.sum)
-        return READ_BYTES / timed(lambda: total(x), runs=7, warm_up=2).fastest
+        return ACCELERATOR_BYTES / timed(lambda: total(x), runs=7, warm_up=2).fastest
     workers = len(os.sched_getaffinity(0))
     parts = np.array_split(np.ones(READ_BYTES // 8), workers)
     with ThreadPoolExecutor(workers) as pool:

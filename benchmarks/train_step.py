@@ -1,6 +1,9 @@
 """Seconds and memory of a training step, beside the time that its arithmetic alone would take.
 
     python benchmarks/train_step.py --config=vit-b --size=640 --batch=1
+    python benchmarks/train_step.py --config=multitask --batch=16 --dtype=bfloat16
+
+`multitask` is ViT-B with the four tasks of configs/multitask.py, --batch images of each.
 
 The data are random numbers, so no file is read; jax, flax and optax are all that is needed.
 """
@@ -37,7 +40,8 @@ DEMO = {"backbone": VitBackbone(patch_size=8), "enc_layers": 2, "enc_dim": 128, 
 DEMO |= {"enc_heads": 4, "dec_layers": 2, "dec_dim": 128, "dec_mlp": 512, "dec_heads": 4}
 DEMO |= {"drop_path": 0.0, "drop_units": 0.0, "attention_init": "matrix"}
 CONFIGS: dict[str, dict[str, Any]] = {"vit-b": {}, "resnet50": RESNET, "demo": DEMO}
-# Images of a step of the demo, by task; other configs train detection with --batch images.
+CONFIGS |= {"multitask": {}}
+# Images of a step of the demo, by task.
 DEMO_IMAGES = {"detection": 48, "segmentation": 16, "keypoints": 8, "captioning": 8}
 WORDS = 256  # of the captions of the demo
 OBJECTS, CAPTIONS = 100, 5
@@ -49,23 +53,48 @@ def main() -> None:
     parser.add_argument("--config", default="vit-b", choices=CONFIGS)
     parser.add_argument("--size", type=int, default=640, help="side of the images in pixels")
     parser.add_argument("--batch", type=int, default=1, help="images of a step")
-    parser.add_argument("--vocabulary", type=int, default=3000)
+    parser.add_argument("--vocabulary", type=int, default=0, help="0: that of the config")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--remat", action="store_true", help="compute activations again")
+    parser.add_argument("--attention", default="auto", help="model.attention")
     options = parser.parse_args()
-    changes = CONFIGS[options.config] | {"dtype": options.dtype, "remat": options.remat}
-    if options.config == "demo":
+    fields = {name: getattr(options, name) for name in ("dtype", "remat", "attention")}
+    model, tasks, images = step_of(options.config, options.size, options.batch, options.vocabulary)
+    row = step_row(model.clone(**fields), tasks, images, options.runs)
+    facts = {"config": options.config, "size": model.image_size, "images": images} | fields
+    measure.report([row], options.json, **facts, matrix_gflops=row["matrix GFLOP/s"])
+
+
+def step_of(
+    config: str, size: int, batch: int, vocabulary: int = 0
+) -> tuple[Pix2Seq, dict[str, Any], dict[str, int]]:
+    """The model, the tasks, and the images of each, of one of CONFIGS."""
+    if config == "demo":
         tasks, images, size, vocabulary = demo_tasks(), DEMO_IMAGES, 48, 412
+    elif config == "multitask":
+        vocabulary = vocabulary or 35_000
+        tasks = published_tasks(vocabulary)
+        images = dict.fromkeys(tasks, batch)
     else:
-        size, vocabulary = options.size, options.vocabulary
+        vocabulary = vocabulary or 3000
         words = Vocab(size=vocabulary, num_bins=1000, num_classes=91, coord_shift=1000)
         tasks = {"detection": Detection(words, max_instances=OBJECTS)}
-        images = {"detection": options.batch}
+        images = {"detection": batch}
     length = max(task.max_len for task in tasks.values())
     sides = {"image_size": (size, size), "vocab_size": vocabulary, "max_seq_len": length}
-    row = step_row(Pix2Seq(**sides, **changes), tasks, images, options.runs)
-    facts = {"config": options.config, "size": size, "dtype": options.dtype, "remat": options.remat}
-    measure.report([row], options.json, **facts, matrix_gflops=row["matrix GFLOP/s"])
+    return Pix2Seq(**sides, **CONFIGS[config]), tasks, images
+
+
+def published_tasks(vocabulary: int) -> dict[str, Any]:
+    """Those of configs/multitask.py."""
+    shifts = {"coord_shift": 1000, "text_shift": 3000, "text_size": vocabulary - 3000}
+    words = Vocab(size=vocabulary, num_bins=1000, num_classes=91, **shifts)
+    return {
+        "detection": Detection(words, max_instances=OBJECTS),
+        "segmentation": Segmentation(words, max_instances=10, max_points=128),
+        "keypoints": Keypoints(words, max_instances=1, num_keypoints=17),
+        "captioning": Captioning(words, captions_per_image=CAPTIONS, max_tokens=128),
+    }
 
 
 def demo_tasks() -> dict[str, Any]:
