@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# Of the square matrices whose product gives the matrix rate, and the bytes that are read to find the
-# bandwidth; an accelerator needs more to be busy for longer than it takes to start it.
+# Of the square matrices whose product gives the matrix rate, and the bytes that are read to find
+# the bandwidth; an accelerator needs more to be busy for longer than it takes to start it.
 MATRIX_SIDE, ACCELERATOR_SIDE = 2048, 8192
 READ_BYTES, ACCELERATOR_BYTES = 1 << 30, 1 << 32
 
