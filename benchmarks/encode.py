@@ -22,6 +22,7 @@ from flax import linen as nn
 from pix2seq_jax.models.backbones.resnet import ResNetBackbone
 from pix2seq_jax.models.backbones.vit import VitCropBackbone
 from pix2seq_jax.models.pix2seq import Pix2Seq
+from pix2seq_jax.training import flops
 
 TOKENS, VOCABULARY = 512, 3000
 RESNET = {
@@ -77,7 +78,7 @@ def measured(
     program, compiling = measure.compiled(function, *arguments)
     timing = measure.timed(lambda: program(*arguments), runs=runs)
     plain_function, _ = build(plain)
-    count = operations(jax.make_jaxpr(plain_function)(*arguments).jaxpr)
+    count = flops.of_program(jax.make_jaxpr(plain_function)(*arguments).jaxpr)
     return {
         "compile s": compiling,
         "temporary GiB": program.memory_analysis().temp_size_in_bytes / 2**30,
@@ -131,35 +132,6 @@ def inputs(model: Pix2Seq) -> tuple[dict[str, Any], jax.Array]:
     if "batch_stats" in variables:
         variables["batch_stats"] = jax.tree.map(jnp.ones_like, variables["batch_stats"])
     return variables, image
-
-
-def operations(jaxpr: Any) -> float:
-    """Floating point operations of the matrix products and convolutions of a program, loops of
-    known length counted as often as they run."""
-    total = 0.0
-    for equation in jaxpr.eqns:
-        inner = [x for value in equation.params.values() for x in programs(value)]
-        times = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
-        total += times * sum(operations(x) for x in inner)
-        shapes = [x.aval.shape for x in equation.invars if hasattr(x, "aval")]
-        if equation.primitive.name == "dot_general":
-            (summed, _), _ = equation.params["dimension_numbers"]
-            inner_size = np.prod([shapes[0][axis] for axis in summed])
-            total += 2 * np.prod(equation.outvars[0].aval.shape) * inner_size
-        if equation.primitive.name == "conv_general_dilated":
-            out_axis = equation.params["dimension_numbers"].rhs_spec[0]
-            terms = np.prod(shapes[1]) / shapes[1][out_axis]
-            gaps = np.prod(equation.params["lhs_dilation"])  # zeros between the inputs are free
-            total += 2 * np.prod(equation.outvars[0].aval.shape) * terms / gaps
-    return float(total)
-
-
-def programs(value: Any) -> list[Any]:
-    """The programs in a parameter of an equation."""
-    if isinstance(value, tuple | list):
-        return [x for item in value for x in programs(item)]
-    value = getattr(value, "jaxpr", value)
-    return [value] if hasattr(value, "eqns") else []
 
 
 if __name__ == "__main__":

@@ -56,9 +56,12 @@ def main() -> None:
     parser.add_argument("--vocabulary", type=int, default=0, help="0: that of the config")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--remat", action="store_true", help="compute activations again")
+    parser.add_argument("--remat_policy", default="all", help="model.remat_policy")
     parser.add_argument("--attention", default="auto", help="model.attention")
     options = parser.parse_args()
-    fields = {name: getattr(options, name) for name in ("dtype", "remat", "attention")}
+    fields = {
+        name: getattr(options, name) for name in ("dtype", "remat", "remat_policy", "attention")
+    }
     model, tasks, images = step_of(options.config, options.size, options.batch, options.vocabulary)
     row = step_row(model.clone(**fields), tasks, images, options.runs)
     facts = {"config": options.config, "size": model.image_size, "images": images} | fields

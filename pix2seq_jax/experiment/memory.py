@@ -200,7 +200,7 @@ def _sequences(
     positions = rows * task.per_image * task.max_len
     float_bytes = 2 if model.dtype == "bfloat16" else FLOAT
     # Logits and their gradient are made a chunk of positions at a time.
-    logits = 2 * max(min(positions * tokens * FLOAT, losses.CHUNK_BYTES), tokens * FLOAT)
+    logits = 2 * max(min(positions * tokens * FLOAT, losses.chunk_limit()), tokens * FLOAT)
     return [
         Part(
             f"the sequences of {name} ({rows:,} images x {task.per_image:,} x {task.max_len:,} "

@@ -30,6 +30,7 @@ FREE_OF_MODEL = (
     "backbone.frozen_bn",
     "dtype",
     "remat",
+    "remat_policy",
     "attention",
     "attention_init",
     "drop_path",
@@ -40,7 +41,7 @@ FREE_OF_MODEL = (
 # What early runs did not record, by section; "" is the config itself.
 EARLIER = {
     "": {"init_from": ""},
-    "model": {"attention": Pix2Seq.attention},
+    "model": {"attention": Pix2Seq.attention, "remat_policy": Pix2Seq.remat_policy},
     "data": {
         "keypoint_names": (),
         "keypoint_categories": (),

@@ -16,6 +16,9 @@ from math import ceil
 import jax
 from jax import lax
 from jax import numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+
+from pix2seq_jax.models.layers import ATTENDED
 
 # Scores of one block: 2.5 MB. Half and twice as many cost 3 % more (1,600 tokens, two cores).
 BLOCK_SCORES = 640_000
@@ -43,7 +46,7 @@ def _forward(query, key, value, causal):
     """The output, and what the backward pass needs: inputs, and the logarithms of the sums
     f32[B,H,T,1] that the weights were divided by."""
     attend = partial(_attend, causal=causal)
-    out, log_sums = _each_group(attend, (query, key, value))
+    out, log_sums = checkpoint_name(_each_group(attend, (query, key, value)), ATTENDED)
     return out, (query, key, value, log_sums)
 
 

@@ -9,6 +9,7 @@ width, or channels), mlp, heads, head_dim, vocab, positions, or None.
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 from flax import linen as nn
 from jax import lax
 from jax import numpy as jnp
@@ -22,6 +23,10 @@ KERNEL_INIT = nn.initializers.glorot_uniform()
 # stays on that plateau for long. "matrix" takes such a kernel for the matrix that it is.
 ATTENTION_INITS = ("keras", "matrix")
 ATTENTIONS = ("auto", "plain", "blockwise", "cudnn")  # see models.attention.attend_whole
+# What the backward pass computes again of a layer where memory is to be saved: all of it, or all
+# but its matrix products and its attention.
+REMAT_POLICIES = ("all", "elementwise")
+ATTENDED = "attended"  # name of what attention keeps for its backward pass
 EMBEDDING_INIT = nn.initializers.truncated_normal(0.02)
 ZEROS = nn.initializers.zeros
 NORM_EPSILON = 1e-6
@@ -43,6 +48,7 @@ class Stack:
         drop_att: dropout of attention weights.
         dtype: of the computation, 'float32' or 'bfloat16'.
         remat: recompute activations in the backward pass instead of keeping them.
+        remat_policy: which of them, one of REMAT_POLICIES.
         attention_init: one of ATTENTION_INITS.
         attention: how attention of whole sequences is computed, one of ATTENTIONS.
     """
@@ -56,6 +62,7 @@ class Stack:
     drop_att: float = 0.0
     dtype: str = "float32"
     remat: bool = False
+    remat_policy: str = "all"
     attention_init: str = "keras"
     attention: str = "auto"
 
@@ -141,11 +148,13 @@ def scan_layers(block: type[nn.Module], stack: Stack, in_axes: Any) -> type[nn.M
 
     Args:
         block: module whose call takes (carry, *inputs) and returns (carry, output).
-        stack: gives the number of layers and whether activations are recomputed.
+        stack: gives the number of layers, and what of their activations is recomputed.
         in_axes: for each of the inputs, 0 where it has a leading layer axis, or nn.broadcast.
     """
     if stack.remat:
-        block = nn.remat(block, prevent_cse=False)  # the loop keeps the compiler from undoing it
+        policy = _kept if stack.remat_policy == "elementwise" else None
+        # The loop keeps the compiler from undoing it, so nothing has to be done against that.
+        block = nn.remat(block, prevent_cse=False, policy=policy)
     return nn.scan(
         block,
         variable_axes={"params": 0},
@@ -155,3 +164,13 @@ def scan_layers(block: type[nn.Module], stack: Stack, in_axes: Any) -> type[nn.M
         unroll=stack.layers if stack.layers <= SHORT_STACK and not stack.remat else 1,
         metadata_params={nn.PARTITION_NAME: "layers"},
     )
+
+
+def _kept(primitive: Any, *inputs: Any, **options: Any) -> bool:
+    """Whether "elementwise" keeps what an operation computes: matrix products and attention."""
+    if primitive.name == "name":
+        return options["name"] == ATTENDED
+    if "dot_product_attention" in primitive.name:  # of cuDNN
+        return True
+    products = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    return products(primitive, *inputs, **options)

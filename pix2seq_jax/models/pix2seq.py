@@ -14,7 +14,7 @@ from pix2seq_jax.models.backbones.vit import VitBackbone
 from pix2seq_jax.models.cached import Cache, KeyValue, cut_variables
 from pix2seq_jax.models.decoder import Decoder
 from pix2seq_jax.models.encoder import PROJECTIONS, Encoder, Projection
-from pix2seq_jax.models.layers import ATTENTION_INITS, ATTENTIONS, Stack
+from pix2seq_jax.models.layers import ATTENTION_INITS, ATTENTIONS, REMAT_POLICIES, Stack
 from pix2seq_jax.models.positions import KINDS
 
 ALLOWED = {
@@ -23,6 +23,7 @@ ALLOWED = {
     "proj_mode": PROJECTIONS,
     "attention_init": ATTENTION_INITS,
     "attention": ATTENTIONS,
+    "remat_policy": REMAT_POLICIES,
     "dtype": ("float32", "bfloat16"),
 }
 
@@ -58,6 +59,8 @@ class Pix2Seq(nn.Module):
         dtype: of the computation, 'float32' or 'bfloat16'; parameters, softmax and logits are
             float32.
         remat: recompute activations of each layer in the backward pass.
+        remat_policy: which of them: 'all', or the 'elementwise' ones, so that the results of matrix
+            products and of attention are kept.
 
     Raises:
         ValueError: at construction, where a field has a value that is not allowed.
@@ -88,6 +91,7 @@ class Pix2Seq(nn.Module):
     attention: str = "auto"
     dtype: str = "float32"
     remat: bool = False
+    remat_policy: str = "all"
 
     def __post_init__(self) -> None:
         _check_fields(self)
@@ -144,6 +148,7 @@ class Pix2Seq(nn.Module):
             drop_att=self.drop_att,
             dtype=self.dtype,
             remat=self.remat,
+            remat_policy=self.remat_policy,
             attention_init=self.attention_init,
             attention=self.attention,
         )

@@ -20,8 +20,10 @@ from jax.sharding import PartitionSpec
 from pix2seq_jax.training import sharding
 
 LOSSES = ("xent", "xent@SMOOTHING", "focal@GAMMA", "logistic", "logistic@SMOOTHING")
-# Large enough for the matrix products to run at full speed, small beside a model.
-CHUNK_BYTES = 64 * 2**20
+# Of the logits at a time: large enough for the matrix products to run at full speed, small beside a
+# model. An accelerator needs more rows for that, and each chunk adds to the whole gradient of the
+# table.
+CHUNK_BYTES, ACCELERATOR_CHUNK_BYTES = 64 * 2**20, 512 * 2**20
 
 
 class Output(NamedTuple):
@@ -61,7 +63,7 @@ def weighted_loss(
     weights: jax.Array,
     kind: str,
     length: int,
-    chunk_bytes: int = CHUNK_BYTES,
+    chunk_bytes: int | None = None,
 ) -> tuple[jax.Array, Sums]:
     """(sum of weight * token loss over the batch, sums by image).
 
@@ -74,7 +76,7 @@ def weighted_loss(
         weights: f32[B,L], at least 0.
         kind: one of LOSSES.
         length: T, positions of a sequence; for the logistic loss.
-        chunk_bytes: most bytes of logits at a time.
+        chunk_bytes: most bytes of logits at a time; None for `chunk_limit`.
     """
     return _forward(output, targets, weights, kind, length, chunk_bytes)[0]
 
@@ -85,9 +87,10 @@ def _forward(
     weights: jax.Array,
     kind: str,
     length: int,
-    chunk_bytes: int,
+    chunk_bytes: int | None,
 ) -> tuple[tuple[jax.Array, Sums], Output]:
     """(what `weighted_loss` returns, the gradient)."""
+    chunk_bytes = chunk_limit() if chunk_bytes is None else chunk_bytes
     run = functools.partial(_over_chunks, kind=kind, length=length, chunk_bytes=chunk_bytes)
     # Every device takes chunks of its own rows. Chunks of the rows of all would have to be fetched.
     if axes := sharding.auto_batch_axes():
@@ -107,7 +110,7 @@ def _forward(
 def _backward(
     kind: str,
     length: int,
-    chunk_bytes: int,
+    chunk_bytes: int | None,
     gradient: Output,
     cotangent: tuple[jax.Array, Sums],
 ) -> tuple[Output, None, None]:
@@ -117,6 +120,11 @@ def _backward(
 
 
 weighted_loss.defvjp(_forward, _backward)
+
+
+def chunk_limit() -> int:
+    """Most bytes of logits at a time on this machine."""
+    return CHUNK_BYTES if jax.default_backend() == "cpu" else ACCELERATOR_CHUNK_BYTES
 
 
 class Rows(NamedTuple):
@@ -163,6 +171,7 @@ def _over_chunks(
     chunks = -(-jnp.sum(counted) // chunk)
     if axes:  # the loop holds collectives of the model axis, which all devices must reach
         chunks = jax.lax.pmax(chunks, axes)
+    table = table.astype(hidden.dtype)
     work = functools.partial(_chunk, table=table, bias=bias, kind=kind, length=length)
     sums = _sum_up(work, rows, order.reshape(-1, chunk), chunks)
     # Back to the order of the batch.
@@ -212,7 +221,6 @@ def _sum_up(
 def _chunk(rows: Rows, table: jax.Array, bias: jax.Array, kind: str, length: int) -> ChunkSums:
     """Loss, accuracy and gradient of C rows; the only place with logits, f32[C,V]."""
     hidden, targets, weights = rows
-    table = table.astype(hidden.dtype)
     logits = jnp.matmul(hidden, table.T, preferred_element_type=jnp.float32) + bias[None]
 
     def weighted(logits):

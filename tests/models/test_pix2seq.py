@@ -13,6 +13,7 @@ from pix2seq_jax.config import architectures
 from pix2seq_jax.models import backbones, pix2seq
 from pix2seq_jax.models.backbones.vit import VitCropBackbone
 from pix2seq_jax.models.pix2seq import Pix2Seq
+from pix2seq_jax.training import flops
 
 TINY = {
     "image_size": (16, 24),
@@ -167,15 +168,29 @@ def test_the_future_is_hidden():
     assert (before[:, 4] != after[:, 4]).any()
 
 
-def test_remat_gives_the_same_gradients():
-    grads = []
-    for remat in (False, True):
-        model, variables = build(remat=remat, drop_path=0.2, drop_att=0.1, enc_layers=2)
+@pytest.mark.parametrize("attention", ["plain", "blockwise"])
+def test_remat_gives_the_same_gradients_and_computes_again(attention):
+    grads, products, kept = {}, {}, {}
+    for remat in ("none", "elementwise", "all"):
+        fields = {"drop_path": 0.2, "enc_layers": 5, "attention": attention}
+        if remat != "none":
+            fields |= {"remat": True, "remat_policy": remat}
+        model, variables = build(**fields)
         run = functools.partial(
             model.apply, method="encode", train=True, rngs={"dropout": jax.random.key(4)}
         )
-        grads.append(jax.jit(jax.grad(lambda v, run=run: (run(v, IMAGES) ** 2).sum()))(variables))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), *grads)
+        gradient = jax.jit(jax.grad(lambda v, run=run: (run(v, IMAGES) ** 2).sum()))
+        grads[remat] = gradient(variables)
+        products[remat] = flops.of_program(jax.make_jaxpr(gradient)(variables).jaxpr)
+        kept[remat] = gradient.lower(variables).compile().memory_analysis().temp_size_in_bytes
+    for remat in ("elementwise", "all"):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3),
+            grads["none"],
+            grads[remat],
+        )
+    assert products["none"] <= products["elementwise"] < products["all"]
+    assert kept["all"] < kept["elementwise"] < kept["none"]
 
 
 @pytest.mark.parametrize("rate", ["drop_path", "drop_units", "drop_att"])
