@@ -17,7 +17,7 @@ FLAGS = (
     command.CONFIG,
     Flag("workdir", REQUIRED, "Folder for checkpoints, metrics and pictures; rerun to resume."),
     Flag("mode", "train_and_eval", "What to do.", choices=MODES),
-    command.DISTRIBUTED,
+    *command.DISTRIBUTED,
 )
 
 

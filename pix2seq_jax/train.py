@@ -10,7 +10,6 @@ from pathlib import Path
 
 import jax
 import ml_collections
-import optax
 
 from pix2seq_jax.config import ranges
 from pix2seq_jax.config.fill import fill
@@ -29,7 +28,7 @@ from pix2seq_jax.experiment import (
 from pix2seq_jax.experiment.logs import MetricWriter, log, parameter_table, phase, setup_logging
 from pix2seq_jax.experiment.opened import OpenedRun, open_run
 from pix2seq_jax.experiment.workdir import CHECKPOINTS
-from pix2seq_jax.training import checkpoint, loop, optim, trees
+from pix2seq_jax.training import checkpoint, loop, trees
 from pix2seq_jax.training import state as train_state
 from pix2seq_jax.training import step as train_step
 
@@ -56,7 +55,7 @@ def run(
         opened = open_run(config, workdir, mesh, evaluate_too=evaluate_too)
     config = opened.config
     # Make the update.
-    tx, update = _make_update(opened)
+    tx, update = resolve.make_update(config, opened.model, opened.trained)
     # From here on the workdir belongs to this run.
     saver = _claim(opened, workdir, best_metric)
     with contextlib.ExitStack() as stack:
@@ -92,29 +91,6 @@ def run(
             if evaluations is not None:
                 evaluation = evaluations.run(train_state.variables(state), first)
     return evaluation
-
-
-def _make_update(opened: OpenedRun) -> tuple[optax.GradientTransformation, Callable]:
-    """(optimizer, function of one step, to be jitted). Tasks that share a batch share its weight,
-    too."""
-    config = opened.config
-    schedule = optim.schedule(
-        **config.schedule, batch_size=config.train.batch_size, total=config.train.steps
-    )
-    tx = optim.make(learning_rate=schedule, **config.optim)
-    weights = {
-        name: config.tasks[name].weight if name in config.tasks else 1.0 for name in opened.trained
-    }
-    update = train_step.make_step(
-        opened.model,
-        opened.trained,
-        tx,
-        schedule,
-        loss=config.train.loss,
-        accum=config.train.accumulate,
-        weights=weights,
-    )
-    return tx, update
 
 
 def _claim(opened: OpenedRun, workdir: str | Path, best_metric: str) -> checkpoint.Checkpointer:

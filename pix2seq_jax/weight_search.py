@@ -33,7 +33,7 @@ FLAGS = (
         "detection,segmentation,captioning,keypoints.",
     ),
     Flag("steps", 0, "Length of each run; 0: config.train.steps."),
-    command.DISTRIBUTED,
+    *command.DISTRIBUTED,
 )
 
 

@@ -10,7 +10,10 @@ import pytest
 COMPILED = str(Path(__file__).parent.parent / ".pytest_cache" / "jax")
 GOLDEN = Path(__file__).parent / "golden"
 
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", COMPILED)  # of commands in other processes
+# Of commands in other processes. Compiling is most of the time of the tests.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", COMPILED)
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+jax.config.update("jax_disable_most_optimizations", True)
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_compilation_cache_dir", COMPILED)
@@ -18,12 +21,11 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 @pytest.fixture(scope="module")
-def quick_compilation():
-    """For modules where compiling is most of the time; recorded numbers are compared with optimised
-    code."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
+def optimised():
+    """For modules that compare models with recorded numbers: compiled as users have it."""
     jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture(scope="session")

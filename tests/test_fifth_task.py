@@ -20,8 +20,6 @@ from tests.helpers import small
 
 PROMPT = 20  # a token that no other task has
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @dataclass(frozen=True)
 class Counting(Task):

@@ -21,7 +21,7 @@ from tests.helpers.commands import command
 from tests.helpers.official_checkpoints import VIT_B, key, write
 from tests.helpers.refusals import LOADING
 
-pytestmark = [pytest.mark.usefixtures("quick_compilation"), LOADING]
+pytestmark = LOADING
 
 
 def test_labels_of_an_imported_model_are_category_ids(tmp_path):

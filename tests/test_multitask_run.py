@@ -18,8 +18,6 @@ from tests.helpers.multitask import make
 TASKS = ("detection", "segmentation", "keypoints", "captioning")
 CAPTION_SCORES = {"BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "CIDEr-D", "ROUGE-L"}
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

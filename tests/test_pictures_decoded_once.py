@@ -12,8 +12,6 @@ from tests.helpers.multitask import make
 
 TASKS = ("detection", "segmentation", "keypoints", "captioning")
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

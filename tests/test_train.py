@@ -12,7 +12,6 @@ from pix2seq_jax import evaluate, train
 from pix2seq_jax.experiment import inputs, resolve, text_model
 from tests.helpers import small
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 VARIANTS = (
     *("detection.py:shapes", "detection.py:arch=resnet50,size=64"),
     *(

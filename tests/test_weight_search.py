@@ -13,7 +13,6 @@ from pix2seq_jax.evaluation import HOST_TASKS
 from pix2seq_jax.experiment import resolve, saved_run, task_weights
 from tests.helpers import small
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 # Ratios at which `pretend` is best.
 PEAKS = {"segmentation": 0.5, "captioning": 0.1, "keypoints": 0.1}
 RATIOS = (0.1, 0.3, 0.5)

@@ -19,7 +19,7 @@ from pix2seq_jax.data.ops.chain import read_chain
 from pix2seq_jax.experiment import memory, resolve
 from pix2seq_jax.experiment import workdir as folder
 from pix2seq_jax.models.pix2seq import Pix2Seq
-from pix2seq_jax.training import checkpoint, sharding
+from pix2seq_jax.training import checkpoint, processes, sharding
 from pix2seq_jax.vocab import Vocab
 
 
@@ -37,6 +37,7 @@ def check(
         ValueError: one line that names the field, its value, and what to do.
     """
     folder.check_writable(workdir)
+    processes.check_shared(workdir)
     ranges.check(config)
     resolve.task_names(config)
     sizes = {name: max(config.model[name], 1) for name in ("vocab_size", "max_seq_len")}

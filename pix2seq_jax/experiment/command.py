@@ -57,11 +57,16 @@ CONFIG = Flag(
     REQUIRED,
     "Configuration file; text after a colon selects a variant. --config.NAME=VALUE sets a field.",
 )
-# `run` joins the other processes before the call, which does not get these two.
-DISTRIBUTED = Flag(
-    "distributed",
-    False,
-    "Join the other hosts of a TPU pod, SLURM or Kubernetes job (jax.distributed.initialize).",
+# `run` joins the other processes before the call, which does not get these.
+DISTRIBUTED = (
+    Flag(
+        "distributed",
+        False,
+        "Join the other hosts of a TPU pod, SLURM, Kubernetes or MPI job, which is recognised.",
+    ),
+    Flag("coordinator", "", "HOST:PORT of process 0, in any other job of several processes."),
+    Flag("num_processes", 0, "Of that job."),
+    Flag("process_id", -1, "Of this process in that job, from 0."),
 )
 TRACEBACK = Flag("traceback", False, "Show the whole trace of an error.")
 
@@ -89,11 +94,15 @@ def run(
         return
     os.environ.setdefault(CACHE, os.path.expanduser(CACHE_FOLDER))
     values = parse(arguments, (*table, TRACEBACK))
-    whole_trace, distributed = values.pop("traceback"), values.pop("distributed", False)
+    whole_trace = values.pop("traceback")
+    job = [values.pop(flag.name) for flag in DISTRIBUTED if flag in table]
+    distributed = job not in ([], [flag.default for flag in DISTRIBUTED])
 
     def joined() -> None:
         if distributed:
-            _join_other_hosts()
+            from pix2seq_jax.training import processes
+
+            processes.join(*job[1:])
         call(**values)
 
     workdir = values.get("workdir") if trace_in_workdir else None
@@ -151,19 +160,6 @@ def _message(error: Exception) -> str:
     if missing := re.match(r"flag --(\w+)=None", message):
         return f"--{missing[1]} is missing; give --{missing[1]}=VALUE, --help says what it is"
     return message
-
-
-def _join_other_hosts() -> None:
-    """Connects the processes of a job; ValueError where there is no job to be recognised."""
-    import jax
-
-    try:
-        jax.distributed.initialize()
-    except (ValueError, RuntimeError) as error:
-        raise ValueError(
-            f"--distributed: {error}; start one process per host under SLURM, Kubernetes or on a "
-            "TPU pod, or leave --distributed out"
-        ) from error
 
 
 def help_text(doc: str, table: Sequence[Flag]) -> str:

@@ -10,7 +10,7 @@ from pix2seq_jax.experiment import feeds, stopping
 from pix2seq_jax.experiment.logs import MetricWriter, Progress, phase, profiler
 from pix2seq_jax.experiment.opened import OpenedRun
 from pix2seq_jax.tasks.mixed import Mixed
-from pix2seq_jax.training import checkpoint, flops
+from pix2seq_jax.training import checkpoint, flops, processes
 from pix2seq_jax.training import state as train_state
 
 SHOWN = ("loss", "token_accuracy", "grad_norm", "lr")  # in the log line; metrics.jsonl has all
@@ -75,6 +75,10 @@ class RunHooks:
         """It compiles: it gets a heartbeat and is left out of the rates."""
         with phase("first batch and compilation"), self._progress.paused():
             yield
+
+    def compiled(self) -> None:
+        """Waits for the other processes: one may compile for much longer than another."""
+        processes.meet("the first step is compiled")
 
     def after_update(self, step: int) -> None:
         """Records a trace where one is wanted."""

@@ -8,10 +8,11 @@ without the training data.
 
 import dataclasses
 import itertools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import ml_collections
+import optax
 
 from pix2seq_jax.config.fill import fill
 from pix2seq_jax.data.coco.classes import UNNAMED
@@ -19,6 +20,8 @@ from pix2seq_jax.data.text import Text
 from pix2seq_jax.evaluation import HOST_TASKS, make_host_tasks
 from pix2seq_jax.models.pix2seq import Pix2Seq
 from pix2seq_jax.tasks import TASKS, Task
+from pix2seq_jax.training import optim
+from pix2seq_jax.training import step as train_step
 from pix2seq_jax.vocab import CLASS_SHIFT, Vocab
 
 # Values of config.eval.boxes; the second is part of the names of what was measured with it.
@@ -169,6 +172,32 @@ def make_tasks(config: ml_collections.ConfigDict) -> dict[str, Task]:
 def make_model(config: ml_collections.ConfigDict) -> Pix2Seq:
     """The model of a resolved config."""
     return Pix2Seq.from_config(config.model)
+
+
+def make_update(
+    config: ml_collections.ConfigDict, model: Pix2Seq, trained: Mapping[str, Task]
+) -> tuple[optax.GradientTransformation, Callable]:
+    """(optimizer, function of one step, to be jitted) of a resolved config.
+
+    Args:
+        trained: the tasks by what has a batch of its own. Those that share one share its weight,
+            too.
+    """
+    schedule = optim.schedule(
+        **config.schedule, batch_size=config.train.batch_size, total=config.train.steps
+    )
+    tx = optim.make(learning_rate=schedule, **config.optim)
+    weights = {name: config.tasks[name].weight if name in config.tasks else 1.0 for name in trained}
+    update = train_step.make_step(
+        model,
+        trained,
+        tx,
+        schedule,
+        loss=config.train.loss,
+        accum=config.train.accumulate,
+        weights=weights,
+    )
+    return tx, update
 
 
 def check_classes(names, config: ml_collections.ConfigDict, *, where: str) -> None:

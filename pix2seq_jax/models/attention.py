@@ -9,6 +9,7 @@ from flax import linen as nn
 from jax import lax
 from jax import numpy as jnp
 
+from pix2seq_jax.models.axes import constrain
 from pix2seq_jax.models.blockwise import blockwise
 from pix2seq_jax.models.layers import ZEROS, Stack, matmul
 
@@ -128,7 +129,7 @@ class ToHeads(nn.Module):
         dtype = jnp.dtype(self.stack.dtype)
         h = matmul(x.astype(dtype), kernel.astype(dtype).reshape(-1, heads * size))
         h = h.reshape(*x.shape[:2], heads, size) + bias.astype(dtype)[None, None]
-        return h.swapaxes(1, 2)  # [B,T,H,D/H] -> [B,H,T,D/H]
+        return constrain(h.swapaxes(1, 2), "batch", "heads")  # [B,T,H,D/H] -> [B,H,T,D/H]
 
 
 class FromHeads(nn.Module):
@@ -148,7 +149,7 @@ class FromHeads(nn.Module):
         dtype = jnp.dtype(self.stack.dtype)
         x = x.astype(dtype).swapaxes(1, 2).reshape(batch, length, heads * size)
         h = matmul(x, kernel.astype(dtype).reshape(heads * size, -1))
-        return h + bias.astype(dtype)[None, None]
+        return constrain(h + bias.astype(dtype)[None, None], "batch")
 
 
 class CrossKeyValue(nn.Module):
@@ -176,10 +177,12 @@ class CrossKeyValue(nn.Module):
             shape = (layers, memory.shape[-1], heads, size)
             kernel = self.param(f"{name}_kernel", kernel_init, shape)
             bias = self.param(f"{name}_bias", bias_init, (layers, heads, size))
-            kernel = jnp.moveaxis(kernel.astype(dtype), 0, 1)  # [D,L,H,D/H]
-            kernel = kernel.reshape(memory.shape[-1], -1)  # [D,L·H·D/H]
-            h = matmul(memory, kernel).reshape(*memory.shape[:2], layers, heads, size)
-            return jnp.transpose(h, (2, 0, 3, 1, 4)) + bias.astype(dtype)[:, None, :, None]
+            # Heads first: cutting them over devices cuts the columns of the product.
+            kernel = jnp.transpose(kernel.astype(dtype), (1, 2, 0, 3))  # [D,H,L,D/H]
+            kernel = kernel.reshape(memory.shape[-1], -1)  # [D,H·L·D/H]
+            h = matmul(memory, kernel).reshape(*memory.shape[:2], heads, layers, size)
+            h = jnp.transpose(h, (3, 0, 2, 1, 4)) + bias.astype(dtype)[:, None, :, None]
+            return constrain(h, None, "batch", "heads")
 
         return project("key"), project("value")
 

@@ -6,6 +6,7 @@ from jax import lax
 from jax import numpy as jnp
 
 from pix2seq_jax.models.attention import CrossAttention, CrossKeyValue, SelfAttention
+from pix2seq_jax.models.axes import constrain
 from pix2seq_jax.models.cached import Cache, CachedLayers, KeyValue
 from pix2seq_jax.models.layers import (
     EMBEDDING_INIT,
@@ -98,7 +99,7 @@ class Decoder(nn.Module):
         train: bool = False,
     ) -> jnp.ndarray:
         """Tokens i32[B,N,T] from the start of a sequence -> [B,N,T,D]."""
-        return self.body(self._embed(tokens, 0), cross_kv, train)
+        return self.body(constrain(self._embed(tokens, 0), "batch"), cross_kv, train)
 
     def step(
         self,

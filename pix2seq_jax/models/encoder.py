@@ -5,6 +5,7 @@ from flax import linen as nn
 from jax import numpy as jnp
 
 from pix2seq_jax.models.attention import SelfAttention
+from pix2seq_jax.models.axes import constrain
 from pix2seq_jax.models.layers import (
     EMBEDDING_INIT,
     Dense,
@@ -53,6 +54,7 @@ class Encoder(nn.Module):
             cls = self.param("cls_token", init, (1, self.stack.dim)).astype(dtype)
             cls = jnp.broadcast_to(cls[None], (x.shape[0], 1, self.stack.dim))
             x = jnp.concatenate([cls, x], axis=1)  # [B,1+rows·columns,D]
+        x = constrain(x, "batch")
         x, _ = scan_layers(EncoderLayer, self.stack, ())(self.stack, train, name="layers")(x)
         return layer_norm(self.stack.dtype, "norm")(x)
 

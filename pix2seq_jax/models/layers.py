@@ -2,7 +2,7 @@
 stacks of layers.
 
 Parameters are float32; computation is in the dtype of the stack. Every dimension of a parameter has
-a logical name, which `sharding.RULES` sends to a mesh axis or leaves whole: layers, embed (a model
+a logical name, which `axes.RULES` sends to a mesh axis or leaves whole: layers, embed (a model
 width, or channels), mlp, heads, head_dim, vocab, positions, or None.
 """
 
@@ -13,6 +13,8 @@ import jax
 from flax import linen as nn
 from jax import lax
 from jax import numpy as jnp
+
+from pix2seq_jax.models.axes import constrain
 
 # The official release leaves dense and attention kernels at the default of Keras, and starts
 # embeddings, positions, class token and output bias at a normal distribution cut off at two
@@ -137,10 +139,11 @@ class MlpBlock(nn.Module):
     def __call__(self, x: jnp.ndarray) -> jnp.ndarray:
         stack = self.stack
         h = layer_norm(stack.dtype, "norm")(x)
-        h = gelu(Dense(stack.mlp, ("embed", "mlp"), stack.dtype, name="dense1")(h))
+        h = Dense(stack.mlp, ("embed", "mlp"), stack.dtype, name="dense1")(h)
+        h = gelu(constrain(h, "batch", *[None] * (h.ndim - 2), "mlp"))
         h = nn.Dropout(stack.drop_units, deterministic=not self.train)(h)
         h = Dense(stack.dim, ("mlp", "embed"), stack.dtype, name="dense2")(h)
-        return x + drop_path(stack.drop_path, self.train)(h)
+        return constrain(x + drop_path(stack.drop_path, self.train)(h), "batch")
 
 
 def scan_layers(block: type[nn.Module], stack: Stack, in_axes: Any) -> type[nn.Module]:

@@ -16,6 +16,9 @@ class Hooks(Protocol):
     def first_step(self) -> AbstractContextManager:
         """Is open during the first step, which compiles."""
 
+    def compiled(self) -> None:
+        """The step is compiled, and was not run yet."""
+
     def after_update(self, step: int) -> None:
         """A step was sent to the devices."""
 
@@ -58,7 +61,7 @@ def train(
 
     Args:
         state: of step `start`; its buffers are donated.
-        update: (state, batches by task, rng) -> (state, metrics), see `step.jit_step`.
+        update: (state, batches by task, rng) -> (state, metrics), jitted, see `step.jit_step`.
         feeds: by task; each gives (batch on the devices, batch on the host), and has
             `wait_seconds` (data.feed.Feed).
         rng: a jax.random.key; the update folds the step in.
@@ -81,6 +84,9 @@ def train(
             batches = {name: batch for name, (batch, _) in taken.items()}
             image_ids = {name: host["image_id"] for name, (_, host) in taken.items()}
             # Update.
+            if first:
+                update = update.lower(state, batches, rng).compile()
+                hooks.compiled()
             state, metrics = update(state, batches, rng)
             if first:
                 jax.block_until_ready(metrics)

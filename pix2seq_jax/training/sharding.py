@@ -1,5 +1,6 @@
-"""The only owner of mesh axes: how a run's devices are arranged and which array dimension goes to
-which axis.
+"""The mesh of a run: how its devices are arranged, and where parameters and batches lie on them.
+
+Which dimension is cut over which axis is in `models.axes`, whose RULES are used here.
 
 Every mesh has some of the axes `data` (each device its images), `fsdp` (the same, with parameters
 cut as well) and `model` (wide dimensions cut). Training by data parallelism needs nothing but the
@@ -14,18 +15,9 @@ import flax.linen as nn
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-AXES = ("data", "fsdp", "model")
+from pix2seq_jax.models.axes import RULES, partition_spec
 
-# Logical dimension -> mesh axes it is cut over. A dimension is left whole where the mesh lacks the
-# axis, where an earlier dimension of the same array has taken it, or where its size is no multiple
-# of the axis; names that are not listed ("layers", "head_dim", ...) are never cut.
-RULES = {
-    "batch": ("data", "fsdp"),
-    "vocab": ("model",),
-    "heads": ("model",),
-    "mlp": ("model",),
-    "embed": ("fsdp",),
-}
+AXES = ("data", "fsdp", "model")
 
 
 def make_mesh(
@@ -73,26 +65,10 @@ def shardings(mesh: Mesh, boxed: Any, *, rules: Mapping[str, Sequence[str]] = RU
 
     def of(leaf: Any) -> NamedSharding:
         names = leaf.names if isinstance(leaf, nn.Partitioned) else ()
-        return NamedSharding(mesh, _spec(mesh, names, nn.meta.unbox(leaf).shape, rules))
+        shape = nn.meta.unbox(leaf).shape
+        return NamedSharding(mesh, partition_spec(mesh.shape, names, shape, rules))
 
     return jax.tree.map(of, boxed, is_leaf=lambda leaf: isinstance(leaf, nn.Partitioned))
-
-
-def _spec(
-    mesh: Mesh, names: Sequence[str | None], shape: Sequence[int], rules: Mapping
-) -> PartitionSpec:
-    """Mesh axes of an array whose dimensions have the logical `names` (fewer names than dimensions:
-    the rest whole)."""
-    taken: set[str] = set()
-    spec = []
-    for name, size in zip(names, shape, strict=False):
-        free = [axis for axis in mesh.axis_names if axis not in taken]
-        axes = tuple(axis for axis in rules.get(name, ()) if axis in free)
-        if size % math.prod(mesh.shape[axis] for axis in axes):
-            axes = ()
-        taken.update(axes)
-        spec.append(axes or None)
-    return PartitionSpec(*spec)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

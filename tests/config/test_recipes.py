@@ -28,8 +28,6 @@ PARAMETERS = {
 MULTITASK_PARAMETERS = 132e6  # as Pix2Seq v2 says, section 4.1
 SHRUNK_SIZE = 64
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def name_of(recipe, arch, size):
     return f"{FILES.get(recipe, 'detection.py')}:recipe={recipe},arch={arch},size={size}"

@@ -16,8 +16,6 @@ from pix2seq_jax.decoding.sampling import Greedy
 from pix2seq_jax.models.backbones.vit import VitBackbone
 from pix2seq_jax.models.pix2seq import Pix2Seq
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 VOCAB, EOS, LENGTH = 12, 3, 4
 WORDS = (3, 4, 7, 8)  # what ALLOWED leaves
 ALLOWED = (((3, 5), (7, 9)),)

@@ -27,8 +27,6 @@ MODEL = Pix2Seq(
 )
 IMAGE_TOKENS = 1600  # of 640 pixels and patches of 16
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def cache_bytes(sequences: int) -> int:
     """Of the keys and values of the tokens."""

@@ -9,13 +9,11 @@ import pytest
 from pix2seq_jax.evaluation.decoders import make_decoder
 from pix2seq_jax.training import sharding
 from pix2seq_jax.training import state as train_state
+from pix2seq_jax.training.compiled import collectives
 from tests.helpers import four_tasks
-from tests.helpers.collectives import collectives
 
 ROWS, OBJECTS = 16, 2
 MODEL = four_tasks.tiny()
-
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def section(sampler: str) -> ml_collections.ConfigDict:
@@ -56,7 +54,7 @@ def test_no_device_waits_for_another(name, sampler):
             lowered = decode.lower(jax.device_put(variables, whole), memory, batch, rows, seed)
             program = lowered.compile()
             results.append(program(jax.device_put(variables, whole), memory, batch, rows, seed))
-    inside = [row for row in collectives(program.as_text()) if row[0] != "ENTRY"]
+    inside = [row for row in collectives(program.as_text()) if row.computation != "ENTRY"]
     assert not inside  # all loops are other computations than the program itself
     for key, one in results[0].items():
         np.testing.assert_allclose(one, results[1][key], rtol=1e-5, atol=1e-5)

@@ -13,8 +13,6 @@ from pix2seq_jax import evaluate, train
 from pix2seq_jax.experiment import claim, logs, stopping
 from tests.helpers import small
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

@@ -13,8 +13,6 @@ from tests.helpers import small
 
 RECORDED = Path(__file__).parents[1] / "golden" / "workdir_0_1"  # of all four tasks
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.fixture(scope="module")
 def predictor():

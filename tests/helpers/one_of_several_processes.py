@@ -15,7 +15,6 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
 import jax  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 1)
-jax.config.update("jax_disable_most_optimizations", True)  # compiling is most of the time
 if int(count) > 1:
     jax.distributed.initialize(
         f"127.0.0.1:{port}", int(count), int(index), initialization_timeout=60

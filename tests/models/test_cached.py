@@ -13,8 +13,6 @@ from pix2seq_jax.models.pix2seq import Pix2Seq
 SIZES = {"enc_layers": 1, "enc_dim": 8, "enc_mlp": 8, "enc_heads": 1}
 SIZES |= {"dec_layers": 6, "dec_dim": 16, "dec_mlp": 32, "dec_heads": 2}  # beyond a short stack
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def normal(seed, *shape):
     return jax.random.normal(jax.random.key(seed), shape)

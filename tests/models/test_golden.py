@@ -8,6 +8,8 @@ import pytest
 from pix2seq_jax.models.backbones.vit import VitBackbone
 from tests.helpers import golden_import
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
 
 @pytest.fixture(scope="module", params=["vit_tiny", "resnet_tiny", "resnet_c4_tiny"])
 def golden(request, golden_dir):

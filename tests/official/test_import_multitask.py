@@ -309,7 +309,6 @@ def test_captions_need_the_text_model_of_the_checkpoint(imported, tmp_path):
 
 
 @LOADING
-@pytest.mark.usefixtures("quick_compilation")
 def test_import_and_evaluate(imported, tmp_path):
     folder = small.make_shapes(tmp_path / "shapes")
     variant = f"{imported},data={folder},tasks=detection+segmentation+keypoints"

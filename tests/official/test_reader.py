@@ -15,6 +15,7 @@ from pix2seq_jax.training import trees
 from tests.helpers import small
 from tests.helpers.official_checkpoints import SUFFIX, VIT_B, key, random, recorded
 
+pytestmark = pytest.mark.usefixtures("optimised")
 NAMES = ("vit_tiny", "resnet_tiny", "resnet_c4_tiny")
 PATCHES = 24  # of vit_tiny, 4 x 6
 

@@ -148,7 +148,7 @@ def test_an_official_checkpoint_with_an_unchanged_vocabulary(name, golden_dir):
     assert len(transfer.report(given, given.config, wanted, parts, every=False).splitlines()) == 6
 
 
-def test_an_imported_workdir_for_another_model(golden_dir, tmp_path, quick_compilation):
+def test_an_imported_workdir_for_another_model(golden_dir, tmp_path):
     """Other classes, bins, sequence length and image size; on a mesh that cuts the tables."""
     imported = import_tf.run(golden_dir / "vit_tiny", tmp_path / "imported")
     theirs = saved_run.load_config(tmp_path / "imported").unlock()
@@ -194,7 +194,7 @@ def test_an_imported_workdir_for_another_model(golden_dir, tmp_path, quick_compi
     assert "dropped class 57, text 120" in text and "0 resized, 3 rows" in text
 
 
-def test_train_from_a_run_of_ones_own(tmp_path, caplog, quick_compilation):
+def test_train_from_a_run_of_ones_own(tmp_path, caplog):
     """Other classes, bins, image size; then resumed without the source, and by a config that knows
     no warm start."""
     folder = small.make_shapes(tmp_path / "shapes")

@@ -20,8 +20,6 @@ KEY = jax.random.key(0)
 MODEL = four_tasks.tiny()
 DRAWS = 12
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def union(seed: int = 0) -> dict[str, jax.Array]:
     """A batch as several streams give it: rows have the objects that their task takes, and zeros

@@ -20,8 +20,6 @@ PER_SEQUENCE = ("segmentation", "keypoints", "captioning")  # several sequences 
 KEY = jax.random.key(0)
 MODEL = four_tasks.tiny()
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @functools.cache
 def initial_state() -> train_state.TrainState:

@@ -2,17 +2,15 @@
 
 import jax
 import jax.numpy as jnp
-import pytest
 from jax.sharding import PartitionSpec
 
 from pix2seq_jax.training import optim, sharding
 from pix2seq_jax.training import state as train_state
 from pix2seq_jax.training import step as train_step
+from pix2seq_jax.training.compiled import collectives, sent_by_kind
 from tests.helpers import four_tasks
-from tests.helpers.collectives import collectives
 
 ROWS = 16
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def compiled_step(mesh, accum: int) -> tuple[int, str]:
@@ -41,9 +39,9 @@ def test_gradients_are_added_once_a_step():
     """Four tasks in two parts each: eight additions would be, and were, eight times the bytes."""
     parameters, program = compiled_step(sharding.make_mesh(), accum=2)
     rows = collectives(program)
-    assert {kind for _, kind, _ in rows} == {"all-reduce"}
-    assert {computation for computation, _, _ in rows} == {"ENTRY"}  # none is in a loop
-    total = sum(size for _, _, size in rows)
+    assert {row.kind for row in rows} == {"all-reduce"}
+    assert {row.computation for row in rows} == {"ENTRY"}  # none is in a loop
+    total = sum(row.size for row in rows)
     assert parameters <= total < 1.01 * parameters
 
 
@@ -57,5 +55,7 @@ def test_additions_inside_loops_are_seen():
     )
     with jax.set_mesh(mesh):
         program = jax.jit(function).lower(jnp.zeros((8, 3))).compile().as_text()
-    [(computation, kind, size)] = collectives(program)
-    assert computation != "ENTRY" and kind == "all-reduce" and size == 3 * 4
+    [row] = collectives(program)
+    assert row.computation != "ENTRY" and row.kind == "all-reduce" and row.size == 3 * 4
+    assert row.devices == 8
+    assert sent_by_kind(program) == {"all-reduce": 5 * 2 * 7 / 8 * 12}  # five turns

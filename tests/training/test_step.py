@@ -35,9 +35,6 @@ class Fixed(NamedTuple):
         return self.sequences
 
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
-
 def tiny(**changes) -> Pix2Seq:
     sizes = {
         "image_size": (16, 16),
