@@ -124,8 +124,10 @@ def glance(data: bytes, name: str, size: tuple[int, int]) -> tuple[int, int, boo
         with Image.open(io.BytesIO(data)) as image:
             _check_pixels(image)
             height, width = image.height, image.width
-            image.draft(None, (2 * size[1], 2 * size[0]))
-            small = _rgb(image).resize(size[::-1], Image.Resampling.BOX)
+            image.draft(None, (4 * size[1], 4 * size[0]))
+            share = round(width / image.width)  # 1, 2, 4 or 8; the size is rounded up
+            box = (0, 0, width / share, height / share)
+            small = _rgb(image).resize(size[::-1], Image.Resampling.BILINEAR, box)
             turned = image.getexif().get(_ORIENTATION, 1) in _TURNED
             return height, width, turned, np.asarray(small)
     except Exception as error:  # Pillow raises many kinds on damaged files

@@ -10,19 +10,21 @@ from pix2seq_jax.data.coco.files import read_file
 from pix2seq_jax.data.images import decode_image
 from pix2seq_jax.data.validation.dataset import DataSet
 from pix2seq_jax.data.validation.findings import Finding, Result
-from pix2seq_jax.data.validation.tables import CAPTIONS, AnnotationFile
+from pix2seq_jax.data.validation.tables import CAPTIONS, KEYPOINTS, AnnotationFile
 from pix2seq_jax.evaluation.pictures.draw import captioned, contact_sheet, draw_objects
 from pix2seq_jax.files.whole import open_whole
 
 MOST, COLUMNS = 12, 4  # pictures of a page, and in a row
 SIDES = (280, 280)  # the longer side of a picture in pixels
+RED = 21  # a label whose colour is one (pictures.marks.color)
 BROKEN = (96, 32, 32)  # colour of what cannot be decoded
 
 
 def write(data: DataSet, results: Sequence[Result], out: Path) -> list[Path]:
     """Writes OUT/NAME.png for every check whose findings have pictures; returns the paths.
 
-    A picture has the box of the annotation that it is about, in red, or all boxes of its image.
+    A picture has the box and the keypoints of the annotation that it is about, in red, or all
+    boxes of its image, each class in its colour.
     """
     files = {str(file.path): file for file in data.files}
     pages = []
@@ -51,11 +53,14 @@ def _tile(finding: Finding, path: str, source: AnnotationFile | None) -> Image.I
 
 
 def _boxes(finding: Finding, source: AnnotationFile, row: int) -> dict:
-    """What `draw_objects` takes: the box of the annotation, or all of the image."""
+    """What `draw_objects` takes: the object of the annotation, or all of the image."""
     rows = np.flatnonzero((source.index == row) & ~np.isnan(source.boxes).any(axis=1))
-    if finding.annotation_id is not None:
-        rows = rows[source.ids[rows] == finding.annotation_id]
-    labels = np.ones(len(rows), np.int64)
     if finding.annotation_id is None:
-        labels = 2 + source.category_id[rows] % 50
-    return {"boxes": source.corners[rows], "labels": labels, "is_crowd": source.crowd[rows]}
+        labels = 1 + source.category_id[rows] % 50
+        return {"boxes": source.corners[rows], "labels": labels}
+    rows = rows[source.ids[rows] == finding.annotation_id]
+    objects = {"boxes": source.corners[rows], "labels": np.full(len(rows), RED)}
+    if source.kind == KEYPOINTS and len(rows):
+        xyv = source.keypoints.xyv[rows]
+        objects |= {"keypoints": xyv[..., 1::-1], "visible": xyv[..., 2] > 0}
+    return objects

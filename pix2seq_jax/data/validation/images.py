@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from pix2seq_jax.data.coco.files import compare_sizes
-from pix2seq_jax.data.validation.dataset import DataSet
+from pix2seq_jax.data.validation.dataset import DataSet, ListedImage
 from pix2seq_jax.data.validation.findings import ERROR, NOTE, WARNING, Batch, Check, Finding, batch
 from pix2seq_jax.data.validation.likeness import Look
 from pix2seq_jax.data.validation.tables import AnnotationFile
@@ -154,9 +154,13 @@ def alike(data: DataSet, *, same: bool, leaks: bool) -> list[Finding]:
     for pair in data.pairs:
         one, other = data.images[pair.first], data.images[pair.second]
         if pair.same == same and (one.split != other.split) == leaks:
-            value = f"{one.split} image {one.path} and {other.split} image {other.path}"
+            value = f"{_named(one)} and {_named(other)}"
             found.append(Finding(other.path, value, files=(one.path, other.path)))
     return found
+
+
+def _named(image: ListedImage) -> str:
+    return f"{image.split} image {os.path.basename(image.path)}"
 
 
 CHECKS = (

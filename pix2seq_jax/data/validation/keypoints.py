@@ -140,9 +140,9 @@ CHECKS = (
     ),
     Check(
         "keypoint-beside-box",
-        WARNING,
+        NOTE,
         "objects with keypoints beside their box by more than a quarter of its side",
-        "see whether box and keypoints are of the same object",
+        "see whether box and keypoints are of the same object; hidden parts may well lie there",
         beside_box,
     ),
     Check(

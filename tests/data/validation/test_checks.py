@@ -1,0 +1,86 @@
+"""Every check finds its defect, and none is found in clean data."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pix2seq_jax.data.validation import report
+from pix2seq_jax.data.validation.checks import CHECKS
+from pix2seq_jax.data.validation.dataset import DataSet, Options, SplitPaths
+from pix2seq_jax.data.validation.findings import ERROR, KEPT, NOTE, SEVERITIES, run
+from pix2seq_jax.data.validation.tables import CAPTIONS, INSTANCES, KEYPOINTS
+from tests.helpers import defects, small
+
+BY_NAME = {check.name: check for check in CHECKS}
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory) -> Path:
+    return small.make_shapes(tmp_path_factory.mktemp("data") / "shapes")
+
+
+def opened(folder: Path, **options) -> DataSet:
+    kinds = (INSTANCES, KEYPOINTS, CAPTIONS)
+    paths = {
+        split: SplitPaths(
+            folder / split,
+            {kind: folder / "annotations" / f"{kind}_{split}.json" for kind in kinds},
+        )
+        for split in ("train", "val")
+    }
+    return DataSet(paths, Options(**options))
+
+
+def test_nothing_is_wrong_with_clean_data(clean):
+    results = [run(check, opened(clean)) for check in CHECKS]
+    wrong = {r.check.name: r.findings for r in results if r.total and r.check.severity != NOTE}
+    assert not wrong
+
+
+def test_the_table_is_whole():
+    assert len(BY_NAME) == len(CHECKS) and len(CHECKS) >= 25
+    assert set(defects.DEFECTS) == set(BY_NAME), "every check has a defect that it must find"
+    assert all(check.severity in SEVERITIES for check in CHECKS)
+
+
+@pytest.mark.parametrize("name", defects.DEFECTS)
+def test_a_planted_defect_is_found(clean, tmp_path, name):
+    before = run(BY_NAME[name], opened(clean))
+    folder = shutil.copytree(clean, tmp_path / "data")
+    source = defects.plant(folder, name)
+    data = opened(folder)
+    result = run(BY_NAME[name], data)
+    assert result.total > before.total
+    if source:
+        assert source in {finding.source for finding in result.findings}
+    # What is wrong stops no other check, and the report can be written.
+    results = [run(check, data) for check in CHECKS]
+    assert name in report.text(data, results, ())
+
+
+def test_findings_are_counted_beyond_those_that_are_kept(clean, tmp_path):
+    folder = shutil.copytree(clean, tmp_path / "data")
+    path = defects.path_of(folder, defects.WORDS)
+    path.write_text(path.read_text().replace('"caption":"', '"caption":" ","words":"'))
+    result = run(BY_NAME["caption-blank"], opened(folder))
+    assert result.total == 5 * small.TRAIN_IMAGES > len(result.findings) == KEPT
+
+
+def test_findings_name_image_annotation_and_value(clean, tmp_path):
+    folder = shutil.copytree(clean, tmp_path / "data")
+    source = defects.plant(folder, "box-outside")
+    (finding,) = run(BY_NAME["box-outside"], opened(folder)).findings
+    data = opened(folder)
+    row = data.files[0].annotations[data.files[0].ids.tolist().index(finding.annotation_id)]
+    assert finding.source == source and finding.image_id == row["image_id"]
+    assert "[500.0, 5.0, 10.0, 7.0]" in finding.value
+    assert finding.files == (str(folder / "train" / f"{row['image_id']:012d}.jpg"),)
+
+
+def test_files_are_not_opened_unless_they_are_looked_at(clean, tmp_path):
+    folder = shutil.copytree(clean, tmp_path / "data")
+    defects.plant(folder, "image-broken")
+    data = opened(folder)
+    results = [run(check, data) for check in CHECKS if not check.opens]
+    assert "looks" not in vars(data) and not report.totals(results)[ERROR]
