@@ -14,6 +14,7 @@ from pix2seq_jax.data.images import glance
 
 SMALL = (16, 18)  # height and width of the copies that are compared
 MOST_BITS = 6  # of the 64 of two hashes that may differ
+DARKER = 2.5  # of 255
 # Of 255: how far the small copies of the same picture lie apart, on average and at the most. A
 # copy of another size or JPEG quality stays below; the shapes with another small figure do not.
 MEAN_APART, MOST_APART = 4, 32
@@ -65,11 +66,11 @@ def _look(file: str) -> Look:
 
 
 def hashes(small: np.ndarray) -> np.ndarray:
-    """The difference hash bool[n,64] of u8[n,16,18,3]: whether each of 8 x 9 grey fields is
-    brighter than the one to its right."""
+    """The difference hash bool[n,64] of u8[n,16,18,3]: whether each of 8 x 9 grey fields is brighter
+    by DARKER than the one to its right. Without this step, noise would decide in flat areas."""
     grey = small.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)  # BT.601
     fields = grey.reshape(-1, 8, 2, 9, 2).mean(axis=(2, 4))
-    return (fields[:, :, 1:] < fields[:, :, :-1]).reshape(-1, 64)
+    return (fields[:, :, :-1] - fields[:, :, 1:] > DARKER).reshape(-1, 64)
 
 
 def pairs(looks: Sequence[Look], groups: Sequence[str]) -> list[Pair]:
