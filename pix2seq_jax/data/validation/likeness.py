@@ -66,8 +66,8 @@ def _look(file: str) -> Look:
 
 
 def hashes(small: np.ndarray) -> np.ndarray:
-    """The difference hash bool[n,64] of u8[n,16,18,3]: whether each of 8 x 9 grey fields is brighter
-    by DARKER than the one to its right. Without this step, noise would decide in flat areas."""
+    """The difference hash bool[n,64] of u8[n,16,18,3]: which of 8 x 9 grey fields are brighter by
+    DARKER than the one to their right. Without this step, noise would decide in flat areas."""
     grey = small.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)  # BT.601
     fields = grey.reshape(-1, 8, 2, 9, 2).mean(axis=(2, 4))
     return (fields[:, :, :-1] - fields[:, :, 1:] > DARKER).reshape(-1, 64)

@@ -182,12 +182,12 @@ def _histogram(classes: dict[str, dict[str, int]]) -> list[str]:
 
 def _finding_lines(result: Result) -> list[str]:
     check = result.check
-    lines = [f"  {check.name}  {result.total}: {check.meaning}; {check.remedy}"]
+    lines = [f"  {check.name}  {result.total}: {check.meaning}", f"      {check.remedy}"]
     for finding in result.findings[:SHOWN]:
         words = [finding.source]
         if finding.image_id is not None:
             words.append(f"image {finding.image_id}")
         if finding.annotation_id is not None:
             words.append(f"annotation {finding.annotation_id}")
-        lines.append(f"      {' '.join(words)}: {finding.value}")
+        lines.append(f"      - {' '.join(words)}: {finding.value}")
     return lines

@@ -1,8 +1,10 @@
 """Every check finds its defect, and none is found in clean data."""
 
+import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pix2seq_jax.data.validation import report
@@ -10,6 +12,7 @@ from pix2seq_jax.data.validation.checks import CHECKS
 from pix2seq_jax.data.validation.dataset import DataSet, Options, SplitPaths
 from pix2seq_jax.data.validation.findings import ERROR, KEPT, NOTE, SEVERITIES, run
 from pix2seq_jax.data.validation.tables import CAPTIONS, INSTANCES, KEYPOINTS
+from pix2seq_jax.experiment import validation_pages
 from tests.helpers import defects, small
 
 BY_NAME = {check.name: check for check in CHECKS}
@@ -84,3 +87,35 @@ def test_files_are_not_opened_unless_they_are_looked_at(clean, tmp_path):
     data = opened(folder)
     results = [run(check, data) for check in CHECKS if not check.opens]
     assert "looks" not in vars(data) and not report.totals(results)[ERROR]
+
+
+ODD = (None, True, -1, 0, 1.5, 1e300, float("nan"), 10**30, "", "x", "\0", [], {}, [None], [[1]])
+
+
+def spoil(rng: np.random.Generator, value):
+    """A JSON value with an odd one in place of one of its parts, deep or not."""
+    if not isinstance(value, dict | list) or not value or rng.uniform() < 0.15:
+        return ODD[rng.integers(len(ODD))]
+    keys = list(value) if isinstance(value, dict) else range(len(value))
+    key = keys[rng.integers(len(keys))]
+    value[key] = spoil(rng, value[key])
+    return value
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_no_value_of_a_json_stops_the_checks(clean, tmp_path, seed):
+    rng = np.random.default_rng(seed)
+    folder = shutil.copytree(clean, tmp_path / "data")
+    for path in sorted((folder / "annotations").glob("*.json")):
+        content = json.loads(path.read_text())
+        for key in ("images", "annotations", "categories"):
+            for record in content.get(key, ())[: 4 + 40 * (key == "annotations")]:
+                spoil(rng, record)
+        if seed == 1:
+            spoil(rng, content)
+        path.write_text(json.dumps(content))
+    data = opened(folder)
+    results = [run(check, data) for check in CHECKS]
+    assert report.totals(results)[ERROR] > 50
+    json.dumps(report.content(data, results, ()))
+    validation_pages.write(data, results, tmp_path / "out")
