@@ -45,6 +45,8 @@ def test_defects_end_with_1_and_are_shown(clean, tmp_path, names):
         assert first["value"] and findings[name]["total"] >= 1
         with Image.open(out / f"{name}.png") as page:
             assert max(page.size) >= 280
+    command("validate", f"--data={clean}", f"--out={out}")
+    assert not [name for name in names if (out / f"{name}.png").exists()]
 
 
 def test_unopened_files_are_said_to_be(clean, tmp_path):

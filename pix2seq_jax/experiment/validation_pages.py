@@ -23,17 +23,21 @@ BROKEN = (96, 32, 32)  # colour of what cannot be decoded
 def write(data: DataSet, results: Sequence[Result], out: Path) -> list[Path]:
     """Writes OUT/NAME.png for every check whose findings have pictures; returns the paths.
 
-    A picture has the box and the keypoints of the annotation that it is about, in red, or all
-    boxes of its image, each class in its colour.
+    A picture has the box and the keypoints of the annotation that it is about, in red, or all boxes
+    of its image, each class in its colour. Pages that an earlier call wrote of what is no longer
+    found are removed.
     """
     files = {str(file.path): file for file in data.files}
     pages = []
     for result in results:
         shown = [(finding, path) for finding in result.findings for path in finding.files][:MOST]
-        if shown:
+        page = out / f"{result.check.name}.png"
+        if not shown:
+            page.unlink(missing_ok=True)
+        else:
             tiles = [_tile(finding, path, files.get(finding.source)) for finding, path in shown]
-            pages.append(out / f"{result.check.name}.png")
-            with open_whole(pages[-1]) as stream:
+            pages.append(page)
+            with open_whole(page) as stream:
                 contact_sheet(tiles, COLUMNS).save(stream, "PNG")
     return pages
 
@@ -48,7 +52,7 @@ def _tile(finding: Finding, path: str, source: AnnotationFile | None) -> Image.I
     try:
         image = decode_image(read_file(path), path, size)
     except ValueError:
-        image = np.full((SIDES[0] // 2, SIDES[0], 3), BROKEN, np.uint8)
+        objects, image = {}, np.full((SIDES[0] // 2, SIDES[0], 3), BROKEN, np.uint8)
     return captioned(draw_objects(image, objects, sides=SIDES), words)
 
 

@@ -128,6 +128,12 @@ def nonsense(content: dict) -> None:
     first(content)["caption"] = "жщ фы юя"
 
 
+def letters(content: dict) -> None:
+    """Captions of more different letters than a text model has pieces."""
+    for number, row in enumerate(content["annotations"]):
+        row["caption"] = "".join(chr(0x4E00 + 90 * number + i) for i in range(90))
+
+
 def drop_all(content: dict) -> None:
     """Takes the annotations of the first image."""
     gone = first(content)["image_id"]
@@ -236,8 +242,8 @@ DEFECTS: dict[str, tuple[str | None, Callable]] = {
     "crowd-invalid": (TRAIN, annotation(iscrowd=2)),
     "box-invalid": (TRAIN, annotation(bbox=[1, 2, "wide", 4])),
     "box-empty": (TRAIN, annotation(bbox=[5, 5, 0, 7])),
-    "box-outside": (TRAIN, annotation(bbox=[500, 5, 10, 7])),
-    "box-over-edge": (TRAIN, annotation(bbox=[5, 5, 200, 7])),
+    "box-outside": (TRAIN, annotation(bbox=[5000, 5, 10, 7])),
+    "box-over-edge": (TRAIN, annotation(bbox=[5, 5, 2000, 7])),
     "box-slightly-over-edge": (TRAIN, annotation(bbox=[-0.5, 5, 10, 7])),
     "box-below-bin": (TRAIN, annotation(bbox=[5, 5, 0.01, 7])),
     "box-duplicate": (TRAIN, again("annotations", id=10**6)),
@@ -266,7 +272,7 @@ DEFECTS: dict[str, tuple[str | None, Callable]] = {
     "keypoint-visibility": (PERSONS, annotation(keypoints=[10, 10, 3] * 17)),
     "keypoints-missing": (PERSONS, without("keypoints")),
     "keypoints-unlabelled": (PERSONS, annotation(keypoints=[0] * 51, num_keypoints=0)),
-    "keypoint-outside": (PERSONS, annotation(keypoints=[500.0, 10, 2] * 17)),
+    "keypoint-outside": (PERSONS, annotation(keypoints=[900.0, 10, 2] * 17)),
     "keypoint-beside-box": (PERSONS, annotation(keypoints=KEYPOINT_ROW, bbox=[30, 30, 8, 8])),
     "keypoint-count": (PERSONS, annotation(keypoints=KEYPOINT_ROW, num_keypoints=3)),
     "caption-invalid": (WORDS, annotation(caption=7)),
@@ -277,6 +283,7 @@ DEFECTS: dict[str, tuple[str | None, Callable]] = {
     "caption-missing": (WORDS, drop_all),
     "captions-many": (WORDS, again("annotations", id=10**6, caption="One more.")),
     "caption-duplicate": (WORDS, again("annotations", id=10**6)),
+    "text-model-impossible": (WORDS, letters),
     "vocabulary-full": (TRAIN, fill_vocabulary),
     "image-missing": (None, pictures(lambda folder, files: files[0].unlink())),
     "image-unlisted": (None, pictures(copy_to("new.jpg"))),

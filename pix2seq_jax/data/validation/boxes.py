@@ -134,7 +134,7 @@ def no_objects(data: DataSet) -> Iterator[Batch]:
     """Images without objects."""
     for file in data.of_objects():
         if file.kind == "instances":
-            rows = per_image(file, file.index >= 0) == 0
+            rows = (per_image(file, file.index >= 0) == 0) & file.once
             yield file.of_images(rows, lambda row: f"images[{row}] has no annotation")
 
 

@@ -36,8 +36,14 @@ def long(data: DataSet) -> Iterator[Batch]:
         rows = lengths > data.options.max_tokens
         yield file.of_annotations(
             rows,
-            lambda row, f=file, n=lengths: f"has {n[row]} pieces: {shown(captions_of(f)[row])}",
+            lambda row, f=file, n=lengths: (
+                f"has {n[row]} pieces: {shown(f.annotations[row]['caption'])}"
+            ),
         )
+
+
+def _words(file: AnnotationFile, row: int) -> str:
+    return shown(file.annotations[row]["caption"])
 
 
 def unknown_pieces(data: DataSet) -> Iterator[Batch]:
@@ -64,7 +70,7 @@ def _pieces(data: DataSet, file: AnnotationFile) -> list[list[int]]:
 def missing(data: DataSet) -> Iterator[Batch]:
     """Images without captions."""
     for file in data.of_captions():
-        rows = per_image(file, _worded(file)) == 0
+        rows = (per_image(file, _worded(file)) == 0) & file.once
         yield file.of_images(rows, lambda row: f"images[{row}] has no caption with words")
 
 
@@ -88,6 +94,13 @@ def doubles(data: DataSet) -> Iterator[Batch]:
 def _worded(file: AnnotationFile) -> np.ndarray:
     """bool[n], captions with words."""
     return np.array([bool(caption.strip()) for caption in captions_of(file)], bool)
+
+
+def no_text_model(data: DataSet) -> Iterator[Batch]:
+    """Captions that no text model can be trained from."""
+    for file in data.of_captions():
+        if file.split == TRAIN:
+            yield file.of_file([data.text_fault] if data.text_fault else [])
 
 
 def vocabulary(data: DataSet) -> Iterator[Batch]:
@@ -157,6 +170,13 @@ CHECKS = (
         "captions that their image has twice",
         "nothing needs to be done",
         doubles,
+    ),
+    Check(
+        "text-model-impossible",
+        ERROR,
+        "files of captions that no text model can be trained from; captions were not measured",
+        "give a text model by --text_model and --config.data.text_model",
+        no_text_model,
     ),
     Check(
         "vocabulary-full",

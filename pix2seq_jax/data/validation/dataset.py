@@ -122,11 +122,20 @@ class DataSet:
         """What outlines lose, by the path of their file."""
         return {str(f.path): measure(f, self.options.points) for f in self.of_objects()}
 
-    @cached_property
+    @property
     def text(self) -> Text | None:
-        """The text model; None where there are no captions to train one from."""
+        """The text model; None where there are no captions to train one from, or `text_fault`."""
+        return self._text[0]
+
+    @property
+    def text_fault(self) -> str:
+        """Why no text model can be trained from the captions; "" where one can."""
+        return self._text[1]
+
+    @cached_property
+    def _text(self) -> tuple[Text | None, str]:
         if self.options.text:
-            return self.options.text
+            return self.options.text, ""
         sentences = [
             caption
             for file in self.of_captions()
@@ -135,9 +144,9 @@ class DataSet:
             if caption.strip()
         ]
         try:
-            return Text.train(sentences, self.options.text_pieces) if sentences else None
-        except ValueError:  # too many different characters: a check says so
-            return None
+            return (Text.train(sentences, self.options.text_pieces) if sentences else None), ""
+        except ValueError as error:  # more characters than pieces
+            return None, str(error)
 
     @cached_property
     def pieces(self) -> dict[str, list[list[int]]]:

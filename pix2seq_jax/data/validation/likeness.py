@@ -29,7 +29,7 @@ class Look(NamedTuple):
         height, width: as stored; 0 of a broken file.
         turned: whether the EXIF orientation exchanges them.
         small: u8[16,18,3], the picture in small; zeros of a broken file.
-        digest: of the bytes; empty where they cannot be read.
+        digest: of the bytes; empty where there are none.
         error: what is wrong with the file; "": nothing.
     """
 
@@ -59,7 +59,7 @@ def _look(file: str) -> Look:
     digest = b""
     try:
         data = read_file(file)
-        digest = hashlib.blake2b(data, digest_size=16).digest()
+        digest = hashlib.blake2b(data, digest_size=16).digest() if data else b""
         return Look(*glance(data, file, SMALL), digest, "")
     except ValueError as error:
         return Look(0, 0, False, np.zeros((*SMALL, 3), np.uint8), digest, str(error))
@@ -77,13 +77,13 @@ def pairs(looks: Sequence[Look], groups: Sequence[str]) -> list[Pair]:
     """The pairs of images that are alike.
 
     Args:
-        looks: of n files; broken ones are like none.
+        looks: of n files; broken ones are like those of the same bytes alone.
         groups: n names. Of several files of the same bytes each is named with the first of its
             group and with the first of the other groups alone.
     """
-    whole = [number for number, look in enumerate(looks) if not look.error]
-    same = list(_same_bytes(looks, groups, whole))
+    same = list(_same_bytes(looks, groups))
     later = {pair.second for pair in same}
+    whole = [number for number, look in enumerate(looks) if not look.error]
     once = np.array([number for number in whole if number not in later], np.int64)
     if len(once) < 2:
         return same
@@ -92,12 +92,11 @@ def pairs(looks: Sequence[Look], groups: Sequence[str]) -> list[Pair]:
     return same + sorted(near)
 
 
-def _same_bytes(
-    looks: Sequence[Look], groups: Sequence[str], whole: Sequence[int]
-) -> Iterator[Pair]:
+def _same_bytes(looks: Sequence[Look], groups: Sequence[str]) -> Iterator[Pair]:
     by_digest = defaultdict(list)
-    for number in whole:
-        by_digest[looks[number].digest].append(number)
+    for number, look in enumerate(looks):
+        if look.digest:
+            by_digest[look.digest].append(number)
     for numbers in by_digest.values():
         firsts: dict[str, int] = {}
         for number in numbers:

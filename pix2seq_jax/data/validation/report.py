@@ -160,7 +160,7 @@ def _file_lines(data: DataSet, file: AnnotationFile) -> list[str]:
 
 
 def _words(spread: dict[str, float]) -> str:
-    return ", ".join(f"{name} {value:g}" for name, value in spread.items()) or "none"
+    return ", ".join(f"{name} {value:g}" for name, value in spread.items()) or "not known"
 
 
 def _histogram(classes: dict[str, dict[str, int]]) -> list[str]:

@@ -158,6 +158,13 @@ class AnnotationFile:
         return files
 
     @cached_property
+    def once(self) -> np.ndarray:
+        """bool[I], the images that are not a second entry of an id; annotations belong to them."""
+        once = np.zeros(len(self.images), bool)
+        once[np.unique(self.image_ids, return_index=True)[1]] = True
+        return once
+
+    @cached_property
     def image_sizes(self) -> np.ndarray:
         """i64[n,2], height and width by the file of the image of each annotation; 0, 0 where they
         are not known."""

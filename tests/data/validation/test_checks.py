@@ -77,7 +77,7 @@ def test_findings_name_image_annotation_and_value(clean, tmp_path):
     data = opened(folder)
     row = data.files[0].annotations[data.files[0].ids.tolist().index(finding.annotation_id)]
     assert finding.source == source and finding.image_id == row["image_id"]
-    assert "[500.0, 5.0, 10.0, 7.0]" in finding.value
+    assert "[5000.0, 5.0, 10.0, 7.0]" in finding.value
     assert finding.files == (str(folder / "train" / f"{row['image_id']:012d}.jpg"),)
 
 

@@ -46,9 +46,11 @@ def test_copies_are_found_and_other_pictures_are_not():
     }
 
 
-def test_broken_files_are_like_none():
+def test_broken_files_are_like_those_of_the_same_bytes_alone():
     broken = Look(0, 0, False, np.zeros((*likeness.SMALL, 3), np.uint8), b"", "cut off")
     assert likeness.pairs([broken, broken], ["train", "val"]) == []
+    cut = broken._replace(digest=b"the same")
+    assert likeness.pairs([cut, broken, cut], ["train", "val", "val"]) == [Pair(0, 2, True)]
 
 
 def test_drawn_pictures_that_differ_in_a_figure_are_not_alike(tmp_path):
