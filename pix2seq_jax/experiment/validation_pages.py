@@ -44,7 +44,8 @@ def write(data: DataSet, results: Sequence[Result], out: Path) -> list[Path]:
 
 def _tile(finding: Finding, path: str, source: AnnotationFile | None) -> Image.Image:
     """One image with its boxes, and what was found below it."""
-    words = [f"{Path(path).name}: {finding.value}"]
+    name = Path(path).name
+    words = finding.value if finding.value.startswith(name) else f"{name}: {finding.value}"
     size, objects = None, {}
     if source is not None and source.kind != CAPTIONS:
         row = next(number for number, own in enumerate(source.files) if own == path)
@@ -53,7 +54,7 @@ def _tile(finding: Finding, path: str, source: AnnotationFile | None) -> Image.I
         image = decode_image(read_file(path), path, size)
     except ValueError:
         objects, image = {}, np.full((SIDES[0] // 2, SIDES[0], 3), BROKEN, np.uint8)
-    return captioned(draw_objects(image, objects, sides=SIDES), words)
+    return captioned(draw_objects(image, objects, sides=SIDES), [words])
 
 
 def _boxes(finding: Finding, source: AnnotationFile, row: int) -> dict:
