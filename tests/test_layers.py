@@ -18,7 +18,8 @@ LAYERS = (
     ("data", "evaluation.metrics", "evaluation.pictures", "experiment.logs"),
     ("evaluation", "experiment", "official", "config"),
     (
-        *("main", "train", "evaluate", "predict", "import_tf", "weight_search", "plan"),
+        *("main", "train", "evaluate", "predict", "import_tf", "weight_search"),
+        *("plan", "validate"),
         "data.shapes.__main__",  # a command beside what it draws
     ),
 )

@@ -113,6 +113,27 @@ def header(file: str) -> tuple[int, int, bool]:
         raise _damaged(file, error) from error
 
 
+def glance(data: bytes, name: str, size: tuple[int, int]) -> tuple[int, int, bool, np.ndarray]:
+    """(height, width, turned) as `header` gives them, and a small copy u8[h,w,3] of an image of
+    this size (height, width), its aspect not kept.
+
+    All of the file is read, but a JPEG is decoded at a fraction of its size, which takes a fifth of
+    the time. Raises ValueError where the file is broken or truncated, see `decode_image`.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            _check_pixels(image)
+            height, width = image.height, image.width
+            image.draft(None, (4 * size[1], 4 * size[0]))
+            share = round(width / image.width)  # 1, 2, 4 or 8; the size is rounded up
+            box = (0, 0, width / share, height / share)
+            small = _rgb(image).resize(size[::-1], Image.Resampling.BILINEAR, box)
+            turned = image.getexif().get(_ORIENTATION, 1) in _TURNED
+            return height, width, turned, np.asarray(small)
+    except Exception as error:  # Pillow raises many kinds on damaged files
+        raise _damaged(name, error) from error
+
+
 def _check_pixels(image: Image.Image) -> None:
     """Raises ValueError for an image whose pixels would fill the memory."""
     if image.width * image.height > MAX_PIXELS:

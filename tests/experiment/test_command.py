@@ -16,6 +16,7 @@ COMMANDS = {  # and a flag of each
     "import_tf": "workdir",
     "predict": "workdir",
     "weight_search": "workdir",
+    "validate": "data",
     "data.shapes": "out",
 }
 FLAGS = (

@@ -162,14 +162,14 @@ def _read_objects(records: list[dict], bad: BadAnnotations) -> dict[str, np.ndar
     bad.add_values(
         wrong, records, "bbox", "a box that is not four finite numbers [x, y, width, height]"
     )
-    columns["crowd"], wrong = _crowd([record.get("iscrowd") for record in records])
+    columns["crowd"], wrong = read_crowd([record.get("iscrowd") for record in records])
     bad.add_values(wrong, records, "iscrowd", "an iscrowd that is neither 0 nor 1")
     areas = (record.get("area") for record in records)
-    area = np.array([value if _is_area(value) else np.nan for value in areas], np.float64)
+    area = np.array([value if is_area(value) else np.nan for value in areas], np.float64)
     return columns | {"area": area}
 
 
-def _is_area(value) -> bool:
+def is_area(value) -> bool:
     return (
         isinstance(value, int | float)
         and not isinstance(value, bool)
@@ -177,7 +177,7 @@ def _is_area(value) -> bool:
     )
 
 
-def _crowd(values: list) -> tuple[np.ndarray, np.ndarray]:
+def read_crowd(values: list) -> tuple[np.ndarray, np.ndarray]:
     """`iscrowd` entries -> what they say, bool[n], and which of them say nothing, bool[n]."""
     wrong = np.zeros(len(values), bool)
     try:

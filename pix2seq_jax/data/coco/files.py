@@ -180,7 +180,7 @@ def _sizes(
 ) -> np.ndarray:
     """i32[I,2], height and width of images: those of the JSON, corrected by those of the files."""
     written = [(record.get("height"), record.get("width")) for record in records]
-    sized = [all(_is_side(side) for side in size) for size in written]
+    sized = [all(is_side(side) for side in size) for size in written]
     sizes = [size if real else (0, 0) for size, real in zip(written, sized, strict=True)]
     sizes = np.array(sizes, np.int32).reshape(-1, 2)
     unsized = np.flatnonzero(~np.array(sized, bool))
@@ -205,7 +205,7 @@ def _sizes(
     return sizes
 
 
-def _is_side(value) -> bool:
+def is_side(value) -> bool:
     """Whether a value of the JSON is a height or a width."""
     return isinstance(value, int | float) and not isinstance(value, bool) and 1 <= value < 2**31
 
@@ -238,8 +238,49 @@ def _checked_sizes(
     whole: np.ndarray,
     report: Report,
 ) -> np.ndarray:
-    """The sizes i32[I,2] that annotations are made on, where the JSON and the files agree; `whole`
-    bool[I] are read.
+    """The sizes i32[I,2] that annotations are made on, see `compare_sizes`; `whole` bool[I] are
+    read. Contradictions are refused."""
+    stored = headers.sizes
+    compared = compare_sizes(sizes, stored, headers.turned)
+    wrong = np.flatnonzero(compared.wrong & whole).tolist()
+    _refuse_sizes(path, files, sizes, stored, wrong)
+
+    def named(rows: np.ndarray) -> list[str]:
+        return [files[row] for row in np.flatnonzero(rows).tolist()]
+
+    report.add(
+        "images with height and width exchanged in the JSON, those of the file used",
+        named(compared.exchanged & whole),
+    )
+    report.add(
+        "images of another size than in the JSON and the same aspect, boxes are scaled to them",
+        named(compared.scaled & whole),
+    )
+    # Decoding turns an image only if that gives exactly the size.
+    turned = stored[:, ::-1]
+    sizes = np.where((compared.as_shown & whole)[:, None], turned, sizes)
+    exchanged = compared.exchanged & whole
+    return np.where(exchanged[:, None], stored, sizes).astype(np.int32)
+
+
+class Compared(NamedTuple):
+    """How sizes of a JSON and of its files compare, bool[I] each; no more than one is True.
+
+    Attributes:
+        as_shown: the size is that of the turned image (EXIF orientation), not of the stored one.
+        exchanged: height and width are exchanged.
+        scaled: another size of the same aspect.
+        wrong: anything else that differs by more than a pixel.
+    """
+
+    as_shown: np.ndarray
+    exchanged: np.ndarray
+    scaled: np.ndarray
+    wrong: np.ndarray
+
+
+def compare_sizes(sizes: np.ndarray, stored: np.ndarray, turned: np.ndarray) -> Compared:
+    """Compares heights and widths of a JSON with those of the files.
 
     Annotations are made on the stored pixels or on those that a viewer shows (EXIF orientation);
     both are right, and a pixel more or less is no contradiction. Of the others
@@ -248,34 +289,22 @@ def _checked_sizes(
     - another size of the same aspect (annotations made on a smaller copy): that of the JSON is
       used, since the boxes are in its pixels, and counted;
     - anything else is refused: where the boxes lie is unknown.
+
+    Args:
+        sizes, stored: i[I,2] of the JSON and of the files as stored.
+        turned: bool[I], whether the EXIF orientation exchanges the sides.
     """
-    stored = headers.sizes
-    turned = np.where(headers.turned[:, None], stored[:, ::-1], stored)
+    shown_sizes = np.where(turned[:, None], stored[:, ::-1], stored)
     as_stored = np.abs(sizes - stored).max(axis=1) <= 1
-    as_shown = ~as_stored & (np.abs(sizes - turned).max(axis=1) <= 1)
-    odd = whole & ~as_stored & ~as_shown
+    as_shown = ~as_stored & (np.abs(sizes - shown_sizes).max(axis=1) <= 1)
+    odd = ~as_stored & ~as_shown
     exchanged = odd & (np.abs(sizes - stored[:, ::-1]).max(axis=1) <= 1)
     # Sides in the same proportion, to a pixel of the larger image.
     products = sizes.astype(np.int64) * stored[:, ::-1].astype(np.int64)
     larger = np.maximum(sizes.max(axis=1), stored.max(axis=1))
     alike = np.abs(products[:, 0] - products[:, 1]) <= larger
-    scaled = odd & ~exchanged & ~headers.turned & alike
-    _refuse_sizes(path, files, sizes, stored, np.flatnonzero(odd & ~exchanged & ~scaled).tolist())
-
-    def named(rows: np.ndarray) -> list[str]:
-        return [files[row] for row in np.flatnonzero(rows).tolist()]
-
-    report.add(
-        "images with height and width exchanged in the JSON, those of the file used",
-        named(exchanged),
-    )
-    report.add(
-        "images of another size than in the JSON and the same aspect, boxes are scaled to them",
-        named(scaled),
-    )
-    # Decoding turns an image only if that gives exactly the size.
-    sizes = np.where((as_shown & whole)[:, None], turned, sizes)
-    return np.where(exchanged[:, None], stored, sizes).astype(np.int32)
+    scaled = odd & ~exchanged & ~turned & alike
+    return Compared(as_shown, exchanged, scaled, odd & ~exchanged & ~scaled)
 
 
 def _refuse_sizes(
