@@ -23,6 +23,8 @@ CORE = [
     "contourpy>=1.3",
     "shapely>=2.0",
     "tqdm>=4.67",
+    "array-record>=0.8.6",
+    "pyyaml>=6.0",
 ]
 # matplotlib: polygons of another hand; xdist: two tests at a time, since compiling uses one core
 TEST = ["pytest>=9.0", "pytest-xdist>=3.8", "ruff==0.17.5", "matplotlib>=3.10"]

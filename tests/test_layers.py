@@ -18,7 +18,7 @@ LAYERS = (
     ("data", "evaluation.metrics", "evaluation.pictures", "experiment.logs"),
     ("evaluation", "experiment", "official", "config"),
     (
-        *("main", "train", "evaluate", "predict", "import_tf", "weight_search"),
+        *("main", "train", "evaluate", "predict", "import_tf", "weight_search", "prepare"),
         "data.shapes.__main__",  # a command beside what it draws
     ),
 )

@@ -17,6 +17,7 @@ COMMANDS = {  # and a flag of each
     "predict": "workdir",
     "weight_search": "workdir",
     "data.shapes": "out",
+    "prepare": "out",
 }
 FLAGS = (
     Flag("from", REQUIRED, "Where from.", argument="source"),
