@@ -8,7 +8,8 @@ are copied beside the shards. The same command goes on where it was stopped: it 
 that are there and writes those that are missing or damaged.
 
 --from says how the source is laid out: coco (train2017, val2017, annotations), coco_dir (train,
-val, annotations), objects365 (as distributed), voc (VOCdevkit or VOC2012), yolo (data.yaml).
+val, annotations), objects365 (as distributed), voc (VOCdevkit or VOC2012), yolo (data.yaml), or
+tfds:NAME (the --data_dir of `tfds build NAME`).
 """
 
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from pix2seq_jax.experiment import command
 from pix2seq_jax.experiment.command import REQUIRED, Flag
 
 FLAGS = (
-    Flag("from", REQUIRED, "coco, coco_dir, objects365, voc or yolo.", argument="kind"),
+    Flag("from", REQUIRED, "coco, coco_dir, objects365, voc, yolo or tfds:NAME.", argument="kind"),
     Flag("source", REQUIRED, "Folder of the data set."),
     Flag("out", REQUIRED, "Folder to write."),
     Flag("splits", ("train", "val"), "Which splits."),

@@ -2,11 +2,12 @@
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pix2seq_jax.config import layouts
-from pix2seq_jax.data.formats import voc, yolo
+from pix2seq_jax.data.formats import tfds_sets, voc, yolo
 from pix2seq_jax.data.shards import writing
 from pix2seq_jax.data.shards.joining import Split
 from pix2seq_jax.experiment import logs
@@ -14,7 +15,9 @@ from pix2seq_jax.files.whole import write_whole
 
 COCO = {"coco": "coco", "objects365": "objects365", "coco_dir": "folder"}  # -> config.layouts
 CONVERTERS = {"voc": voc.convert, "yolo": yolo.convert}
+TFDS = "tfds:"  # before the name of a data set
 SPLITS = ("train", "val")
+IMAGES = ".images"  # in the folder to write: what is no file in the source, until it is in shards
 
 
 def run(
@@ -30,7 +33,7 @@ def run(
     """Writes the shards of the splits, says how far it is, and what was left out.
 
     Args:
-        kind: of COCO or CONVERTERS.
+        kind: of COCO or CONVERTERS, or TFDS and a name.
         source: folder of the data set.
         out: folder to write; that of an earlier run with the same arguments is completed.
         splits: of SPLITS.
@@ -44,9 +47,15 @@ def run(
     _check(kind, source, out, splits, images_per_shard, workers)
     root, target = Path(source), Path(out)
     if kind in COCO:
-        every = {split: _coco_split(root, kind, split) for split in splits}
+        every = {split: coco_split(root, kind, split) for split in splits}
+    elif kind in CONVERTERS:
+        own = CONVERTERS[kind](root)
+        made = {split: (own[split][0], {"instances": own[split][1]}) for split in splits}
+        every = _converted(made, root, target)
     else:
-        every = _converted(CONVERTERS[kind](root), root, target, splits)
+        name = kind.removeprefix(TFDS)
+        made = tfds_sets.convert(name, root, target / IMAGES, splits)
+        every = _converted(made, root, target)
     for split in every.values():
 
         def progress(parts, total, name=split.name):
@@ -62,14 +71,16 @@ def run(
         )
         if told:
             logs.log.warning("data: %s", told)
+    shutil.rmtree(target / IMAGES, ignore_errors=True)
 
 
 def _check(
     kind: str, source: str, out: str, splits: Sequence[str], images_per_shard: int, workers: int
 ) -> None:
     """Raises ValueError for arguments that do not fit."""
-    if kind not in (*COCO, *CONVERTERS):
-        raise ValueError(f"--from={kind}: give one of {', '.join((*COCO, *CONVERTERS))}")
+    if kind not in (*COCO, *CONVERTERS) and not kind.startswith(TFDS):
+        names = ", ".join((*COCO, *CONVERTERS))
+        raise ValueError(f"--from={kind}: give one of {names}, or {TFDS}NAME")
     if not Path(source).exists():
         raise ValueError(f"--source={source} does not exist; give the folder of the data set")
     if "://" in out:
@@ -84,7 +95,7 @@ def _check(
             raise ValueError(f"--{name}={value}: must be at least 1")
 
 
-def _coco_split(root: Path, kind: str, split: str) -> Split:
+def coco_split(root: Path, kind: str, split: str) -> Split:
     """A split of a folder in COCO's format with the annotation files that it has."""
     layout = layouts.LAYOUTS[COCO[kind]]
     name = dict(zip(SPLITS, layout["splits"], strict=True))[split]
@@ -103,15 +114,15 @@ def _coco_split(root: Path, kind: str, split: str) -> Split:
 
 
 def _converted(
-    made: Mapping[str, tuple[Path, dict]], root: Path, out: Path, splits: Sequence[str]
+    made: Mapping[str, tuple[Path, Mapping[str, dict]]], root: Path, out: Path
 ) -> dict[str, Split]:
     """Splits whose annotations were made by a converter, which are written first."""
     every = {}
-    for split in splits:
-        images, content = made[split]
-        path = writing.annotation_file(out, "instances", split)
-        text = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
-        if not writing.is_there(path, hashlib.sha256(text).hexdigest(), root):
-            write_whole(path, text)
-        every[split] = Split(split, images, {"instances": path})
+    for split, (images, contents) in made.items():
+        paths = {kind: writing.annotation_file(out, kind, split) for kind in contents}
+        for kind, content in contents.items():
+            text = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
+            if not writing.is_there(paths[kind], hashlib.sha256(text).hexdigest(), root):
+                write_whole(paths[kind], text)
+        every[split] = Split(split, images, paths)
     return every

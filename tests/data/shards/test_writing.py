@@ -124,7 +124,10 @@ def test_a_folder_of_other_data_is_refused(many, straight, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        (("--from=tar",), "--from=tar: give one of coco, objects365, coco_dir, voc, yolo"),
+        (
+            ("--from=tar",),
+            "--from=tar: give one of coco, objects365, coco_dir, voc, yolo, or",
+        ),
         (("--source=/none",), "--source=/none does not exist"),
         (("--out=gs://bucket/x",), "give a local folder and copy it there"),
         (("--splits=test",), "--splits=test: give train, val or both"),
