@@ -81,20 +81,19 @@ def read_index(folder: PurePath) -> Index:
     Raises:
         ValueError: the folder has none, or one that is damaged or of another version.
     """
-    try:
-        content = json.loads((folder / INDEX).read_text())
-        version, shards = content["version"], [Shard(**shard) for shard in content["shards"]]
-    except FileNotFoundError as error:
+    path = folder / INDEX
+    if not path.exists():
         raise ValueError(
             f"{folder} has no {INDEX}: it holds no shards, or not all of them yet; {AGAIN}"
-        ) from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{folder / INDEX} is damaged ({type(error).__name__}: {error}); {AGAIN}"
-        ) from error
+        )
+    try:
+        content = json.loads(_bytes(path))
+        version, shards = content["version"], [Shard(**shard) for shard in content["shards"]]
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}); {AGAIN}") from error
     if version != VERSION:
         raise ValueError(
-            f"{folder / INDEX} is of version {version}, this library reads version {VERSION}; "
+            f"{path} is of version {version}, this library reads version {VERSION}; "
             "prepare the data again in another folder"
         )
     columns = _read_columns(folder / COLUMNS, content["columns"])
@@ -105,14 +104,19 @@ def read_index(folder: PurePath) -> Index:
 
 def _read_columns(path: PurePath, checksum: str) -> dict[str, np.ndarray]:
     """The arrays of images.npz; ValueError where they are not those that were written."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error}; {AGAIN}") from error
+    data = _bytes(path)
     if hashlib.sha256(data).hexdigest() != checksum:
         raise ValueError(f"{path} is damaged, its checksum is not that in {INDEX}; {AGAIN}")
     with np.load(io.BytesIO(data), allow_pickle=False) as content:
         return dict(content)
+
+
+def _bytes(path: PurePath) -> bytes:
+    """Content of a file; ValueError where it cannot be read."""
+    try:
+        return path.read_bytes()
+    except Exception as error:  # object stores raise errors of their own
+        raise ValueError(f"{path} cannot be read: {error}; {AGAIN}") from error
 
 
 def _as_bytes(value) -> np.ndarray:

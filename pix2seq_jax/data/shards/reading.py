@@ -97,8 +97,8 @@ class ImageShards:
             return self._records[row]
         except Exception as error:  # array_record raises RuntimeError for all that is wrong
             raise ValueError(
-                f"shard {self._path(row)} is damaged at the image {self._index.names[row]} "
-                f"({' '.join(str(error).split())}); {AGAIN}"
+                f"shard {self._path(row)} cannot be read at the image {self._index.names[row]} "
+                f"({' '.join(str(error).split())}); if it is damaged, {AGAIN}"
             ) from error
 
 
@@ -106,7 +106,7 @@ def _check_size(path: PurePath, shard: Shard) -> None:
     """Raises ValueError where a shard is missing or has another size than in the index."""
     try:
         size, _ = state_of(path)
-    except OSError as error:
+    except Exception as error:  # object stores raise errors of their own
         raise ValueError(f"shard {path} cannot be read: {error}; {AGAIN}") from error
     if size != shard.bytes:
         raise ValueError(
