@@ -5,13 +5,15 @@
 draws so many JPEG files of noise and a COCO JSON with boxes, prepares them, kills another `prepare`
 in the middle and goes on, and reads all images in the order of a training epoch, from files and
 from shards in turns. Files that were just written are in the memory of the machine, so what is
-compared is the work of the processor and the system, not that of a disk.
+compared is the work of the processor and the system. With --cold they are read from the disk: the
+system is asked to forget their content (not their names) before each reading.
 """
 
 import argparse
 import hashlib
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -75,6 +77,16 @@ def sums(folder: Path) -> dict[str, str]:
     }
 
 
+def forget(folder: Path) -> None:
+    """Takes the content of all files below a folder out of the memory of the system (Linux)."""
+    os.sync()  # what is not on the disk yet cannot be forgotten
+    for path in folder.rglob("*"):
+        if path.is_file():
+            descriptor = os.open(path, os.O_RDONLY)
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.close(descriptor)
+
+
 def rate(storage: Callable[[], Storage], names: list[str], order: np.ndarray) -> float:
     """Images/s of reading in this order, opening aside."""
     opened = storage()
@@ -106,6 +118,8 @@ def measure(folder: Path, given: argparse.Namespace) -> dict:
     rates = {way: [] for way in ways}
     for _ in range(given.runs):
         for way, storage in ways.items():
+            if given.cold:
+                forget(folder / way)
             rates[way].append(rate(storage, names, order))
     figures |= {f"{way}_images_per_s": float(np.median(own)) for way, own in rates.items()}
     ratio = figures["shards_images_per_s"] / figures["loose_images_per_s"]
@@ -121,6 +135,7 @@ def main() -> None:
     parser.add_argument("--images_per_shard", type=int, default=4000, help="as of the command")
     parser.add_argument("--workers", type=int, default=2, help="as of the command")
     parser.add_argument("--runs", type=int, default=3, help="readings; the median is shown")
+    parser.add_argument("--cold", action="store_true", help="read from the disk")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         print(json.dumps(measure(Path(folder), given), indent=1), flush=True)
