@@ -23,9 +23,20 @@ CORE = [
     "contourpy>=1.3",
     "shapely>=2.0",
     "tqdm>=4.67",
+    "array-record>=0.8.6",
+    "pyyaml>=6.0",
 ]
-# matplotlib: polygons of another hand; xdist: two tests at a time, since compiling uses one core
-TEST = ["pytest>=9.0", "pytest-xdist>=3.8", "ruff==0.17.5", "matplotlib>=3.10"]
+# matplotlib: polygons of another hand; xdist: two tests at a time, since compiling uses one core;
+# importlib-resources: TFDS imports it to build a data set
+TEST = [
+    "pytest>=9.0",
+    "pytest-xdist>=3.8",
+    "ruff==0.17.5",
+    "matplotlib>=3.10",
+    "importlib-resources>=6.5",
+]
+# What the command `tfds build` imports and tensorflow-datasets does not bring.
+TFDS = ["apache-beam>=2.77", "mlcroissant>=1.1", "importlib-resources>=6.5"]
 ORACLE = ["pycocoevalcap>=1.2"]  # a test compares the caption metrics with it; 100 MB
 
 setup(
@@ -38,5 +49,5 @@ setup(
     packages=find_packages(include=["pix2seq_jax", "pix2seq_jax.*"]),
     python_requires=">=3.11",
     install_requires=CORE,
-    extras_require={"test": TEST, "oracle": ORACLE},
+    extras_require={"test": TEST, "oracle": ORACLE, "tfds": TFDS},
 )

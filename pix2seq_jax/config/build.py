@@ -104,6 +104,7 @@ def data(name: str, *, size: int = 0, slots: int = 0) -> ml_collections.ConfigDi
     """
     layout = layouts.LAYOUTS.get(name, layouts.LAYOUTS["folder"] | {"root": name})
     config = ml_collections.ConfigDict({"source": "coco_dir", "size": size, "slots": slots})
+    # source: "coco_dir" for images as files, "array_record" for the shards of `prepare`.
     config.hint = layout["hint"]  # is shown where the data are missing
     # Category id of label 1, 2, …; (): as the training annotations list them.
     config.label_ids = ()

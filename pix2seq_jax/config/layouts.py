@@ -1,5 +1,7 @@
 """Where data sets keep their files, and the classes and keypoints of COCO."""
 
+from pix2seq_jax.files.locations import path_of
+
 # Where a COCO-format folder keeps its parts; `{split}` is one of "splits". "hint" says how to get
 # it.
 _DRAW = "python -m pix2seq_jax.data.shapes --out=data/shapes"
@@ -68,3 +70,14 @@ ANNOTATIONS = {  # by the name of their paths in a config's data section
     "keypoints": "{root}/annotations/person_keypoints_{split}.json",
     "captions": "{root}/annotations/captions_{split}.json",
 }
+
+
+def existing(annotations: str) -> str:
+    """The annotation file, or the one under another name that the data set is distributed with,
+    where only that exists."""
+    path = path_of(annotations)
+    for usual, other in OTHER_NAMES.items():
+        renamed = path.with_name(path.name.replace(usual, other))
+        if not path.exists() and renamed.exists():
+            return str(renamed)
+    return annotations

@@ -108,7 +108,7 @@ def _data() -> dict[str, Allowed]:
         "skeleton",
     )
     return {
-        "source": one_of(["coco_dir"]),
+        "source": one_of(["coco_dir", "array_record"]),
         "hint": text(),
         "size": SIDES,
         "slots": whole(0),

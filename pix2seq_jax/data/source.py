@@ -6,7 +6,7 @@ NumPy arrays. Write a class with the members of `Source`, and `pipeline.train_da
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import PurePath
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -41,14 +41,17 @@ class ImageSource(Source, Protocol):
     Attributes:
         annotations_path: of the file.
         image_ids: i64[len].
-        files: len paths.
+        files: len paths, for `load`.
         sizes: i32[len,2], height and width in pixels.
     """
 
-    annotations_path: Path
+    annotations_path: PurePath
     image_ids: np.ndarray
     files: Sequence[str]
     sizes: np.ndarray
+
+    def load(self, file: str) -> bytes:
+        """Content of one of `files`; ValueError where it cannot be read."""
 
 
 @runtime_checkable

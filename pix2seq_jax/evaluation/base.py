@@ -7,6 +7,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 import ml_collections
 import numpy as np
 
+from pix2seq_jax.data.coco.files import Storage
 from pix2seq_jax.data.coco.folder import CocoDir
 
 Part = Mapping[str, np.ndarray]  # what a task's `decode` gives, on the host
@@ -33,7 +34,7 @@ class Opening:
     """What the tasks open their sources with. A file that several tasks read is opened once.
 
     Attributes:
-        paths: kind of annotations -> (folder of images, annotation file).
+        paths: kind of annotations -> (storage of images, annotation file).
         labels: what labels stand for, as arguments of CocoDir.
         reads: what becomes of bad input, and the cache, as arguments of CocoDir.
         text: makes pieces of captions (data.text.Text); None without captions.
@@ -42,7 +43,7 @@ class Opening:
         follows: whether other files must have the classes of the first one that is opened.
     """
 
-    paths: Callable[[str], tuple[str, str]]
+    paths: Callable[[str], tuple[Storage, str]]
     labels: dict[str, tuple]
     reads: dict[str, Any]
     text: Any

@@ -24,12 +24,14 @@ class Pictures:
             as viewers show it.
         broken: (file, (height, width), error) -> pixels u8[h,w,3] in place of those of a file that
             cannot be decoded, or None to leave the picture out; it may raise.
+        load: content of a file; ValueError where it cannot be read.
     """
 
     image_ids: np.ndarray
     files: Sequence[str | np.ndarray]
     sizes: np.ndarray
     broken: Callable[[str, tuple[int, int], ValueError], np.ndarray | None]
+    load: Callable[[str], bytes] = read_file
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -73,7 +75,7 @@ class Chunk:
         if isinstance(file, np.ndarray):
             return Loaded(file, np.array(file.shape[:2], np.int32))
         try:
-            return Loaded(*rows.read(file, size, read_file))
+            return Loaded(*rows.read(file, size, self.pictures.load))
         except ValueError as error:
             pixels = self.pictures.broken(file, size, error)
         return pixels if pixels is None else Loaded(pixels, np.array(pixels.shape[:2], np.int32))

@@ -193,8 +193,9 @@ class Evaluator:
                 own = [places.setdefault(key, len(places)) for key in keys[: limit or None]]
             asks[name] = self._ask(name, np.array(sorted(own), np.int64), limit, final=final)
         ids, files, sizes = zip(*places, strict=True)
-        sizes = np.array(sizes, np.int32)
-        pictures = Pictures(np.array(ids, np.int64), files, sizes, self._in_place_of_broken)
+        ids, sizes = np.array(ids, np.int64), np.array(sizes, np.int32)
+        load = next(iter(self.sources.values())).load  # the images of all of them lie together
+        pictures = Pictures(ids, files, sizes, self._in_place_of_broken, load)
         return pictures, asks
 
     def _ask(self, name: str, places: np.ndarray, limit: int, *, final: bool) -> Ask:

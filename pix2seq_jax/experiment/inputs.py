@@ -1,6 +1,6 @@
 """What a config reads: the sources of its tasks, and the streams of their training data."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,17 @@ from pix2seq_jax.data import mixing, selections
 from pix2seq_jax.data.coco import json as coco_json
 from pix2seq_jax.data.coco.checked_images import CheckedImages
 from pix2seq_jax.data.coco.columns import Cache
-from pix2seq_jax.data.coco.files import ImageRules
+from pix2seq_jax.data.coco.files import ImageRules, Storage, storage_of
 from pix2seq_jax.data.ops.chain import read_chain
+from pix2seq_jax.data.shards.reading import ImageShards
 from pix2seq_jax.data.text import Text
 from pix2seq_jax.evaluation import HOST_TASKS, make_host_tasks
 from pix2seq_jax.evaluation.base import Opening
 from pix2seq_jax.experiment import resolve
 from pix2seq_jax.experiment.logs import log
+from pix2seq_jax.files.locations import path_of
 
+STORAGES = {"coco_dir": storage_of, "array_record": ImageShards}  # by config.data.source
 COLUMNS = "columns"  # folder of a workdir: what is kept of the files that it reads
 
 
@@ -61,32 +64,21 @@ def _maximum(table: np.ndarray) -> np.ndarray:
 
 def data_paths(data: ml_collections.ConfigDict, split: str, kind: str) -> tuple[str, str]:
     """(folder of images, annotation file) of a data section; ValueError where one is missing."""
-    if data.source != "coco_dir":
+    if data.source not in STORAGES:
         raise ValueError(
-            f"config.data.source={data.source!r}: only 'coco_dir' (a COCO-format folder) is known"
+            f"config.data.source={data.source!r}: give 'coco_dir' for images as files, or "
+            "'array_record' for the shards that `python -m pix2seq_jax.prepare` writes"
         )
     if missing := [name for name in (f"{split}_images", f"{split}_{kind}") if name not in data]:
         raise ValueError(
             f"a section of config.more_data lacks {missing[0]}; a task's `mix` needs it"
         )
-    images, annotations = data[f"{split}_images"], data[f"{split}_{kind}"]
-    if not Path(annotations).exists():
-        annotations = _other_name(annotations)
+    images = data[f"{split}_images"]
+    annotations = layouts.existing(data[f"{split}_{kind}"])
     for path in (annotations, images):
-        if not Path(path).exists():
+        if not path_of(path).exists():
             raise ValueError(f"the {split} data is missing: {path} does not exist; {data.hint}")
     return images, annotations
-
-
-def _other_name(annotations: str) -> str:
-    """The annotation file under another name that a data set is distributed with, if that
-    exists."""
-    path = Path(annotations)
-    for usual, other in layouts.OTHER_NAMES.items():
-        renamed = path.with_name(path.name.replace(usual, other))
-        if renamed.exists():
-            return str(renamed)
-    return annotations
 
 
 def bad_images(config: ml_collections.ConfigDict) -> coco_json.Report | None:
@@ -131,7 +123,7 @@ def open_sources(
     host_tasks = {name: one for name, one in make_host_tasks(config).items() if name in names}
     points = [one.outline_points(config.tasks[name]) for name, one in host_tasks.items()]
     opening = Opening(
-        paths=lambda kind: data_paths(data, split, kind),
+        paths=_opened_once(data, split),
         labels=_labels(config) if resolved else {"label_ids": tuple(data.label_ids)},
         reads=_rules(config, data, cache or InputCache()),
         text=text,
@@ -147,6 +139,21 @@ def open_sources(
             resolve.check_classes(source.category_names, config, where=where)
             host_task.check(source, config, where=where)
     return {name: opened[name] for name in names}
+
+
+def _opened_once(
+    data: ml_collections.ConfigDict, split: str
+) -> Callable[[str], tuple[Storage, str]]:
+    """Kind of annotations -> (storage of images, annotation file), see `data_paths`."""
+    storages: dict[str, Storage] = {}
+
+    def paths(kind: str) -> tuple[Storage, str]:
+        images, annotations = data_paths(data, split, kind)
+        if images not in storages:
+            storages[images] = STORAGES[data.source](images)
+        return storages[images], annotations
+
+    return paths
 
 
 def _rules(

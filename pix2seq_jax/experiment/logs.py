@@ -11,8 +11,9 @@ import math
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -276,6 +277,36 @@ class Progress:
             _speed(rates),
         )
         return rates
+
+
+def followed(
+    items: Iterable[Any], total: int, *, name: str, size: Callable[[Any], int], every: float = 5.0
+) -> Iterator[Any]:
+    """Passes items on; a bar on a terminal, in a log a line every `every` seconds and at the end,
+    each with the rate and the time left.
+
+    Args:
+        items: which become ready one after the other.
+        total: images in all of them.
+        name: of what is done.
+        size: images in an item.
+        every: seconds.
+    """
+    start = said = time.monotonic()
+    terminal = sys.stderr.isatty()
+    bar = tqdm(total=total, unit="image", desc=name, disable=not terminal, dynamic_ncols=True)
+    done = 0
+    with logging_redirect_tqdm([log]), bar:
+        for item in items:
+            yield item
+            done += size(item)
+            bar.update(size(item))
+            now = time.monotonic()
+            if done == total or (not terminal and now - said > every):
+                said, rate = now, done / max(now - start, 1e-9)
+                left = duration((total - done) / rate)
+                text = "%s: %d/%d images (%.0f %%), %.0f images/s, ETA %s"
+                log.info(text, name, done, total, 100 * done / total, rate, left)
 
 
 def parameter_table(params) -> str:

@@ -13,6 +13,7 @@ from pix2seq_jax.experiment import saved_run
 from pix2seq_jax.experiment.inputs import data_paths
 from pix2seq_jax.experiment.logs import log
 from pix2seq_jax.experiment.workdir import CHECKPOINTS
+from pix2seq_jax.files.locations import path_of
 from pix2seq_jax.files.whole import write_whole
 from pix2seq_jax.training import checkpoint
 
@@ -24,10 +25,11 @@ def needs_text(config: ml_collections.ConfigDict) -> bool:
 
 def _sentences(path: str) -> list[str]:
     """The captions of a COCO captions JSON."""
-    records = coco_json.read_json(Path(path), ("images", "annotations"))["annotations"]
+    file = path_of(path)
+    records = coco_json.read_json(file, ("images", "annotations"))["annotations"]
     return [
         text
-        for text in coco_json.column(Path(path), records, "caption", "annotations")
+        for text in coco_json.column(file, records, "caption", "annotations")
         if isinstance(text, str)
     ]
 

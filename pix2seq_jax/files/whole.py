@@ -10,12 +10,12 @@ import numpy as np
 
 
 @contextlib.contextmanager
-def open_whole(path: str | os.PathLike) -> Iterator[BinaryIO]:
-    """A stream of bytes into a file that gets its name when the block ends well.
+def named_at_the_end(path: str | os.PathLike) -> Iterator[PurePath]:
+    """The path of a file to write, which gets the name `path` when the block ends well.
 
-    Missing folders are made. The content goes to a file of another name beside it first, one for
-    each process, which is then renamed. So a stop in between, or another writer, leaves what was
-    there before. After an error nothing of the new content stays.
+    Missing folders are made. The file is written under another name beside it, one for each
+    process, and then renamed. So a stop in between, or another writer, leaves what was there
+    before. After an error nothing of the new content stays.
 
     Raises:
         OSError: the file cannot be written.
@@ -24,13 +24,24 @@ def open_whole(path: str | os.PathLike) -> Iterator[BinaryIO]:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
-        with partial.open("wb") as stream:
-            yield stream
+        yield partial
         partial.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):  # the first error is the one to be seen
             partial.unlink()
         raise
+
+
+@contextlib.contextmanager
+def open_whole(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """A stream of bytes into a file that gets its name when the block ends well, see
+    `named_at_the_end`.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    with named_at_the_end(path) as partial, partial.open("wb") as stream:
+        yield stream
 
 
 def write_whole(path: str | os.PathLike, content: str | bytes) -> None:

@@ -18,7 +18,7 @@ JOIN_SECONDS = 300  # that a process waits for the others of the job
 HEARTBEAT_SECONDS = 60
 # At a barrier: a process may compile, read or restore for that much longer than the fastest one.
 MEET_SECONDS = 1800
-SHARED_SECONDS = 60  # until a file of one process has to be seen by all; network folders are slow
+SHARED_SECONDS = 30  # until a file of one process has to be seen by all; network folders are slow
 
 
 def join(coordinator: str = "", num_processes: int = 0, process_id: int = -1) -> None:
@@ -71,7 +71,7 @@ def meet(where: str, *, seconds: int = MEET_SECONDS) -> None:
     than another.
 
     Args:
-        where: what has been reached, for the message.
+        where: what has been reached, for the message; the same words in all processes.
         seconds: to wait.
 
     Raises:
@@ -105,9 +105,9 @@ def check_shared(folder: str | Path) -> None:
     own = marks[jax.process_index()]
     own.touch()
     try:
-        meet(f"{folder} opened")
+        meet("the workdir is opened")
         missing = _unseen(marks)
-        meet(f"{folder} looked at")
+        meet("the workdir is looked at")
     finally:
         own.unlink(missing_ok=True)
     if missing:

@@ -72,7 +72,7 @@ def test_objects_with_few_keypoints_are_left_out(source):
     np.testing.assert_array_equal(PerObject(source, min_keypoints=2).rows, [[0, 2]])
     with pytest.raises(ValueError, match="none of 4 objects is left"):
         PerObject(source, min_keypoints=3)
-    plain = CocoDir(source.folder, source.annotations_path)
+    plain = CocoDir(source.storage, source.annotations_path)
     assert len(PerObject(plain)) == 3
     with pytest.raises(ValueError, match="min_keypoints=1: the source gives no keypoints"):
         PerObject(plain, min_keypoints=1)

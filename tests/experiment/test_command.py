@@ -18,6 +18,7 @@ COMMANDS = {  # and a flag of each
     "weight_search": "workdir",
     "validate": "data",
     "data.shapes": "out",
+    "prepare": "out",
 }
 FLAGS = (
     Flag("from", REQUIRED, "Where from.", argument="source"),

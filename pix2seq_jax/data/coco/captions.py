@@ -2,11 +2,11 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import PurePath
 
 import numpy as np
 
-from pix2seq_jax.data.coco.files import ImageRules, read_file, read_images
+from pix2seq_jax.data.coco.files import ImageRules, Storage, read_images, storage_of
 from pix2seq_jax.data.coco.json import (
     BadAnnotations,
     Report,
@@ -18,6 +18,7 @@ from pix2seq_jax.data.coco.json import (
     whole_numbers,
 )
 from pix2seq_jax.data.source import IMAGE_FIELDS, layout
+from pix2seq_jax.files.locations import path_of
 from pix2seq_jax.vocab import END_PIECE
 
 
@@ -33,7 +34,7 @@ class CocoCaptions:
     Attributes:
         annotations_path: the JSON.
         image_ids: i64[len].
-        files: paths.
+        files: paths, for `load`.
         references: image id -> all of its captions, as written.
         fields: what a row of a batch has of it, see data.source.
         report: what was left out or cut, kind -> count.
@@ -41,8 +42,8 @@ class CocoCaptions:
 
     def __init__(
         self,
-        images: str | Path,
-        annotations: str | Path,
+        images: str | PurePath | Storage,
+        annotations: str | PurePath,
         *,
         text,
         per_image: int = 5,
@@ -54,7 +55,7 @@ class CocoCaptions:
         pieces.
 
         Args:
-            images: folder that the `file_name`s start from.
+            images: folder that the `file_name`s start from, or another storage of images.
             annotations: captions JSON.
             text: `encode(list of str) -> lists of piece ids` without an end (data.text.Text).
             per_image: C; COCO has five captions for most images (Pix2Seq v2, section 3.1, trains
@@ -73,11 +74,12 @@ class CocoCaptions:
         for name, value in (("per_image", per_image), ("max_tokens", max_tokens)):
             if value < 1:
                 raise ValueError(f"{name}={value}: must be at least 1")
-        self.annotations_path, self.report = Path(annotations), Report()
+        self.annotations_path, self.report = path_of(annotations), Report()
+        self.storage = storage_of(images)
         self.fields = layout((*IMAGE_FIELDS, "captions"), C=per_image, T=max_tokens)
         content = read_json(self.annotations_path, ("images", "annotations"))
-        records, folder = content["images"], Path(images)
-        images = read_images(self.annotations_path, folder, records, self.report, image_rules)
+        records, storage = content["images"], self.storage
+        images = read_images(self.annotations_path, storage, records, self.report, image_rules)
         self.image_ids, self.files, self.sizes, self._dropped = images
         captions = self._read_captions(content["annotations"], bad_annotations)
         del content, records
@@ -152,12 +154,16 @@ class CocoCaptions:
             pieces = self._pieces[self._ends[number] : self._ends[number + 1]]
             captions[row, : len(pieces)] = pieces
         return {
-            "image": read_file(self.files[index]),
+            "image": self.load(self.files[index]),
             "file": self.files[index],
             "image_id": self.image_ids[index],
             "orig_size": self.sizes[index],
             "captions": captions,
         }
+
+    def load(self, file: str) -> bytes:
+        """Content of one of `files`; ValueError where it cannot be read."""
+        return self.storage.load(file)
 
     def describe(self) -> str:
         """One line per kind of thing left out, with the first names; "" when nothing was."""

@@ -15,7 +15,7 @@ import dataclasses
 import hashlib
 import json
 import logging
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from pix2seq_jax.data.coco import json as coco_json
 from pix2seq_jax.data.coco.json import BadAnnotations, Report, number_rows, whole_numbers
 from pix2seq_jax.data.coco.keypoints import Keypoints, read_keypoints
 from pix2seq_jax.data.coco.outlines import read_segmentations
+from pix2seq_jax.files.locations import state_of
 from pix2seq_jax.files.whole import save_arrays
 
 log = logging.getLogger("pix2seq_jax")
@@ -56,7 +57,7 @@ class Cache:
 
 
 def read_columns(
-    path: Path,
+    path: PurePath,
     *,
     outlines: bool = False,
     keypoints: bool = False,
@@ -77,9 +78,8 @@ def read_columns(
     """
     if not (cache and path.is_file()):
         return _read(path, outlines, keypoints, bad)
-    stat = path.stat()
     how = [str(path.resolve()), outlines, keypoints, bad]
-    key = json.dumps([_VERSION, *how, stat.st_size, stat.st_mtime_ns])
+    key = json.dumps([_VERSION, *how, *state_of(path)])
     digest = hashlib.sha256(json.dumps(how).encode()).hexdigest()
     file = cache.folder / f"{path.stem}-{digest[:16]}.npz"
     unsaved_key, columns = cache.unsaved.get(file, ("", None))

@@ -1,11 +1,11 @@
-"""The images of an annotation file in their folder: which files they are, and how large."""
+"""The images of an annotation file where they are stored: which files they are, and how large."""
 
 import os
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import NamedTuple
+from pathlib import Path, PurePath
+from typing import ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from pix2seq_jax.data.coco.json import Report, column, integers, shown
 from pix2seq_jax.data.images import check_regular, header
 
 BROKEN = "images that cannot be decoded"
+MISSING = "images that are not in the folder, left out with their annotations"
 _MOST_BROKEN = 0.5  # of the images; beyond it the folder or the download is broken
 
 
@@ -33,6 +34,55 @@ class Images(NamedTuple):
     dropped: np.ndarray
 
 
+Look = Callable[[Sequence[str]], Headers]  # what the beginnings and ends of files say
+
+
+class Storage(Protocol):
+    """Where the images of an annotation file are; `str()` names it in errors.
+
+    Attributes:
+        headers: what is known of the files without looking at them; None: nothing.
+        remedy: what to do where images are missing.
+    """
+
+    headers: Look | None
+    remedy: str
+
+    def locate(self, annotations: PurePath, names: Sequence[str]) -> list[str | None]:
+        """For every file name of an annotation file what `load` takes; None where there is none,
+        see `locate_names`."""
+
+    def load(self, file: str) -> bytes:
+        """Content of an image file; ValueError where it cannot be read."""
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """Images as files in a folder."""
+
+    folder: Path
+    headers: ClassVar[None] = None
+    remedy: ClassVar[str] = (
+        "give the folder that the file names of the JSON start from, or add these images"
+    )
+
+    def __str__(self) -> str:
+        return f"the folder {self.folder}"
+
+    def locate(self, annotations: PurePath, names: Sequence[str]) -> list[str | None]:
+        """Existing path of every file name, see `locate`."""
+        return locate(annotations, self.folder, names)
+
+    def load(self, file: str) -> bytes:
+        """Content of an image file, see `read_file`."""
+        return read_file(file)
+
+
+def storage_of(images: str | PurePath | Storage) -> Storage:
+    """A storage; a path stands for a folder of images."""
+    return ImageFolder(Path(images)) if isinstance(images, str | PurePath) else images
+
+
 @dataclass(frozen=True)
 class ImageRules:
     """What becomes of images that are not as they should be. Raises ValueError for words that are
@@ -43,13 +93,13 @@ class ImageRules:
             counts them.
         bad: "error" refuses files that cannot be decoded, "replace" counts them, for others to be
             read instead.
-        headers: looks at the files (coco.checked_images); None: they are not looked at, and their
-            sizes not compared.
+        headers: looks at the files (coco.checked_images) where the storage knows nothing of them;
+            None: they are not looked at, and their sizes not compared.
     """
 
     missing: str = "error"
     bad: str = "error"
-    headers: Callable[[Sequence[str]], Headers] | None = None
+    headers: Look | None = None
 
     def __post_init__(self) -> None:
         for field, value, words in (
@@ -61,7 +111,11 @@ class ImageRules:
 
 
 def read_images(
-    path: Path, folder: Path, records: list, report: Report, rules: ImageRules | None = None
+    path: PurePath,
+    images: Storage,
+    records: list,
+    report: Report,
+    rules: ImageRules | None = None,
 ) -> Images:
     """The list `images` of a file, with what its files say where `headers` reads them.
 
@@ -69,8 +123,7 @@ def read_images(
 
     Args:
         path: of the annotation file.
-        folder: that the file names start from, perhaps without their first folders: the JSON of
-            Objects365 says images/v1/patch8/NAME.jpg, and the files lie in patch8/NAME.jpg.
+        images: where they are.
         records: the list.
         report: counts what is repaired or left out.
         rules: default ImageRules().
@@ -80,28 +133,30 @@ def read_images(
             missing or broken, or a size contradicts its file.
     """
     rules = rules or ImageRules()
-    ids, names, rows = _listed(path, records, report)
-    files = locate(path, folder, names)
+    ids, names, rows = listed(path, records, report)
+    files = images.locate(path, names)
     gone = [row for row, file in enumerate(files) if file is None]
     if gone and (rules.missing == "error" or len(gone) == len(files)):
         some = ", or leave them out by --config.data.missing_images=drop"
         remedy = "" if len(gone) == len(files) else some
         raise ValueError(
-            f"{len(gone)} of {len(files)} images of {path} are not in the folder {folder}, first: "
-            f"{names[gone[0]]}; give the folder that the file names of the JSON start from, or "
-            f"add these images{remedy}"
+            f"{len(gone)} of {len(files)} images of {path} are not in {images}, first: "
+            f"{names[gone[0]]}; {images.remedy}{remedy}"
         )
     report.add(
-        "images that are not in the folder, left out with their annotations",
+        MISSING,
         [names[row] for row in gone],
     )
     there = [row for row, file in enumerate(files) if file is not None]
     files = [files[row] for row in there]
-    sizes = _sizes(path, [records[rows[row]] for row in there], files, rules, report)
+    look = rules.headers if images.headers is None else images.headers
+    sizes = _sizes(path, [records[rows[row]] for row in there], files, look, rules, report)
     return Images(ids[there], files, sizes, ids[gone])
 
 
-def _listed(path: Path, records: list, report: Report) -> tuple[np.ndarray, list[str], list[int]]:
+def listed(
+    path: PurePath, records: list, report: Report
+) -> tuple[np.ndarray, list[str], list[int]]:
     """Ids i64[I], file names and rows of the list; an image that is listed twice counts once."""
     ids = integers(path, column(path, records, "id", "images"), "id", "images")
     names = column(path, records, "file_name", "images")
@@ -130,14 +185,12 @@ def _listed(path: Path, records: list, report: Report) -> tuple[np.ndarray, list
     return ids[keep], [names[row] for row in keep], keep
 
 
-def locate(path: Path, folder: Path, names: Sequence[str]) -> list[str | None]:
-    """Existing path of every file name; None where there is none.
+def locate(path: PurePath, folder: Path, names: Sequence[str]) -> list[str | None]:
+    """Existing path of every file name, see `locate_names`; None where there is none.
 
-    Names are tried as they are, then without their first folder, and so on: the JSON may have been
-    written for another folder. One number of folders is left out for all of them, that which finds
-    most, and none by which two names would become one file. Folders are listed once instead of one
-    `stat` per file (118k files on a network disk). Names are compared in Unicode normal form C:
-    some systems store decomposed letters where the JSON has composed ones.
+    Folders are listed once instead of one `stat` per file (118k files on a network disk). Names
+    are compared in Unicode normal form C: some systems store decomposed letters where the JSON has
+    composed ones.
 
     Raises:
         ValueError: there is no such folder.
@@ -146,17 +199,30 @@ def locate(path: Path, folder: Path, names: Sequence[str]) -> list[str | None]:
         raise ValueError(
             f"image folder {folder} does not exist; give the folder that holds the images of {path}"
         )
+    listings: dict[str, dict[str, str]] = {}
+    return locate_names(names, lambda parts: _entry(folder, parts, listings))
+
+
+def locate_names(
+    names: Sequence[str], entry: Callable[[list[str]], str | None]
+) -> list[str | None]:
+    """What `entry` says of every file name, which it gets as a list of folders and a name.
+
+    Names are tried as they are, then without their first folder, and so on: the JSON may have been
+    written for another folder. That of Objects365 says images/v1/patch8/NAME.jpg, and the files
+    lie in patch8/NAME.jpg. One number of folders is left out for all of them, that which finds
+    most, and none by which two names would become one file.
+    """
     parts = [
         [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
         for name in names
     ]
-    listings: dict[str, dict[str, str]] = {}
     best: list[str | None] = [None] * len(names)
     for level in range(max(map(len, parts))):
         left = [own[min(level, len(own) - 1) :] for own in parts]
         if level and len({tuple(own) for own in left}) < len({tuple(own) for own in parts}):
             break
-        files = [_entry(folder, own, listings) for own in left]
+        files = [entry(own) for own in left]
         if files.count(None) < best.count(None):
             best = files
         if None not in best:
@@ -176,7 +242,12 @@ def _entry(folder: Path, parts: list[str], listings: dict[str, dict[str, str]]) 
 
 
 def _sizes(
-    path: Path, records: list[dict], files: list[str], rules: ImageRules, report: Report
+    path: PurePath,
+    records: list[dict],
+    files: list[str],
+    look: Look | None,
+    rules: ImageRules,
+    report: Report,
 ) -> np.ndarray:
     """i32[I,2], height and width of images: those of the JSON, corrected by those of the files."""
     written = [(record.get("height"), record.get("width")) for record in records]
@@ -185,8 +256,8 @@ def _sizes(
     sizes = np.array(sizes, np.int32).reshape(-1, 2)
     unsized = np.flatnonzero(~np.array(sized, bool))
     broken: dict[int, str] = {}
-    if rules.headers is not None:
-        headers = rules.headers(files)
+    if look is not None:
+        headers = look(files)
         broken = _count_broken(headers, report, rules)
         whole = np.array([row not in broken for row in range(len(files))], bool)
         sizes = np.where(sizes == 0, headers.sizes, sizes)
@@ -196,7 +267,7 @@ def _sizes(
             raise ValueError(
                 f"{broken[row]}; annotation file {path} has no width and height of it either"
             )
-        if rules.headers is None:
+        if look is None:
             sizes[row] = header(files[row])[:2]
     report.add(
         "images without width and height, read from the file",

@@ -2,13 +2,13 @@
 
 import copy
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import PurePath
 
 import numpy as np
 
 from pix2seq_jax.data.coco.classes import UNNAMED, match_labels, read_categories
 from pix2seq_jax.data.coco.columns import Cache, content_of, read_columns
-from pix2seq_jax.data.coco.files import ImageRules, read_file, read_images
+from pix2seq_jax.data.coco.files import ImageRules, Storage, read_images, storage_of
 from pix2seq_jax.data.coco.json import (
     BadAnnotations,
     Report,
@@ -19,13 +19,14 @@ from pix2seq_jax.data.coco.json import (
 from pix2seq_jax.data.coco.keypoints import Keypoints
 from pix2seq_jax.data.coco.outlines import Outlines, check_mask_sizes
 from pix2seq_jax.data.source import BOX_FIELDS, IMAGE_FIELDS, layout
+from pix2seq_jax.files.locations import path_of
 from pix2seq_jax.vocab import POINT_PADDING
 
 _CLIP_TOLERANCE = 1e-3  # pixels; JSON files round box + size to two decimals
 
 
 class CocoDir:
-    """A folder of images and a COCO-format JSON, held as columns (one NumPy array per field, not a
+    """Images and a COCO-format JSON, held as columns (one NumPy array per field, not a
     dict per object).
 
     `source[i]` gives the raw features of image i:
@@ -47,7 +48,7 @@ class CocoDir:
         category_names, category_ids: label l is `category_names[l-1]`, `category_ids[l-1]`;
             `label_ids` and `label_names` say what they are for a label that the JSON lacks.
         image_ids: i64[len].
-        files: paths.
+        files: paths, for `load`.
         keypoint_names, skeleton, keypoint_swap: see coco.keypoints.Keypoints; empty without them.
         keypoint_categories: ids of the categories that have keypoints.
         keypoint_labels: their labels.
@@ -56,8 +57,8 @@ class CocoDir:
 
     def __init__(
         self,
-        images: str | Path,
-        annotations: str | Path,
+        images: str | PurePath | Storage,
+        annotations: str | PurePath,
         *,
         keep_empty: bool = True,
         label_ids: Sequence[int] = (),
@@ -72,7 +73,7 @@ class CocoDir:
         """Opens the JSON, checks it and the existence of every image.
 
         Args:
-            images: folder that the `file_name`s start from.
+            images: folder that the `file_name`s start from, or another storage of images.
             annotations: COCO-format JSON (instances).
             keep_empty: keep images that have no object but crowd regions; the published runs train
                 without them.
@@ -99,7 +100,7 @@ class CocoDir:
             ValueError: the folder or JSON is missing or not COCO, a class is none of `label_names`,
                 or see the rules.
         """
-        self.annotations_path, self.folder = Path(annotations), Path(images)
+        self.annotations_path, self.storage = path_of(annotations), storage_of(images)
         self.fields, self.report = layout((*IMAGE_FIELDS, *BOX_FIELDS)), Report()
         reads = {"outlines": bool(max_points), "keypoints": keypoints}
         columns = read_columns(self.annotations_path, **reads, bad=bad_annotations, cache=cache)
@@ -107,7 +108,7 @@ class CocoDir:
         categories = content_of(columns["categories"])
         self._read_categories(categories, tuple(label_ids), tuple(label_names))
         listed = content_of(columns["images"])
-        images = read_images(self.annotations_path, self.folder, listed, self.report, image_rules)
+        images = read_images(self.annotations_path, self.storage, listed, self.report, image_rules)
         self.image_ids, self.files, self.sizes, self._dropped = images
         self._outlines: Outlines | None = None
         self._keypoints: Keypoints | None = None
@@ -251,7 +252,7 @@ class CocoDir:
         part = part if numbers is None else part[list(numbers)]
         rows = self._rows[part]
         features = {
-            "image": read_file(self.files[index]),
+            "image": self.load(self.files[index]),
             "file": self.files[index],
             "image_id": self.image_ids[index],
             "orig_size": self.sizes[index],
@@ -269,6 +270,10 @@ class CocoDir:
                 "keypoint_swap": self.keypoint_swap,
             }
         return features
+
+    def load(self, file: str) -> bytes:
+        """Content of one of `files`; ValueError where it cannot be read."""
+        return self.storage.load(file)
 
     def _polygons(self, rows: np.ndarray) -> np.ndarray:
         """f32[n,2*max_points]; crowd regions have none."""

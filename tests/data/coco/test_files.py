@@ -6,7 +6,14 @@ import pytest
 from PIL import Image
 
 from pix2seq_jax.data.coco.checked_images import CheckedImages
-from pix2seq_jax.data.coco.files import BROKEN, ImageRules, locate, read_file, read_images
+from pix2seq_jax.data.coco.files import (
+    BROKEN,
+    ImageFolder,
+    ImageRules,
+    locate,
+    read_file,
+    read_images,
+)
 from pix2seq_jax.data.coco.json import Report
 
 TURN_RIGHT = 6  # EXIF orientation: a viewer shows the stored rows as columns
@@ -25,7 +32,11 @@ def opened(folder, records, report=None, **rules):
     listed = [{"id": number, **record} for number, record in enumerate(records)]
     rules = ImageRules(**{"headers": CheckedImages()} | rules)
     return read_images(
-        folder / "x.json", folder, listed, Report() if report is None else report, rules
+        folder / "x.json",
+        ImageFolder(folder),
+        listed,
+        Report() if report is None else report,
+        rules,
     )
 
 

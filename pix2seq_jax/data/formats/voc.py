@@ -1,0 +1,131 @@
+"""PASCAL VOC as COCO's JSON: VOC2012/{Annotations/NAME.xml, ImageSets/Main/{train,val}.txt,
+JPEGImages/NAME.jpg}.
+
+Pixels of VOC are counted from 1 and its boxes contain their last pixel, so xmin..xmax becomes x =
+xmin - 1 and width = xmax - xmin + 1. Objects that are `difficult` do not count in VOC's evaluation;
+they become crowd regions, which do not count in COCO's. Categories are numbered from 1 on in the
+order of the alphabet, as VOC's own twenty are.
+"""
+
+import math
+import xml.etree.ElementTree
+from pathlib import Path
+
+SPLITS = ("train", "val")
+_CORNERS = ("xmin", "ymin", "xmax", "ymax")
+_YEAR = "VOC2012"  # where the folder of all years is given, the year that is read
+
+
+def folder_of(source: Path) -> Path:
+    """The folder of a year: `source`, or VOC2012 in it or in its VOCdevkit.
+
+    Raises:
+        ValueError: none of them has Annotations, ImageSets and JPEGImages.
+    """
+    tried = [source, source / _YEAR, source / "VOCdevkit" / _YEAR]
+    for folder in tried:
+        parts = ("Annotations", "ImageSets/Main", "JPEGImages")
+        if all((folder / part).is_dir() for part in parts):
+            return folder
+    raise ValueError(
+        f"--source={source}: no folder with Annotations, ImageSets/Main and JPEGImages is there or "
+        f"in {tried[1]} or {tried[2]}; give the folder of a year, as in VOCdevkit/VOC2012"
+    )
+
+
+def convert(source: Path) -> dict[str, tuple[Path, dict]]:
+    """Split -> (folder of images, COCO's JSON with images, annotations and categories).
+
+    Args:
+        source: see `folder_of`.
+
+    Raises:
+        ValueError: a file is missing or cannot be read; names it, the value and the remedy.
+    """
+    folder = folder_of(source)
+    records = {split: _read_split(folder, split) for split in SPLITS}
+    every = [row for rows in records.values() for row in rows]
+    names = sorted({one["name"] for row in every for one in row["objects"]})
+    if not names:
+        raise ValueError(f"{folder / 'Annotations'}: no image of train or val has an object")
+    numbers = {name: number for number, name in enumerate(names, 1)}
+    categories = [{"id": number, "name": name} for name, number in numbers.items()]
+    content = {split: _content(rows, numbers) for split, rows in records.items()}
+    images = folder / "JPEGImages"
+    return {split: (images, own | {"categories": categories}) for split, own in content.items()}
+
+
+def _content(rows: list[dict], numbers: dict[str, int]) -> dict[str, list]:
+    """The lists of images and annotations of a split."""
+    images, annotations = [], []
+    for image_id, row in enumerate(rows, 1):
+        images.append({"id": image_id, **row["image"]})
+        for one in row["objects"]:
+            rest = {key: value for key, value in one.items() if key != "name"}
+            ids = {"id": len(annotations) + 1, "image_id": image_id}
+            annotations.append(ids | {"category_id": numbers[one["name"]]} | rest)
+    return {"images": images, "annotations": annotations}
+
+
+def _read_split(folder: Path, split: str) -> list[dict]:
+    """The images of a split, in its order: {"image": …, "objects": […]}."""
+    path = folder / "ImageSets" / "Main" / f"{split}.txt"
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except OSError as error:
+        raise ValueError(
+            f"{path} cannot be read: {error}; it lists the images of {split}, one a line"
+        ) from error
+    names = [line.split()[0] for line in lines if line.strip()]
+    if not names:
+        raise ValueError(f"{path} lists no image; one name a line is expected")
+    return [_read_image(folder / "Annotations" / f"{name}.xml", name) for name in names]
+
+
+def _read_image(path: Path, name: str) -> dict:
+    """The image and the objects of an XML file."""
+    try:
+        root = xml.etree.ElementTree.parse(path).getroot()
+    except (OSError, xml.etree.ElementTree.ParseError) as error:
+        raise ValueError(
+            f"annotation file {path} cannot be read: {error}; copy it again, or take {name} out "
+            "of ImageSets/Main"
+        ) from error
+    image = {"file_name": root.findtext("filename", "").strip() or f"{name}.jpg"}
+    for side in ("width", "height"):
+        text = root.findtext(f"size/{side}")
+        if text is not None:
+            image[side] = int(_number(path, side, text))
+    return {"image": image, "objects": [_object(path, one) for one in root.findall("object")]}
+
+
+def _object(path: Path, element: xml.etree.ElementTree.Element) -> dict:
+    """An object as an annotation, with the `name` of its class."""
+    name = element.findtext("name", "").strip()
+    if not name:
+        raise ValueError(f"annotation file {path}: an object has no name; add it or remove it")
+    texts = [element.findtext(f"bndbox/{corner}") for corner in _CORNERS]
+    left, top, right, bottom = (
+        _number(path, f"{corner} of {name}", text)
+        for corner, text in zip(_CORNERS, texts, strict=True)
+    )
+    if right < left or bottom < top:
+        raise ValueError(
+            f"annotation file {path}: the box of {name} is {left:g}, {top:g}, {right:g}, "
+            f"{bottom:g} (xmin, ymin, xmax, ymax), which ends before it starts; correct it"
+        )
+    box = [left - 1, top - 1, right - left + 1, bottom - top + 1]
+    difficult = int(element.findtext("difficult", "0").strip() == "1")
+    area = box[2] * box[3]
+    return {"name": name, "bbox": box, "area": area, "iscrowd": difficult, "difficult": difficult}
+
+
+def _number(path: Path, what: str, text: str | None) -> float:
+    """A number of an XML file."""
+    try:
+        value = float(text)
+    except (TypeError, ValueError):
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"annotation file {path}: {what} is {text!r}; give a number of pixels")
+    return value

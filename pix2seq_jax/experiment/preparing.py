@@ -1,0 +1,128 @@
+"""From a data set as it is distributed to shards: which files make up its splits."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pix2seq_jax.config import layouts
+from pix2seq_jax.data.formats import tfds_sets, voc, yolo
+from pix2seq_jax.data.shards import writing
+from pix2seq_jax.data.shards.joining import Split
+from pix2seq_jax.experiment import logs
+from pix2seq_jax.files.whole import write_whole
+
+COCO = {"coco": "coco", "objects365": "objects365", "coco_dir": "folder"}  # -> config.layouts
+CONVERTERS = {"voc": voc.convert, "yolo": yolo.convert}
+TFDS = "tfds:"  # before the name of a data set
+SPLITS = ("train", "val")
+IMAGES = ".images"  # in the folder to write: what is no file in the source, until it is in shards
+
+
+def run(
+    kind: str,
+    source: str,
+    out: str,
+    splits: Sequence[str],
+    *,
+    images_per_shard: int,
+    workers: int,
+    missing_images: str,
+) -> None:
+    """Writes the shards of the splits, says how far it is, and what was left out.
+
+    Args:
+        kind: of COCO or CONVERTERS, or TFDS and a name.
+        source: folder of the data set.
+        out: folder to write; that of an earlier run with the same arguments is completed.
+        splits: of SPLITS.
+        images_per_shard: of all shards but the last of a split.
+        workers: processes.
+        missing_images: "error" or "drop".
+
+    Raises:
+        ValueError: an argument, the source or the folder is not as it should be.
+    """
+    _check(kind, source, out, splits, images_per_shard, workers)
+    root, target = Path(source), Path(out)
+    if kind in COCO:
+        every = {split: coco_split(root, kind, split) for split in splits}
+    elif kind in CONVERTERS:
+        own = CONVERTERS[kind](root)
+        made = {split: (own[split][0], {"instances": own[split][1]}) for split in splits}
+        every = _converted(made, root, target)
+    else:
+        name = kind.removeprefix(TFDS)
+        made = tfds_sets.convert(name, root, target / IMAGES, splits)
+        every = _converted(made, root, target)
+    for split in every.values():
+
+        def progress(parts, total, name=split.name):
+            return logs.followed(parts, total, name=name, size=lambda part: part.shard.records)
+
+        told = writing.write(
+            split,
+            target,
+            images_per_shard=images_per_shard,
+            workers=workers,
+            missing=missing_images,
+            progress=progress,
+        )
+        if told:
+            logs.log.warning("data: %s", told)
+    shutil.rmtree(target / IMAGES, ignore_errors=True)
+
+
+def _check(
+    kind: str, source: str, out: str, splits: Sequence[str], images_per_shard: int, workers: int
+) -> None:
+    """Raises ValueError for arguments that do not fit."""
+    if kind not in (*COCO, *CONVERTERS) and not kind.startswith(TFDS):
+        names = ", ".join((*COCO, *CONVERTERS))
+        raise ValueError(f"--from={kind}: give one of {names}, or {TFDS}NAME")
+    if not Path(source).exists():
+        raise ValueError(f"--source={source} does not exist; give the folder of the data set")
+    if "://" in out:
+        raise ValueError(
+            f"--out={out}: shards are written to a disk; give a local folder and copy it there, "
+            "for instance by `gcloud storage cp -r`"
+        )
+    if not splits or not set(splits) <= set(SPLITS):
+        raise ValueError(f"--splits={','.join(splits)}: give train, val or both")
+    for name, value in (("images_per_shard", images_per_shard), ("workers", workers)):
+        if value < 1:
+            raise ValueError(f"--{name}={value}: must be at least 1")
+
+
+def coco_split(root: Path, kind: str, split: str) -> Split:
+    """A split of a folder in COCO's format with the annotation files that it has."""
+    layout = layouts.LAYOUTS[COCO[kind]]
+    name = dict(zip(SPLITS, layout["splits"], strict=True))[split]
+    annotations, tried = {}, []
+    for file in layouts.ANNOTATIONS.values():
+        tried.append(file.format(root=root, split=name))
+        path = Path(layouts.existing(tried[-1]))
+        if path.exists():
+            annotations[Path(tried[-1]).name.removesuffix(f"_{name}.json")] = path
+    if not annotations:
+        raise ValueError(
+            f"--from={kind} --source={root}: none of {', '.join(tried)} exists; "
+            f"{layout['hint']}; --splits=train or val reads only one of them"
+        )
+    return Split(split, Path(layouts.IMAGES.format(root=root, split=name)), annotations)
+
+
+def _converted(
+    made: Mapping[str, tuple[Path, Mapping[str, dict]]], root: Path, out: Path
+) -> dict[str, Split]:
+    """Splits whose annotations were made by a converter, which are written first."""
+    every = {}
+    for split, (images, contents) in made.items():
+        paths = {kind: writing.annotation_file(out, kind, split) for kind in contents}
+        for kind, content in contents.items():
+            text = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
+            if not writing.is_there(paths[kind], hashlib.sha256(text).hexdigest(), root):
+                write_whole(paths[kind], text)
+        every[split] = Split(split, images, paths)
+    return every

@@ -1,0 +1,122 @@
+"""YOLO's text files in their own layout become COCO's JSON, pixel for pixel."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pix2seq_jax.data.coco.folder import CocoDir
+from pix2seq_jax.data.formats import yolo
+from pix2seq_jax.data.shards.reading import ImageShards
+from tests.helpers.prepared import prepare
+
+YAML = """# Ultralytics
+path: ../datasets/mine # dataset root dir
+train: images/train # train images (relative to 'path')
+val: images/val
+test: # test images (optional)
+
+# Classes
+names:
+  0: person
+  1: bicycle
+"""
+WIDTH, HEIGHT = 40, 20
+LABELS = {
+    "train/a": "1 0.5 0.5 0.25 0.5\n0 0.1 0.2 0.1 0.2\n",
+    "train/b": None,
+    "train/more/c": "0 0.25 0.5 0.75 0.5 0.75 1.0\n",
+    "val/d": "",
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    root = tmp_path / "mine"
+    for name, text in LABELS.items():
+        image = root / "images" / f"{name}.png"
+        image.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (WIDTH, HEIGHT), "red").save(image)
+        labels = root / "labels" / f"{name}.txt"
+        labels.parent.mkdir(parents=True, exist_ok=True)
+        if text is not None:
+            labels.write_text(text)
+    (root / "data.yaml").write_text(YAML)
+    return root
+
+
+@pytest.mark.parametrize("start", ["", "data.yaml"])
+def test_objects_are_those_of_the_files(folder, start):
+    made = yolo.convert(folder / start)
+    images, content = made["train"]
+    size = {"height": HEIGHT, "width": WIDTH}
+    assert images == folder / "images" / "train"
+    assert content["images"] == [
+        {"id": i, "file_name": name, **size}
+        for i, name in enumerate(("a.png", "b.png", "more/c.png"), 1)
+    ]
+    assert content["categories"] == [{"id": 1, "name": "person"}, {"id": 2, "name": "bicycle"}]
+    first, second, third = content["annotations"]
+    assert (first["image_id"], second["image_id"], third["image_id"]) == (1, 1, 3)
+    assert (first["category_id"], second["category_id"], third["category_id"]) == (2, 1, 1)
+    np.testing.assert_allclose(first["bbox"], [15, 5, 10, 10])
+    np.testing.assert_allclose(second["bbox"], [2, 2, 4, 4])
+    np.testing.assert_allclose(third["bbox"], [10, 10, 20, 10])
+    np.testing.assert_allclose(third["segmentation"], [[10, 10, 30, 10, 30, 20]])
+    np.testing.assert_allclose([first["area"], third["area"]], [100, 100])
+    assert made["val"][1]["annotations"] == [] and len(made["val"][1]["images"]) == 1
+
+
+def test_lists_of_images_and_of_names(folder):
+    (folder / "train.txt").write_text("./images/train/a.png\n./images/val/d.png\n")
+    text = YAML.replace("train: images/train", "train: [train.txt]")
+    text = text.split("names:")[0] + "names: [person, bicycle]\n"
+    (folder / "data.yaml").write_text(text)
+    images, content = yolo.convert(folder)["train"]
+    assert images == folder / "images"
+    assert [image["file_name"] for image in content["images"]] == ["train/a.png", "val/d.png"]
+    assert len(content["annotations"]) == 2
+
+
+def test_shards_of_it_are_a_source(folder, tmp_path):
+    out = tmp_path / "out"
+    prepare("yolo", folder, out)
+    path = out / "annotations" / "instances_train.json"
+    source = CocoDir(ImageShards(out / "train"), path, max_points=8, bad_annotations="error")
+    assert source.category_names == ("person", "bicycle") and len(source) == 3
+    np.testing.assert_allclose(source[0]["boxes"][0], [0.25, 0.375, 0.75, 0.625])
+    assert source[1]["boxes"].shape == (0, 4)
+    points = source[2]["polygons"][0]
+    ring = [0.5, 0.25, 0.5, 0.75, 1, 0.75]
+    np.testing.assert_allclose(points[points >= 0], ring, atol=1e-6)
+
+
+LABEL = "labels/train/a.txt"
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "says"),
+    [
+        (LABEL, "0.25 0.5", "0.25", "a.txt, line 1: '1 0.5 0.5 0.25'; a class and four numbers"),
+        (LABEL, "0.25", "wide", "a.txt, line 1: '1 0.5 0.5 wide 0.5'; a class and four"),
+        (LABEL, "0.25", "nan", "a.txt, line 1: '1 0.5 0.5 nan 0.5'; a class and four numbers"),
+        (LABEL, "0 0.1", "7 0.1", "a.txt, line 2: class 7 has no name in data.yaml, which has"),
+        (LABEL, "0 0.1", "0.5 0.1", "a.txt, line 2: class 0.5 has no name in data.yaml"),
+        ("data.yaml", "names:", "labels:", "names=None; give a list of names"),
+        ("data.yaml", "names:", "kpt_shape: [17, 3]\nnames:", "keypoints of YOLO are not read; c"),
+        ("data.yaml", "train: images/train", "", "train=None; give a folder of images as in"),
+        ("data.yaml", "images/val", "images/other", "val names 'images/other', and "),
+        ("data.yaml", "names:", "names: [", "data.yaml cannot be read: "),
+    ],
+)
+def test_what_does_not_fit_is_named(folder, tmp_path, file, old, new, says):
+    path = folder / file
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    assert says in prepare("yolo", folder, tmp_path / "out", code=2)
+
+
+def test_a_broken_image_is_named(folder, tmp_path):
+    (folder / "images" / "val" / "d.png").write_bytes(b"no image")
+    said = prepare("yolo", folder, tmp_path / "out", code=2)
+    assert "d.png cannot be decoded" in said
