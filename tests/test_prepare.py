@@ -4,13 +4,9 @@ reads the same batches is tested in tests/data/shards."""
 import json
 import shutil
 
-import pytest
-
 from pix2seq_jax import evaluate, train
 from tests.helpers import small
 from tests.helpers.prepared import prepare
-
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def outcome(workdir) -> tuple:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from pix2seq_jax.data.coco.files import compare_sizes
+from pix2seq_jax.data.coco.sizes import compare_sizes
 from pix2seq_jax.data.validation.dataset import DataSet, ListedImage
 from pix2seq_jax.data.validation.findings import ERROR, NOTE, WARNING, Batch, Check, Finding, batch
 from pix2seq_jax.data.validation.likeness import Look
