@@ -1,9 +1,11 @@
 """Several processes of one job, on this machine's loopback: the same images, losses and metrics as
 one process."""
 
+import contextlib
 import json
 import math
-import socket
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -26,24 +28,21 @@ def folder(tmp_path_factory):
 
 def train(count: int, mesh: dict, folder: Path, workdir: Path) -> list[dict]:
     """Trains in `count` processes; the rows of metrics.jsonl."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    jobs, logs = [], [workdir / f"process{index}.log" for index in range(count)]
-    for index, log in enumerate(logs):
-        arguments = [str(port), str(count), str(index), json.dumps(mesh), str(folder), str(workdir)]
-        with log.open("w") as output:
-            command = [sys.executable, "-m", "tests.helpers.one_of_several_processes", *arguments]
-            jobs.append(
-                subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
-            )
-    try:
-        codes = [job.wait(timeout=SECONDS) for job in jobs]
-    finally:
-        for job in jobs:
-            job.kill()
-            job.wait()
-    assert codes == [0] * count, "\n".join(log.read_text() for log in logs)
+    axes = {f"mesh__{axis}": size for axis, size in mesh.items()}
+    flags = small.flags(folder, train__eval_steps=2, **axes)
+    command = ["bash", "launch/local_pod.sh", str(count), *flags, f"--workdir={workdir}"]
+    logs = workdir.parent / f"{workdir.name}-logs"
+    logs.mkdir()
+    environment = os.environ | {"LOGS": str(logs), "CPU_DEVICES": "1", "JAX_PLATFORMS": "cpu"}
+    environment |= {"VIRTUAL_ENV": sys.prefix}
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    with subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True) as job:
+        try:
+            code = job.wait(timeout=SECONDS)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(job.pid, signal.SIGKILL)
+    assert code == 0, "\n".join(log.read_text() for log in logs.iterdir())
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 

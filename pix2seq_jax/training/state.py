@@ -77,6 +77,14 @@ def abstract_variables(model: nn.Module, *, mesh: Mesh) -> dict[str, Any]:
     )
 
 
+def left_whole(model: nn.Module, *, mesh: Mesh) -> list[str]:
+    """`sharding.left_whole` of the parameters of a model."""
+    if mesh.size == mesh.shape.get("data", 1):
+        return []  # parameters are whole on every device anyway
+    boxed = jax.eval_shape(lambda: _init_variables(model, jax.random.key(0)))
+    return sharding.left_whole(mesh, boxed)
+
+
 def _init_variables(model: nn.Module, rng: jax.Array) -> Any:
     return model.init(rng, jnp.zeros((1, *model.image_size, 3)), jnp.zeros((1, 1), jnp.int32))
 

@@ -86,3 +86,15 @@ def test_batch_size_must_fit_the_devices():
         ValueError, match=r"8 data-parallel devices x 4 gradient accumulation steps.; use 32 or 64"
     ):
         sharding.check_batch(mesh, 24, accum=4)
+
+
+def test_what_the_mesh_does_not_divide_is_named():
+    mesh = sharding.make_mesh({"data": 2, "model": 4})
+    tree = {
+        "cut": boxed((3, 64, 128), "layers", "embed", "mlp"),
+        "odd": boxed((64, 6), "embed", "heads"),
+        "again": boxed((6,), "heads"),
+        "bare": jax.ShapeDtypeStruct((3,), jnp.float32),
+    }
+    assert sharding.left_whole(mesh, tree) == ["heads of 6 over model=4"]
+    assert sharding.left_whole(sharding.make_mesh(), tree) == []

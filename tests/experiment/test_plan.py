@@ -1,0 +1,52 @@
+"""What a plan says is what the compiled step is."""
+
+import jax
+import pytest
+
+from pix2seq_jax import plan as command
+from pix2seq_jax.experiment import plan
+from pix2seq_jax.training import sharding
+from tests.helpers import small
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("nothing")  # no data are opened
+    return plan.assumed(small.config("multitask.py:shapes", folder))
+
+
+def test_what_data_would_decide_is_assumed(config):
+    assert config.vocab.num_classes == plan.ASSUMED["classes"]
+    assert config.tasks.keypoints.num_keypoints == plan.ASSUMED["keypoints"]
+    assert config.vocab.text_size == config.data.text_pieces
+    assert config.model.vocab_size == config.vocab.size > 0
+
+
+def test_data_parallelism_adds_every_gradient_once(config):
+    made = plan.plan(config, sharding.make_mesh({"data": 8}))
+    moments = 2
+    assert 0 <= made.state - (1 + moments) * 4 * made.parameters < 1000  # and a few counters
+    assert made.sent.keys() == {"all-reduce"}
+    assert made.sent["all-reduce"] == pytest.approx(2 * 7 / 8 * 4 * made.parameters, rel=0.01)
+    assert made.images == 8 * len(config.tasks) and made.activations > 0
+    seconds = made.seconds(plan.CHIPS["v5e"])
+    assert seconds["arithmetic"] == made.flops / 197e12
+    assert seconds["collectives"] == made.sent["all-reduce"] / 100e9
+
+
+def test_fsdp_keeps_a_part_of_the_state(config):
+    whole = plan.plan(config, sharding.make_mesh({"data": 1}, devices=jax.devices()[:1]))
+    cut = plan.plan(config, sharding.make_mesh({"fsdp": 8}))
+    assert cut.parameters == whole.parameters and not whole.sent
+    assert cut.state < 0.2 * whole.state
+    assert cut.flops == whole.flops / 8
+    assert cut.sent["all-gather"] > 0
+
+
+@pytest.mark.parametrize("mesh", ["data", "data=0", "data=-1", "data=2,fsdp=x"])
+def test_a_mesh_that_cannot_be_read_is_refused(mesh, capsys):
+    flags = [f"--config={small.ROOT}/configs/detection.py:shapes", f"--mesh={mesh}"]
+    with pytest.raises(SystemExit) as ended:
+        command.main(flags)
+    assert ended.value.code == 2
+    assert "give axes and sizes, as in data=4,fsdp=2" in capsys.readouterr().err
