@@ -28,7 +28,6 @@ from pix2seq_jax.experiment import (
 from pix2seq_jax.experiment.logs import MetricWriter, log, parameter_table, phase, setup_logging
 from pix2seq_jax.experiment.opened import OpenedRun, open_run
 from pix2seq_jax.experiment.workdir import CHECKPOINTS
-from pix2seq_jax.models.pix2seq import Pix2Seq
 from pix2seq_jax.training import checkpoint, loop, trees
 from pix2seq_jax.training import state as train_state
 from pix2seq_jax.training import step as train_step
@@ -68,7 +67,7 @@ def run(
         first = int(state.step)
         writer = MetricWriter(workdir, active=jax.process_index() == 0, after=first)
         stack.callback(writer.close)
-        _log_parameters(state, opened.model, mesh, writer)
+        _log_parameters(state, opened, mesh, writer)
         evaluations = None
         if opened.evaluator is not None:
             evaluations = Evaluations(config, opened.evaluator, saver, terminated, workdir, writer)
@@ -108,12 +107,12 @@ def _claim(opened: OpenedRun, workdir: str | Path, best_metric: str) -> checkpoi
 
 
 def _log_parameters(
-    state: train_state.TrainState, model: Pix2Seq, mesh: jax.sharding.Mesh, writer: MetricWriter
+    state: train_state.TrainState, opened: OpenedRun, mesh: jax.sharding.Mesh, writer: MetricWriter
 ) -> None:
     count = f"{trees.count(state.params):,}"
     log.info("%s parameters (see parameters.txt), devices %s", count, dict(mesh.shape))
     writer.text("parameters.txt", parameter_table(state.params))
-    for text in train_state.left_whole(model, mesh=mesh):
+    for text in train_state.left_whole(opened.model, mesh=mesh):
         log.warning("mesh: %s does not divide: it stays whole on every device", text)
 
 

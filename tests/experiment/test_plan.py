@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from pix2seq_jax import plan as command
-from pix2seq_jax.experiment import plan
+from pix2seq_jax.experiment import feeds, plan
 from pix2seq_jax.training import sharding
 from tests.helpers import small
 
@@ -28,7 +28,7 @@ def test_data_parallelism_adds_every_gradient_once(config):
     assert 0 <= made.state - (1 + moments) * 4 * made.parameters < 1000  # and a few counters
     assert made.sent.keys() == {"all-reduce"}
     assert made.sent["all-reduce"] == pytest.approx(2 * 7 / 8 * 4 * made.parameters, rel=0.01)
-    assert made.images == 8 * len(config.tasks) and made.activations > 0
+    assert made.images == sum(feeds.batch_sizes(config).values()) and made.activations > 0
     seconds = made.seconds(plan.CHIPS["v5e"])
     assert seconds["arithmetic"] == made.flops / 197e12
     assert seconds["collectives"] == made.sent["all-reduce"] / 100e9
@@ -44,9 +44,6 @@ def test_fsdp_keeps_a_part_of_the_state(config):
 
 
 @pytest.mark.parametrize("mesh", ["data", "data=0", "data=-1", "data=2,fsdp=x"])
-def test_a_mesh_that_cannot_be_read_is_refused(mesh, capsys):
-    flags = [f"--config={small.ROOT}/configs/detection.py:shapes", f"--mesh={mesh}"]
-    with pytest.raises(SystemExit) as ended:
-        command.main(flags)
-    assert ended.value.code == 2
-    assert "give axes and sizes, as in data=4,fsdp=2" in capsys.readouterr().err
+def test_a_mesh_that_cannot_be_read_is_refused(mesh, config):
+    with pytest.raises(ValueError, match=f"--mesh={mesh}: give axes and sizes, as in data=4,"):
+        command.call(config, mesh.split(","), "v5e", False)
