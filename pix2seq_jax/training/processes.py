@@ -4,7 +4,6 @@ One process alone needs none of this, and every function is then done at once.
 """
 
 import os
-import re
 import time
 from pathlib import Path
 
@@ -75,17 +74,17 @@ def meet(where: str, *, seconds: int = MEET_SECONDS) -> None:
         seconds: to wait.
 
     Raises:
-        ValueError: some did not come; it names them.
+        ValueError: some did not come. JAX does not tell which.
     """
     if jax.process_count() == 1:
         return
     try:
         ocp.multihost.get_barrier_sync_fn()(key=where, timeout_ms=1000 * seconds)
     except jax.errors.JaxRuntimeError as error:
-        missing = sorted({int(number) for number in re.findall(r"task:(\d+)", str(error))})
         raise ValueError(
-            f"{where}: after {seconds} s process {missing} of {jax.process_count()} had not come "
-            f"that far; look at their logs, then start all of them again. {error}"
+            f"{where}: process {jax.process_index()} waited {seconds} s for the others of the "
+            f"{jax.process_count()} processes, and not all came that far; look which log ends "
+            f"before this, then start all of them again ({error})"
         ) from error
 
 
