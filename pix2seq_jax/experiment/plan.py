@@ -36,8 +36,8 @@ REMATS = (  # words, model.remat, model.remat_policy
 READ = ("image", "boxes", "labels", "polygons", "keypoints", "captions")  # of FIELDS, by tasks
 # Axes of data.source.FIELDS by the field of a task that says how long they are.
 LENGTHS = {"max_points": "M", "num_keypoints": "J", "captions_per_image": "C", "max_tokens": "T"}
-# An update reads a parameter, its gradient and two moments, and writes all but the gradient; the
-# state holds three of them.
+# An update of adamw reads a parameter, its gradient and two moments, and writes all but the
+# gradient; the state holds three of them.
 UPDATE_PASSES, STATE_COPIES = 7, 3
 
 
@@ -80,7 +80,7 @@ class Plan:
         state: bytes of parameters, moments and statistics.
         batches: bytes of one batch of each task.
         activations: bytes that the step needs besides, gradients included.
-        flops: of the step, on each device.
+        flops: of the step, on each device, as if every token weighed in the loss.
         sent: bytes that each device sends in a step, by kind of collective.
         images: of a step, on all devices.
     """

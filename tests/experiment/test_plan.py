@@ -43,6 +43,10 @@ def test_fsdp_keeps_a_part_of_the_state(config):
     assert cut.sent["all-gather"] > 0
 
 
+def test_the_flag_knows_every_chip():
+    assert set(command.CHIPS) == {*plan.CHIPS, "cpu"}
+
+
 @pytest.mark.parametrize("mesh", ["data", "data=0", "data=-1", "data=2,fsdp=x"])
 def test_a_mesh_that_cannot_be_read_is_refused(mesh, config):
     with pytest.raises(ValueError, match=f"--mesh={mesh}: give axes and sizes, as in data=4,"):
