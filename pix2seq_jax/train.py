@@ -127,11 +127,10 @@ def _train(
     """The loop, with the feeds that it reads from."""
     config, first = opened.config, int(state.step)
     abstract = train_state.abstract_state(opened.model, tx, mesh=mesh)
-    own = feeds.open_feeds(config, opened.streams, mesh, start=first, bad_images=opened.bad_images)
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(memory.explained(config, mesh))
-        for feed in own.values():
-            stack.enter_context(feed)
+    opening = feeds.open_feeds(
+        config, opened.streams, mesh, start=first, bad_images=opened.bad_images
+    )
+    with memory.explained(config, mesh), opening as own:
         return loop.train(
             state,
             train_step.jit_step(update, abstract, mesh=mesh),

@@ -123,7 +123,9 @@ def data(name: str, *, size: int = 0, slots: int = 0) -> ml_collections.ConfigDi
     config.bad_annotations = "error"
     # An image of the JSON that is not in the folder: the same choice.
     config.missing_images = "error"
-    config.workers = 0  # images prepared at a time; 0: as many as there are cores
+    config.workers = 0  # threads that prepare the images of a task; 0: as many as the cores suit
+    # Processes that prepare images: 1 is this one; 0: as many as suit the cores and the devices.
+    config.worker_processes = 0
     for split, folder in zip(("train", "val"), layout["splits"], strict=True):
         config[f"{split}_images"] = layouts.IMAGES.format(root=layout["root"], split=folder)
         for name, file in layouts.ANNOTATIONS.items():

@@ -31,6 +31,7 @@ def train_dataset(
     batch_size: int,
     seed: int,
     start_step: int = 0,
+    stride: int = 1,
     process_index: int = 0,
     process_count: int = 1,
     workers: int | None = None,
@@ -46,6 +47,7 @@ def train_dataset(
         batch_size: rows of a global batch, repeats included.
         seed: of the order and of all augmentation, 0 to 2³¹ - 1.
         start_step: s of the first batch.
+        stride: from a batch to the next, in steps; worker processes share them out so.
         process_index, process_count: which of that many blocks of rows of each batch to compute
             (feed.row_block).
         workers: images prepared at a time, by default the number of cores; the batches do not
@@ -55,9 +57,9 @@ def train_dataset(
             of its source, the same one whenever it is drawn. None: they are errors.
 
     Returns:
-        Batches of this process' rows of global batches start_step, start_step + 1, ...: Example
-        dicts, `valid` True. With Streams also `task i32[B]`; fields that a row's stream does not
-        give are zeros, as are further objects.
+        Batches of this process' rows of global batches start_step, start_step + stride, ...:
+        Example dicts, `valid` True. With Streams also `task i32[B]`; fields that a row's stream
+        does not give are zeros, as are further objects.
 
     Raises:
         ValueError: ops, sizes, seed, weights or shapes do not fit; while iterating: an image cannot
@@ -83,7 +85,7 @@ def train_dataset(
         draw = step * batch_size + process_index * local + tf.range(local, dtype=tf.int64)
         return *image_of(draw), draw
 
-    steps = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max // batch_size)
+    steps = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max // batch_size, stride)
     numbers = steps.map(numbered).unbatch()
 
     # Rows, prepared in parallel, and batches of them.

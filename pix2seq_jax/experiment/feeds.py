@@ -1,6 +1,8 @@
 """What is in the batches of a training step: sizes, tasks, and where they come from."""
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 
 import jax
 import ml_collections
@@ -8,9 +10,13 @@ import ml_collections
 from pix2seq_jax.data import feed, pipeline
 from pix2seq_jax.data.coco.json import Report
 from pix2seq_jax.data.mixing import Stream
+from pix2seq_jax.data.worker_processes import WorkerProcesses
+from pix2seq_jax.experiment.logs import log
 from pix2seq_jax.tasks import TASKS, Task
 from pix2seq_jax.tasks.mixed import Mixed
 from pix2seq_jax.training import sharding
+
+MAX_PROCESSES = 8  # unless the config says more: each holds TensorFlow and the annotations
 
 
 def batch_sizes(config: ml_collections.ConfigDict) -> dict[str, int]:
@@ -68,6 +74,7 @@ def task_seed(seed: int, name: str) -> int:
     return (seed + 1_000_003 * number) % 2**31 if number else seed
 
 
+@contextlib.contextmanager
 def open_feeds(
     config: ml_collections.ConfigDict,
     streams: dict[str, list[Stream]],
@@ -75,27 +82,59 @@ def open_feeds(
     *,
     start: int,
     bad_images: Report | None,
-) -> dict[str, feed.Feed]:
+) -> Iterator[dict[str, feed.Feed]]:
     """One feed of training batches per task, or one for all of them, from step `start` on."""
     sizes, rows = batch_sizes(config), sharding.batch_sharding(mesh)
     index, count = feed.row_block(rows)
     if config.train.mixing == "data":
         streams = {Mixed.name: _together(config, streams)}
-    feeds = {}
-    for name, size in sizes.items():
-        batches = pipeline.train_dataset(
-            streams[name],
-            batch_size=size,
-            seed=task_seed(config.seed, name),
-            start_step=start,
-            repeats=config.train.repeats,
-            bad_images=bad_images,
-            workers=config.data.workers or None,
-            process_index=index,
-            process_count=count,
-        )
-        feeds[name] = feed.Feed(batches, rows)
-    return feeds
+    processes = worker_processes(config)
+    datasets = {
+        name: {
+            "source": streams[name],
+            "batch_size": size,
+            "seed": task_seed(config.seed, name),
+            "start_step": start,
+            "repeats": config.train.repeats,
+            "bad_images": bad_images,
+            "workers": config.data.workers or _threads(processes * len(sizes)),
+            "process_index": index,
+            "process_count": count,
+        }
+        for name, size in sizes.items()
+    }
+    with contextlib.ExitStack() as stack:
+        if processes == 1:
+            made = {name: pipeline.train_dataset(**rest) for name, rest in datasets.items()}
+        else:
+            log.info("%d worker processes prepare the images", processes)
+            workers = WorkerProcesses(datasets, processes)
+            made = {name: workers.batches(name) for name in datasets}
+        feeds = {
+            name: stack.enter_context(feed.Feed(batches, rows)) for name, batches in made.items()
+        }
+        if processes > 1:
+            stack.callback(workers.close)  # first, so that no feed waits for a batch
+        yield feeds
+
+
+def worker_processes(config: ml_collections.ConfigDict) -> int:
+    """How many processes prepare the images of this one: 1 is itself.
+
+    An accelerator waits for one process's Python, and the cores beside it are idle. A CPU needs its
+    cores for the steps.
+    """
+    if config.data.worker_processes:
+        return config.data.worker_processes
+    if jax.default_backend() == "cpu":
+        return 1
+    return min(max(pipeline.cpu_count() // 2, 1), MAX_PROCESSES)
+
+
+def _threads(datasets: int) -> int:
+    """Of each data set that is read at the same time: enough for the cores, and two to hide the
+    waiting for a disk. Many more would keep the training loop from running."""
+    return max(min(2, pipeline.cpu_count()), pipeline.cpu_count() // datasets)
 
 
 def _together(config: ml_collections.ConfigDict, streams: dict[str, list[Stream]]) -> list[Stream]:

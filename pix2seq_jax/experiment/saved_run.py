@@ -43,6 +43,7 @@ EARLIER = {
     "": {"init_from": ""},
     "model": {"attention": Pix2Seq.attention, "remat_policy": Pix2Seq.remat_policy},
     "data": {
+        "worker_processes": 0,
         "keypoint_names": (),
         "keypoint_categories": (),
         "skeleton": (),

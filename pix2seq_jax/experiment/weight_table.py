@@ -24,6 +24,7 @@ FREE = (
     "mesh/",
     "data/hint",
     "data/workers",
+    "data/worker_processes",
     "data/check_images",
     "eval/batch_size",
     "eval/pictures",

@@ -4,6 +4,7 @@ the record."""
 import contextlib
 import ctypes
 import gc
+import itertools
 import json
 import sys
 import threading
@@ -24,7 +25,7 @@ class Report(Counter):
     def __init__(self) -> None:
         super().__init__()
         self._named: dict[str, list[str]] = defaultdict(list)
-        self._once: set[tuple[str, str]] = set()
+        self._once: dict[tuple[str, str], None] = {}  # a set in order
         self._lock = threading.Lock()
 
     def add(self, kind: str, names: list) -> None:
@@ -38,8 +39,13 @@ class Report(Counter):
         threads."""
         with self._lock:
             if (kind, str(name)) not in self._once:
-                self._once.add((kind, str(name)))
+                self._once[kind, str(name)] = None
                 self.add(kind, [name])
+
+    def once(self, start: int = 0) -> list[tuple[str, str]]:
+        """(kind, name) of what `add_once` has counted, from number `start` on."""
+        with self._lock:
+            return list(itertools.islice(self._once, start, None))
 
     def replace(self, kind: str, names: list) -> None:
         """Counts the names in place of those counted before."""
