@@ -30,6 +30,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> dict:
     tasks, model = resolve.make_tasks(config), resolve.make_model(config)
     with jax.set_mesh(mesh), stopping.termination() as terminated:
         with phase("open the data"):
+            inputs.log_layout(config)
             text, cache = text_model.load_text(config, workdir), inputs.InputCache(workdir)
             evaluator = Evaluator(config, model, tasks, mesh, text, cache=cache)
         if evaluator.describe():
