@@ -254,12 +254,7 @@ def _hints(
 
 def _single(folder: Path) -> Folder | None:
     """One file of each kind that names no split."""
-    own: dict[str, list[Path]] = {}
-    for path in _candidates(folder):
-        if _holds(path, "images") and _holds(path, "annotations"):
-            words = {"caption": "captions", "keypoint": "keypoints"}
-            kinds = [kind for word, kind in words.items() if word in path.name]
-            own.setdefault(kinds[0] if kinds else "annotations", []).append(path)
+    own = _by_kind(folder)
     if not own:
         return None
     if several := [paths for paths in own.values() if len(paths) > 1]:
@@ -279,6 +274,17 @@ def _single(folder: Path) -> Folder | None:
     hint = "its images were looked for in images/, beside the JSON and in the folders there"
     images, annotations = dict.fromkeys(SPLITS, str(where)), dict.fromkeys(SPLITS, paths)
     return Folder("coco_dir", words, f"{hint}; {_FLAGS}", images, annotations, VAL_SHARE)
+
+
+def _by_kind(folder: Path) -> dict[str, list[Path]]:
+    """The annotation files of a folder, by what their names say that they hold."""
+    own: dict[str, list[Path]] = {}
+    words = {"caption": "captions", "keypoint": "keypoints"}
+    for path in _candidates(folder):
+        if _holds(path, "images") and _holds(path, "annotations"):
+            kinds = [kind for word, kind in words.items() if word in path.name]
+            own.setdefault(kinds[0] if kinds else "annotations", []).append(path)
+    return own
 
 
 def _inside(folder: Path) -> list[Path]:
