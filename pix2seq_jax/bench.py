@@ -1,8 +1,8 @@
 """Runs a benchmark of a checkout: `pix2seq bench decode --batches=8`, or
 `python -m pix2seq_jax.bench decode --batches=8`.
 
-What follows the name goes to `benchmarks/NAME.py`; `--help` after it lists its flags. An installed
-package has no benchmarks.
+What follows the name goes to `benchmarks/NAME.py`; `--help` after it lists its
+flags. An installed package has no benchmarks.
 """
 
 import os
@@ -23,7 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     name, *rest = arguments or ["--help"]
     if name in ("--help", "-help", "-h"):
-        print(f"{__doc__}\nbenchmarks: {', '.join(names()) or 'none, since this is no checkout'}")
+        listed = "\n  ".join(names() or ["none, since this is no checkout"])
+        print(f"{__doc__}\nbenchmarks:\n  {listed}")
         return
     if name not in names():
         print(f"error: {_unknown(name)}", file=sys.stderr)

@@ -6,13 +6,14 @@ where it was stopped.
 """
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 
 from pix2seq_jax.experiment import command
 from pix2seq_jax.experiment.command import Flag
-from pix2seq_jax.experiment.guard import INTERRUPTED, TERMINATED
+from pix2seq_jax.experiment.guard import TERMINATED
 
 FLAGS = (
     Flag("workdir", "runs/shapes", "Folder of the run; rerun to go on."),
@@ -37,7 +38,10 @@ def call(workdir: str, steps: int) -> None:
     """Runs the steps, each in a process of its own."""
     for module, flags in commands(workdir, steps):
         line = [sys.executable, "-m", f"pix2seq_jax.{module}", *flags]
-        code = subprocess.call(line, env=TUNABLES | os.environ)
+        process = subprocess.Popen(line, env=TUNABLES | os.environ)
+        # The step saves what it has; Ctrl-C reaches it from the terminal.
+        signal.signal(signal.SIGTERM, lambda *_, step=process: step.terminate())
+        code = process.wait()
         if code == TERMINATED:
             print(
                 f"interrupted by SIGTERM: what was trained is saved in {workdir}; run the same "
@@ -45,7 +49,7 @@ def call(workdir: str, steps: int) -> None:
                 file=sys.stderr,
             )
         if code:
-            sys.exit(code if code > 0 else INTERRUPTED)
+            sys.exit(code if code > 0 else 128 - code)  # a signal, as shells count it
     print(_AT_THE_END.format(workdir=workdir))
 
 

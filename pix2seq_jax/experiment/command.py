@@ -188,7 +188,10 @@ def help_text(doc: str, table: Sequence[Flag]) -> str:
 def short_help(doc: str, table: Sequence[Flag], module: str, verb: str) -> str:
     """The flags of `pix2seq VERB` with an example from the docstring of its module, on a screen."""
     summary = re.split(r"[.:](?:\s|$)", " ".join(doc.split()), maxsplit=1)[0]
-    lines = [textwrap.fill(f"{summary}.", SHORT_WIDTH), "", f"  {example(doc, module, verb)}", ""]
+    parts = textwrap.wrap(
+        example(doc, module, verb), SHORT_WIDTH - 4, break_on_hyphens=False, break_long_words=False
+    )
+    lines = [textwrap.fill(f"{summary}.", SHORT_WIDTH), "", "  " + " \\\n    ".join(parts), ""]
     distributed = [flag for flag in table if flag in DISTRIBUTED]
     for flag in (flag for flag in table if flag not in DISTRIBUTED):
         name = f"--{flag.name}" if isinstance(flag.default, bool) else f"--{flag.name}=VALUE"
