@@ -46,7 +46,10 @@ setup(
     long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    packages=find_packages(include=["pix2seq_jax", "pix2seq_jax.*"]),
+    # The shipped configs, which stand at the top of a checkout, go into an installed package.
+    packages=[*find_packages(include=["pix2seq_jax", "pix2seq_jax.*"]), "pix2seq_jax.configs"],
+    package_dir={"pix2seq_jax.configs": "configs"},
+    entry_points={"console_scripts": ["pix2seq = pix2seq_jax.commands:main"]},
     python_requires=">=3.11",
     install_requires=CORE,
     extras_require={"test": TEST, "oracle": ORACLE, "tfds": TFDS},

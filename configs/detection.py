@@ -7,8 +7,7 @@ def get_config(arg: str = ""):
     """`shapes`, or key=value pairs:
 
     recipe: finetune (default; COCO), pretrain (Objects365) or scratch (COCO), as published.
-    data: coco, objects365, shapes, or a folder that holds train/, val/ and
-    annotations/instances_{train,val}.json. arch: one of recipes.ARCHITECTURES. size: longer side of
-    the images in pixels. slots: objects per image, 100.
+    data: coco, objects365, shapes, or a folder (docs/data.md). arch: one of
+    recipes.ARCHITECTURES. size: longer side of the images in pixels. slots: objects per image, 100.
     """
     return build.build(arg, recipe="finetune", tasks=("detection",))

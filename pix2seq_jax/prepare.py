@@ -1,15 +1,16 @@
 """Writes a data set as shards that are read faster than loose files, from a disk or gs://:
 
-    python -m pix2seq_jax.prepare --from=coco --source=data/coco --out=data/coco_shards
+    python -m pix2seq_jax.prepare --source=data/coco --out=data/coco_shards
 
-Then train with --config=configs/detection.py:data=data/coco_shards
---config.data.source=array_record. The images are held as they are stored, and the annotation files
-are copied beside the shards. The same command goes on where it was stopped: it checks the shards
-that are there and writes those that are missing or damaged.
+Then train with --config=configs/detection.py:data=data/coco_shards. The images are held
+as they are stored, and the annotation files are copied beside the shards. The same command goes on
+where it was stopped: it checks the shards that are there and writes those that are missing or
+damaged.
 
 --from says how the source is laid out: coco (train2017, val2017, annotations), coco_dir (train,
 val, annotations), objects365 (as distributed), voc (VOCdevkit or VOC2012), yolo (data.yaml), or
-tfds:NAME (the --data_dir of `tfds build NAME`).
+tfds:NAME (the --data_dir of `tfds build NAME`). Without it every layout in COCO's format is
+recognised, as by data=DIR of a config.
 """
 
 from collections.abc import Sequence
@@ -18,7 +19,12 @@ from pix2seq_jax.experiment import command
 from pix2seq_jax.experiment.command import REQUIRED, Flag
 
 FLAGS = (
-    Flag("from", REQUIRED, "coco, coco_dir, objects365, voc, yolo or tfds:NAME.", argument="kind"),
+    Flag(
+        "from",
+        "",
+        "coco, coco_dir, objects365, voc, yolo, tfds:NAME; empty: any COCO layout is recognised.",
+        argument="kind",
+    ),
     Flag("source", REQUIRED, "Folder of the data set."),
     Flag("out", REQUIRED, "Folder to write."),
     Flag("splits", ("train", "val"), "Which splits."),
@@ -31,6 +37,8 @@ FLAGS = (
         "error, or they are left out and counted.",
         choices=("error", "drop"),
     ),
+    Flag("val_share", 0.2, "Of the images, where one file has no splits."),
+    Flag("split_seed", 0, "Of that split."),
 )
 
 
@@ -48,8 +56,7 @@ def call(out: str, workers: int, **options) -> None:
     logs.setup_logging()
     preparing.run(out=out, workers=workers or os.cpu_count() or 1, **options)
     print(
-        f"written; train with --config=configs/detection.py:data={out} "
-        "--config.data.source=array_record",
+        f"written; train with --config=configs/detection.py:data={out}",
         flush=True,
     )
 

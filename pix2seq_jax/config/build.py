@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import ml_collections
 
-from pix2seq_jax.config import architectures, layouts, recipes, shapes
+from pix2seq_jax.config import architectures, folders, recipes, shapes
 from pix2seq_jax.config.sections import SECTIONS, share_out
 
 
@@ -91,21 +91,22 @@ def about(variant: ml_collections.ConfigDict, tasks: Sequence[str]) -> str:
 
 
 def data(name: str, *, size: int = 0, slots: int = 0) -> ml_collections.ConfigDict:
-    """The section of a data set: coco, objects365, shapes, or a folder with train/, val/ and
-    annotations/.
-
-    In annotations/ are instances_{train,val}.json for boxes and masks, person_keypoints_* and
-    captions_* for the tasks that read them.
+    """The section of a data set: coco, objects365, shapes, or a folder in any layout that
+    `folders.recognise` knows; one that it does not know gets the paths of the usual layout.
 
     Args:
         name: of the data set, or the path of the folder.
         size: longer side of the resized images in pixels.
         slots: objects per image.
     """
-    layout = layouts.LAYOUTS.get(name, layouts.LAYOUTS["folder"] | {"root": name})
-    config = ml_collections.ConfigDict({"source": "coco_dir", "size": size, "slots": slots})
+    folder = folders.of(name)
     # source: "coco_dir" for images as files, "array_record" for the shards of `prepare`.
-    config.hint = layout["hint"]  # is shown where the data are missing
+    source = "array_record" if folder.kind == "array_record" else "coco_dir"
+    config = ml_collections.ConfigDict({"source": source, "size": size, "slots": slots})
+    config.layout = folder.words  # what the folder was recognised as, for the log
+    config.hint = folder.hint  # is shown where the data are missing
+    # Where train and val are the same file, this share of its images is val, chosen by the seed.
+    config.val_share, config.split_seed = folder.val_share, 0
     # Category id of label 1, 2, …; (): as the training annotations list them.
     config.label_ids = ()
     # Names of keypoints that change places in a mirror image, as in (("wing_l", "wing_r"),); ():
@@ -126,10 +127,10 @@ def data(name: str, *, size: int = 0, slots: int = 0) -> ml_collections.ConfigDi
     config.workers = 0  # threads that prepare the images of a task; 0: as many as the cores suit
     # Processes that prepare images: 1 is this one; 0: as many as suit the cores and the devices.
     config.worker_processes = 0
-    for split, folder in zip(("train", "val"), layout["splits"], strict=True):
-        config[f"{split}_images"] = layouts.IMAGES.format(root=layout["root"], split=folder)
-        for name, file in layouts.ANNOTATIONS.items():
-            config[f"{split}_{name}"] = file.format(root=layout["root"], split=folder)
+    for split, images in folder.images.items():
+        config[f"{split}_images"] = images
+        for kind, file in folder.annotations[split].items():
+            config[f"{split}_{kind}"] = file
     return config
 
 

@@ -109,7 +109,10 @@ def _data() -> dict[str, Allowed]:
     )
     return {
         "source": one_of(["coco_dir", "array_record"]),
+        "layout": text(),
         "hint": text(),
+        "val_share": number(0, 1, below=True),
+        "split_seed": whole(0),
         "size": SIDES,
         "slots": whole(0),
         "label_ids": IDS,

@@ -34,6 +34,8 @@ FIXED = (
     "optim.name",
     "more_data",
     "data.flip_pairs",
+    "data.split_seed",
+    "data.val_share",
 )
 # Of a task, besides the fields of its host half: how it is evaluated.
 FREE_OF_TASK = ("eval_ops", "eval_batch_size", "sampler", "num_samples", "eos_bias", "grammar")

@@ -27,6 +27,7 @@ from pix2seq_jax.experiment.guard import fail, guarded
 
 REQUIRED = None  # as the default of a flag: it must be given, and is a text
 WIDTH = 100  # of the help, in letters
+SHORT_WIDTH, SHORT_COLUMN = 79, 27  # of the help of `pix2seq VERB`; where the words begin
 # Where compiled programs are kept for the next run of the same sizes. JAX reads this variable when
 # it is imported; a user's own value stays, and an empty one keeps nothing.
 CACHE = "JAX_COMPILATION_CACHE_DIR"
@@ -56,6 +57,12 @@ CONFIG = Flag(
     "config",
     REQUIRED,
     "Configuration file; text after a colon selects a variant. --config.NAME=VALUE sets a field.",
+)
+# The same for what is done with a run: the config of --workdir where none is given.
+WORKDIR_CONFIG = CONFIG._replace(
+    default="",
+    help="Another config than that of the workdir, as in workdir:DIR,data=coco. "
+    "--config.NAME=VALUE sets a field.",
 )
 # `run` joins the other processes before the call, which does not get these.
 DISTRIBUTED = (
@@ -113,10 +120,13 @@ def parse(arguments: list[str], table: Sequence[Flag]) -> dict[str, Any]:
     """The values of the flags by the names of the call's arguments; one that cannot be read ends
     the process with one line and exit code 2."""
     values = flags.FlagValues()
+    if any(flag.name == CONFIG.name for flag in table):
+        own = WORKDIR_CONFIG in table
+        arguments = config_file.completed(arguments, of_workdir=own)
     for flag in table:
         _define(flag, values, arguments)
     try:
-        if CONFIG in table:
+        if CONFIG in table or WORKDIR_CONFIG in table:
             # ml_collections loads the config and looks up the fields while flags are parsed, and
             # raises what it likes. So both are done here first, for a message that says what to do.
             config_file.check(arguments)
@@ -133,7 +143,7 @@ def parse(arguments: list[str], table: Sequence[Flag]) -> dict[str, Any]:
 def _define(flag: Flag, values: flags.FlagValues, arguments: list[str]) -> None:
     """Adds a flag to those of absl."""
     common = {"flag_values": values}
-    if flag == CONFIG:
+    if flag.name == CONFIG.name:
         argv = ["", *arguments]
         config_flags.DEFINE_config_file("config", None, flag.help, sys_argv=argv, **common)
     elif flag.choices:
@@ -173,6 +183,39 @@ def help_text(doc: str, table: Sequence[Flag]) -> str:
         lines.append(f"  {name}")
         lines += textwrap.wrap(text, WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
     return "\n".join(lines)
+
+
+def short_help(doc: str, table: Sequence[Flag], module: str, verb: str) -> str:
+    """The flags of `pix2seq VERB` with an example from the docstring of its module, on a screen."""
+    summary = re.split(r"[.:](?:\s|$)", " ".join(doc.split()), maxsplit=1)[0]
+    parts = textwrap.wrap(
+        example(doc, module, verb), SHORT_WIDTH - 4, break_on_hyphens=False, break_long_words=False
+    )
+    lines = [textwrap.fill(f"{summary}.", SHORT_WIDTH), "", "  " + " \\\n    ".join(parts), ""]
+    distributed = [flag for flag in table if flag in DISTRIBUTED]
+    for flag in (flag for flag in table if flag not in DISTRIBUTED):
+        name = f"--{flag.name}" if isinstance(flag.default, bool) else f"--{flag.name}=VALUE"
+        choices = f" One of {', '.join(flag.choices)}." if flag.choices else ""
+        default = "required" if flag.default is REQUIRED else _shown(flag.default)
+        shown = "" if flag.default in ("", ()) else f" ({default})"
+        indent = " " * SHORT_COLUMN
+        wrapped = textwrap.wrap(
+            f"{flag.help}{choices}{shown}", SHORT_WIDTH, initial_indent=indent,
+            subsequent_indent=indent,
+        )  # fmt: skip
+        lines += [f"  {name}".ljust(SHORT_COLUMN) + wrapped[0].strip(), *wrapped[1:]]
+    if distributed:
+        names = [f"--{flag.name}" for flag in distributed]
+        lines += [f"  {', '.join(names)}:", " " * SHORT_COLUMN + "see docs/accelerators.md"]
+    return "\n".join([*lines, "", f"python -m {module} --help says more."])
+
+
+def example(doc: str, module: str, verb: str) -> str:
+    """The first command line in a docstring that calls the module, as `pix2seq VERB …`."""
+    match = re.search(rf"python -m {re.escape(module)}\b(.*?)(?:`|\n\n|$)", doc, re.DOTALL)
+    if match is None:
+        raise ValueError(f"the docstring of {module} has no `python -m {module} …` as an example")
+    return " ".join(f"pix2seq {verb}{match[1]}".split())
 
 
 def _shown(default) -> str:

@@ -10,6 +10,46 @@ from types import ModuleType
 
 import ml_collections
 
+ROOT = Path(__file__).parents[1]  # the package
+# An installed package has the shipped configs in it, a checkout beside it.
+SHIPPED = (ROOT / "configs", ROOT.parent / "configs")
+
+
+def shipped() -> dict[str, Path]:
+    """The shipped configs by name, as in "detection"."""
+    folder = next((path for path in SHIPPED if path.is_dir()), SHIPPED[0])
+    return {path.stem: path for path in sorted(folder.glob("*.py")) if path.stem != "__init__"}
+
+
+def completed(arguments: Sequence[str], *, of_workdir: bool = False) -> list[str]:
+    """The arguments with the path of a config where the name of a shipped one is given.
+
+    `detection:shapes` and, where there is no such file, `configs/detection.py:shapes` name the
+    shipped one.
+
+    Args:
+        arguments: of the command line.
+        of_workdir: whether the config of --workdir is taken where none is given.
+    """
+    arguments, path = list(arguments), _path(arguments)
+    if path is None:
+        workdir = _value(arguments, "workdir")
+        if of_workdir and workdir:
+            return [f"--config={shipped()['workdir']}:{workdir}", *arguments]
+        return arguments
+    name, colon, variant = path.partition(":")
+    stem = re.fullmatch(r"(?:configs/)?(\w+?)(?:\.py)?", name)
+    named = stem is not None and ("/" in name) == name.endswith(".py")
+    if not named or Path(name).is_file() or stem[1] not in shipped():
+        return arguments
+    whole = f"{shipped()[stem[1]]}{colon}{variant}"
+    row = next(i for i, text in enumerate(arguments) if _names(text, "config"))
+    if "=" in arguments[row]:
+        arguments[row] = f"--config={whole}"
+    else:
+        arguments[row + 1] = whole
+    return arguments
+
 
 def check(arguments: Sequence[str]) -> None:
     """Loads the config that the arguments name, if any, and looks up the fields that they set.
@@ -29,11 +69,21 @@ def check(arguments: Sequence[str]) -> None:
 
 def _path(arguments: Sequence[str]) -> str | None:
     """The value of the flag --config; None where it is not given."""
+    return _value(arguments, "config")
+
+
+def _value(arguments: Sequence[str], flag: str) -> str | None:
+    """The value of a flag; None where it is not given."""
     for number, argument in enumerate(arguments):
-        name, equals, value = argument.partition("=")
-        if name in ("--config", "-config"):
+        _, equals, value = argument.partition("=")
+        if _names(argument, flag):
             return value if equals else "".join(arguments[number + 1 : number + 2])
     return None
+
+
+def _names(argument: str, flag: str) -> bool:
+    """Whether an argument is a flag, with its value or before it."""
+    return argument.partition("=")[0] in (f"--{flag}", f"-{flag}")
 
 
 def _check_field(config: ml_collections.ConfigDict, argument: str, name: str) -> None:
@@ -85,7 +135,7 @@ def _module(path: str, file: str) -> ModuleType:
     if not Path(file).is_file():
         raise ValueError(
             f"--config={path}: there is no file {file!r}; give one of configs/*.py, or a copy "
-            "of one"
+            f"of one, or the name of a shipped one: {', '.join(shipped())}"
         )
     spec = importlib.util.spec_from_file_location("config_file", file)
     if spec is None:

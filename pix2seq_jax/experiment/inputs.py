@@ -15,6 +15,7 @@ from pix2seq_jax.data.coco import json as coco_json
 from pix2seq_jax.data.coco.checked_images import CheckedImages
 from pix2seq_jax.data.coco.columns import Cache
 from pix2seq_jax.data.coco.files import ImageRules, Storage, storage_of
+from pix2seq_jax.data.coco.part import Part
 from pix2seq_jax.data.ops.chain import read_chain
 from pix2seq_jax.data.shards.reading import ImageShards
 from pix2seq_jax.data.text import Text
@@ -81,6 +82,41 @@ def data_paths(data: ml_collections.ConfigDict, split: str, kind: str) -> tuple[
     return images, annotations
 
 
+def part_of(
+    config: ml_collections.ConfigDict, split: str, data: ml_collections.ConfigDict | None = None
+) -> Part | None:
+    """The images of a split of a data section where train and val are the same files, and its
+    val_share is above 0. None: all that the files hold.
+
+    Raises:
+        ValueError: of one task they are the same files, and of another they are not.
+    """
+    data = config.data if data is None else data
+    if not data.val_share or "val_images" not in data or "train_images" not in data:
+        return None
+    kinds = dict.fromkeys(HOST_TASKS[name].annotations for name in resolve.task_names(config))
+    same = {kind: data[f"train_{kind}"] == data[f"val_{kind}"] for kind in kinds}
+    if all(same.values()):
+        return Part(split, data.val_share, data.split_seed)
+    if any(same.values()):
+        names = ", ".join(f"val_{kind}" for kind, one in same.items() if not one)
+        raise ValueError(
+            f"config.data.val_share={data.val_share:g} splits the files that train and val share, "
+            f"but {names} differs; give all of val its own files, or none"
+        )
+    return None
+
+
+def log_layout(config: ml_collections.ConfigDict) -> None:
+    """One line: what the data folder was recognised as, and how it is split."""
+    data, line = config.data, config.data.layout
+    if part_of(config, "val"):
+        share = f"{100 * data.val_share:g} % of its images are val"
+        line = f"{line}; {share}, by config.data.split_seed={data.split_seed}"
+    if line:
+        log.info("data: %s", line)
+
+
 def bad_images(config: ml_collections.ConfigDict) -> coco_json.Report | None:
     """Where images that cannot be read are counted, or None where they are errors; see
     config.data.bad_images."""
@@ -125,7 +161,7 @@ def open_sources(
     opening = Opening(
         paths=_opened_once(data, split),
         labels=_labels(config) if resolved else {"label_ids": tuple(data.label_ids)},
-        reads=_rules(config, data, cache or InputCache()),
+        reads=_rules(config, data, cache or InputCache(), part_of(config, split, data)),
         text=text,
         flip_pairs=config.data.flip_pairs,
         outline_points=max(points),
@@ -157,11 +193,14 @@ def _opened_once(
 
 
 def _rules(
-    config: ml_collections.ConfigDict, data: ml_collections.ConfigDict, cache: InputCache
+    config: ml_collections.ConfigDict,
+    data: ml_collections.ConfigDict,
+    cache: InputCache,
+    part: Part | None,
 ) -> dict[str, Any]:
     """What becomes of bad input, and the cache, as arguments of CocoDir."""
     images = cache.images if data.check_images else None
-    rules = ImageRules(config.data.missing_images, config.data.bad_images, images)
+    rules = ImageRules(config.data.missing_images, config.data.bad_images, images, part)
     return {
         "bad_annotations": config.data.bad_annotations,
         "cache": cache.columns,

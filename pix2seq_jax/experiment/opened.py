@@ -58,6 +58,7 @@ def open_run(
 ) -> OpenedRun:
     """Opens the data; what was repaired or dropped in them goes into the log."""
     config = saved_run.keep_labels(config, workdir)
+    inputs.log_layout(config)
     inputs.check_paths(config, "train")
     text, cache = text_model.open_text(config, workdir), inputs.InputCache(workdir)
     sources = inputs.open_sources(config, "train", text, cache=cache)

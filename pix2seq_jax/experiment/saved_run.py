@@ -54,6 +54,9 @@ EARLIER = {
         "bad_images": "replace",
         "bad_annotations": "error",
         "missing_images": "error",
+        "layout": "",
+        "val_share": 0.0,
+        "split_seed": 0,
     },
     "mesh": {"data": -1, "fsdp": 1, "model": 1},
 }

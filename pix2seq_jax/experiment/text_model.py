@@ -7,10 +7,11 @@ import jax
 import ml_collections
 
 from pix2seq_jax.data.coco import json as coco_json
+from pix2seq_jax.data.coco.part import Part
 from pix2seq_jax.data.text import Text
 from pix2seq_jax.evaluation import HOST_TASKS
 from pix2seq_jax.experiment import saved_run
-from pix2seq_jax.experiment.inputs import data_paths
+from pix2seq_jax.experiment.inputs import data_paths, part_of
 from pix2seq_jax.experiment.logs import log
 from pix2seq_jax.experiment.workdir import CHECKPOINTS
 from pix2seq_jax.files.locations import path_of
@@ -23,10 +24,11 @@ def needs_text(config: ml_collections.ConfigDict) -> bool:
     return any(HOST_TASKS[name].needs_text for name in config.tasks)
 
 
-def _sentences(path: str) -> list[str]:
-    """The captions of a COCO captions JSON."""
+def _sentences(path: str, part: Part | None) -> list[str]:
+    """The captions of a COCO captions JSON, or of a part of it."""
     file = path_of(path)
-    records = coco_json.read_json(file, ("images", "annotations"))["annotations"]
+    content = coco_json.read_json(file, ("images", "annotations"))
+    records = (part.cut(content) if part else content)["annotations"]
     return [
         text
         for text in coco_json.column(file, records, "caption", "annotations")
@@ -92,7 +94,8 @@ def open_text(config: ml_collections.ConfigDict, workdir: str | Path) -> Text | 
     if saved_run.is_imported(workdir):
         raise _no_text(workdir)
     _, annotations = data_paths(config.data, "train", "captions")
-    text = Text.train(_sentences(annotations), config.data.text_pieces)
+    sentences = _sentences(annotations, part_of(config, "train"))
+    text = Text.train(sentences, config.data.text_pieces)
     log.info("text model of %s pieces trained from the training captions", text.size)
     return text
 

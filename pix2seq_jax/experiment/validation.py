@@ -4,7 +4,7 @@ report."""
 import json
 from pathlib import Path
 
-from pix2seq_jax.config import layouts
+from pix2seq_jax.config import folders, layouts
 from pix2seq_jax.data.text import Text
 from pix2seq_jax.data.validation import report
 from pix2seq_jax.data.validation.checks import CHECKS
@@ -12,6 +12,7 @@ from pix2seq_jax.data.validation.dataset import TRAIN, VAL, DataSet, Options, Sp
 from pix2seq_jax.data.validation.findings import ERROR, run
 from pix2seq_jax.data.validation.tables import CAPTIONS, INSTANCES, KEYPOINTS
 from pix2seq_jax.experiment import validation_pages
+from pix2seq_jax.experiment.logs import log, setup_logging
 from pix2seq_jax.files.whole import write_whole
 
 REPORT = "report.json"
@@ -33,6 +34,7 @@ def validate(data: str, out: str = "", *, text_model: str = "", **numbers) -> bo
     Raises:
         ValueError: there is no such folder or text model, or a number that cannot be.
     """
+    setup_logging()
     text = Text.load(text_model) if text_model else None
     options = Options(text=text, **numbers)
     dataset = DataSet(find_paths(data), options)
@@ -48,50 +50,36 @@ def validate(data: str, out: str = "", *, text_model: str = "", **numbers) -> bo
 
 
 def find_paths(data: str) -> dict[str, SplitPaths]:
-    """Where the files of train and val are, or should be.
-
-    A folder may have its splits called as in any layout that the configs know: the one of which
-    most is there is taken.
+    """Where the files of train and val are, or should be; a data set without splits is all train.
 
     Raises:
         ValueError: there is no such folder, or nothing of a data set in it.
     """
-    root = Path(layouts.LAYOUTS.get(data, {}).get("root", data))
-    hint = layouts.LAYOUTS.get(data, layouts.LAYOUTS["folder"])["hint"]
-    if not root.is_dir():
-        raise ValueError(f"--data={data}: the folder {root} does not exist; {hint}")
-    choices = dict.fromkeys(layout["splits"] for layout in layouts.LAYOUTS.values())
-    possible = [_paths(root, splits) for splits in reversed(choices)]
-    best = max(possible, key=_number)
-    if not _number(best):
-        raise ValueError(f"--data={data}: {root} holds neither images nor annotations; {hint}")
-    return best
+    folder = folders.of(data)
+    if folder.kind in ("voc", "yolo"):
+        raise ValueError(f"--data={data}: {folder.hint}")
+    paths = {split: _paths(folder, split) for split in (TRAIN, VAL)}
+    there = [split.images.is_dir() for split in paths.values()]
+    there += [file.is_file() for split in paths.values() for file in split.annotations.values()]
+    if not any(there):
+        raise ValueError(f"--data={data} holds neither images nor annotations; {folder.hint}")
+    if folder.kind == "array_record":
+        raise ValueError(
+            f"--data={data} holds shards, whose images are no files; give the folder that they "
+            "were prepared from"
+        )
+    if folder.words:
+        log.info("data: %s", folder.words)
+    if folder.val_share:
+        log.info("data: all is looked at as train; training splits it by a seed")
+        del paths[VAL]
+    return paths
 
 
-def _paths(root: Path, splits: tuple[str, str]) -> dict[str, SplitPaths]:
-    """The paths where the two splits are called so."""
-    made = {}
-    for split, name in zip((TRAIN, VAL), splits, strict=True):
-        files = {}
-        for key, kind in _KINDS.items():
-            path = Path(layouts.ANNOTATIONS[key].format(root=root, split=name))
-            files[kind] = _renamed(path)
-        made[split] = SplitPaths(Path(layouts.IMAGES.format(root=root, split=name)), files)
-    return made
-
-
-def _renamed(path: Path) -> Path:
-    """The path, or that under another name that a data set is distributed with, if that exists."""
-    for usual, other in layouts.OTHER_NAMES.items():
-        renamed = path.with_name(path.name.replace(usual, other))
-        if not path.exists() and renamed.exists():
-            return renamed
-    return path
-
-
-def _number(paths: dict[str, SplitPaths]) -> int:
-    """How many of the files and folders are there."""
-    folders = sum(split.images.is_dir() for split in paths.values())
-    return folders + sum(
-        path.exists() for split in paths.values() for path in split.annotations.values()
-    )
+def _paths(folder: folders.Folder, split: str) -> SplitPaths:
+    """The paths of a split; a file that holds boxes and keypoints is looked at once."""
+    files = dict(folder.annotations[split])
+    if files["keypoints"] == files["annotations"]:
+        del files["annotations"]
+    named = {_KINDS[kind]: Path(layouts.existing(file)) for kind, file in files.items()}
+    return SplitPaths(Path(folder.images[split]), named)

@@ -11,6 +11,7 @@ import numpy as np
 
 from pix2seq_jax.data.coco.checked_images import Headers
 from pix2seq_jax.data.coco.json import Report, column, integers, shown
+from pix2seq_jax.data.coco.part import Part
 from pix2seq_jax.data.coco.sizes import compare_sizes
 from pix2seq_jax.data.images import check_regular, header
 
@@ -26,7 +27,8 @@ class Images(NamedTuple):
         ids: i64[I].
         files: I paths.
         sizes: i32[I,2], height and width in pixels that annotations are normalised by.
-        dropped: i64[n], ids of those that are left out because their files are missing.
+        dropped: i64[n], ids of those that are left out because their files are missing, or because
+            they are of another split.
     """
 
     ids: np.ndarray
@@ -96,11 +98,13 @@ class ImageRules:
             read instead.
         headers: looks at the files (coco.checked_images) where the storage knows nothing of them;
             None: they are not looked at, and their sizes not compared.
+        part: the split that is read of a file that says none; None: all of it.
     """
 
     missing: str = "error"
     bad: str = "error"
     headers: Look | None = None
+    part: Part | None = None
 
     def __post_init__(self) -> None:
         for field, value, words in (
@@ -130,11 +134,17 @@ def read_images(
         rules: default ImageRules().
 
     Raises:
-        ValueError: there are none, one has no id or file name, ids are not unique, files are
-            missing or broken, or a size contradicts its file.
+        ValueError: there are none, or none in a split, one has no id or file name, ids are not
+            unique, files are missing or broken, or a size contradicts its file.
     """
     rules = rules or ImageRules()
     ids, names, rows = listed(path, records, report)
+    others = ids[:0]
+    if rules.part is not None:
+        mine = rules.part.choose(path, ids)
+        ids, others = ids[mine], ids[~mine]
+        names = [name for name, own in zip(names, mine, strict=True) if own]
+        rows = [row for row, own in zip(rows, mine, strict=True) if own]
     files = images.locate(path, names)
     gone = [row for row, file in enumerate(files) if file is None]
     if gone and (rules.missing == "error" or len(gone) == len(files)):
@@ -152,7 +162,7 @@ def read_images(
     files = [files[row] for row in there]
     look = rules.headers if images.headers is None else images.headers
     sizes = _sizes(path, [records[rows[row]] for row in there], files, look, rules, report)
-    return Images(ids[there], files, sizes, ids[gone])
+    return Images(ids[there], files, sizes, np.concatenate([ids[gone], others]))
 
 
 def listed(

@@ -18,6 +18,7 @@ from pix2seq_jax.data.images import header
 from pix2seq_jax.geometry.rings import area
 
 SPLITS = ("train", "val")
+FILE = "data.yaml"
 ENDS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
@@ -30,7 +31,7 @@ def convert(source: Path) -> dict[str, tuple[Path, dict]]:
     Raises:
         ValueError: a file is missing or cannot be read; names it, the value and the remedy.
     """
-    path = source if source.is_file() else source / "data.yaml"
+    path = source if source.is_file() else source / FILE
     content = _read_yaml(path)
     root = path.parent / str(content.get("path") or "")
     if not root.is_dir():  # written for another machine
@@ -90,6 +91,8 @@ def _images(path: Path, root: Path, split: str, told) -> list[Path]:
     files: list[Path] = []
     for entry in entries:
         where = root / entry
+        if not where.exists() and entry.startswith("../"):  # as Roboflow writes it
+            where = root / entry.removeprefix("../")
         if where.is_dir():
             inside = (file for file in where.rglob("*") if file.suffix.lower() in ENDS)
             files += sorted(inside)
