@@ -1,9 +1,9 @@
 """Serves a model over HTTP: `python -m pix2seq_jax.serve --workdir=DIR --port=8000`.
 
-POST /predict takes an image, as the body or as the file of a form, and answers what predictions.json
-has: `curl --data-binary @photo.jpg http://localhost:8000/predict`. / is a page to drop an image on,
-/healthz says whether the server is ready, /metrics is for Prometheus. Needs `pip install
-pix2seq_jax[serve]`. See docs/serve.md.
+POST /predict takes an image, as the body or as the file of a form, and answers what
+predictions.json has: `curl --data-binary @photo.jpg http://localhost:8000/predict`. / is a page to
+drop an image on, /healthz says whether the server is ready, /metrics is for Prometheus. Needs `pip
+install pix2seq_jax[serve]`. See docs/serve.md.
 """
 
 from collections.abc import Sequence
@@ -17,10 +17,10 @@ FLAGS = (
     Flag("port", 8000, "To listen at; 0 for a free one, which the log names."),
     Flag("batch_size", 8, "Most images that are predicted for together."),
     Flag("delay_ms", 5.0, "Milliseconds that an image waits for others."),
-    Flag("queue", 64, "Most requests at a time; more are answered 503."),
+    Flag("queue", 32, "Most requests at a time; more are answered 503."),
     Flag("timeout", 30.0, "Seconds that a request may take; then it is answered 504."),
     Flag("max_megabytes", 20.0, "Of an upload; more is answered 413."),
-    Flag("max_megapixels", 50.0, "Of an image; more is answered 413."),
+    Flag("max_megapixels", 25.0, "Of an image; more is answered 413."),
     Flag("threshold", 0.3, "Lowest score that is answered."),
     Flag("tasks", "", "Only these tasks, joined by +, as in detection+segmentation."),
     Flag("step", 0, "Of the checkpoint to use (0: the newest)."),

@@ -42,10 +42,10 @@ class Limits:
 
     batch_size: int = 8
     delay: float = 0.005
-    queue: int = 64
+    queue: int = 32
     timeout: float = 30.0
     max_bytes: int = 20_000_000
-    max_pixels: int = 50_000_000
+    max_pixels: int = 25_000_000
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "queue", "timeout", "max_bytes", "max_pixels"):

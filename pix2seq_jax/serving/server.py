@@ -29,20 +29,20 @@ def serve(
         ValueError: no trained run, or the port cannot be had.
     """
     setup_logging()
-    listening = _listen(host, port)
-    with phase("restore"):
-        model = predictor.load(
-            workdir,
-            tasks=tasks.split("+") if tasks else None,
-            step=step,
-            batch_size=limits.batch_size,
-            text_model_path=text_model,
-        )
-    app = Service(model, limits, threshold=threshold).app()
-    config = uvicorn.Config(app, lifespan="on", log_level="warning", access_log=False)
-    address = "http://{}:{}".format(*listening.getsockname()[:2])
-    log.info("step %d of %s at %s", model.step, workdir, address)
-    _Server(config).run(sockets=[listening])
+    with _listen(host, port) as listening:
+        with phase("restore"):
+            model = predictor.load(
+                workdir,
+                tasks=tasks.split("+") if tasks else None,
+                step=step,
+                batch_size=limits.batch_size,
+                text_model_path=text_model,
+            )
+        app = Service(model, limits, threshold=threshold).app()
+        config = uvicorn.Config(app, lifespan="on", log_level="warning", access_log=False)
+        address = "http://{}:{}".format(*listening.getsockname()[:2])
+        log.info("step %d of %s at %s", model.step, workdir, address)
+        _Server(config).run(sockets=[listening])
     log.info("stopped")
 
 

@@ -11,8 +11,8 @@ from starlette.requests import Request
 
 from pix2seq_jax.data.images import decode_image
 
-# Pillow reads more, some by other programs.
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+# Pillow reads more, some by other programs. Its JPEG reader takes MPO, too.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 ENVELOPE = 65_536  # bytes that multipart may add to the file
 MULTIPART = "multipart/form-data"
 
@@ -98,11 +98,13 @@ async def _file_of_form(request: Request, stream: AsyncIterator[bytes]) -> Uploa
         form = await MultiPartParser(request.headers, stream, max_files=1, max_fields=8).parse()
     except (MultiPartException, KeyError, ValueError) as error:
         raise Refused(400, f"the form cannot be read ({error}); send one file in it") from error
-    async with form:
+    try:
         files = [value for value in form.values() if not isinstance(value, str)]
         if not files:
             raise Refused(400, "the form has no file; send the image as its one file")
         return Upload(await files[0].read(), files[0].filename or "")
+    finally:
+        await form.close()
 
 
 def _too_large(most_bytes: int) -> Refused:
