@@ -25,6 +25,13 @@ CORE = [
     "tqdm>=4.67",
     "array-record>=0.8.6",
     "pyyaml>=6.0",
+    "safetensors>=0.8",
+]
+SERVE = [
+    "starlette>=1.10",
+    "uvicorn>=0.54",
+    "python-multipart>=0.0.34",
+    "prometheus-client>=0.26",
 ]
 # matplotlib: polygons of another hand; xdist: two tests at a time, since compiling uses one core;
 # importlib-resources: TFDS imports it to build a data set
@@ -34,6 +41,7 @@ TEST = [
     "ruff==0.17.5",
     "matplotlib>=3.10",
     "importlib-resources>=6.5",
+    "httpx>=0.28",
 ]
 # What the command `tfds build` imports and tensorflow-datasets does not bring.
 TFDS = ["apache-beam>=2.77", "mlcroissant>=1.1", "importlib-resources>=6.5"]
@@ -49,8 +57,9 @@ setup(
     # The shipped configs, which stand at the top of a checkout, go into an installed package.
     packages=[*find_packages(include=["pix2seq_jax", "pix2seq_jax.*"]), "pix2seq_jax.configs"],
     package_dir={"pix2seq_jax.configs": "configs"},
+    package_data={"pix2seq_jax.serving": ["page.html"]},
     entry_points={"console_scripts": ["pix2seq = pix2seq_jax.commands:main"]},
     python_requires=">=3.11",
     install_requires=CORE,
-    extras_require={"test": TEST, "oracle": ORACLE, "tfds": TFDS},
+    extras_require={"test": TEST + SERVE, "serve": SERVE, "oracle": ORACLE, "tfds": TFDS},
 )

@@ -37,6 +37,8 @@ VERBS = (
     Verb("validate", "validate", "List what is wrong with a data set."),
     Verb("prepare", "prepare", "Write a data set as shards; read Pascal VOC, YOLO and TFDS."),
     Verb("import-tf", "import_tf", "Import a checkpoint of the official TensorFlow release."),
+    Verb("export", "export", "Write a model that needs neither this package nor flax."),
+    Verb("serve", "serve", "Answer images over HTTP."),
     Verb("plan", "plan", "Say what a run needs on machines that are not here."),
     Verb("bench", "bench", "Run one of the benchmarks of a checkout."),
     Verb("demo", "demo", "Draw data, train, evaluate and predict on two cores."),

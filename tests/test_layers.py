@@ -16,10 +16,10 @@ LAYERS = (
     ("decoding",),
     ("training",),
     ("data", "evaluation.metrics", "evaluation.pictures", "experiment.logs"),
-    ("evaluation", "experiment", "official", "config"),
+    ("evaluation", "experiment", "official", "portable", "serving", "config"),
     (
         *("main", "train", "evaluate", "predict", "import_tf", "weight_search"),
-        *("plan", "prepare", "validate", "commands", "bench", "demo"),
+        *("plan", "prepare", "validate", "commands", "bench", "demo", "export", "serve"),
         "data.shapes.__main__",  # a command beside what it draws
     ),
 )

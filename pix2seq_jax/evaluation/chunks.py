@@ -25,6 +25,7 @@ class Pictures:
         broken: (file, (height, width), error) -> pixels u8[h,w,3] in place of those of a file that
             cannot be decoded, or None to leave the picture out; it may raise.
         load: content of a file; ValueError where it cannot be read.
+        draw_ids: i64[n], what random draws for a picture are a function of; None: its image id.
     """
 
     image_ids: np.ndarray
@@ -32,9 +33,14 @@ class Pictures:
     sizes: np.ndarray
     broken: Callable[[str, tuple[int, int], ValueError], np.ndarray | None]
     load: Callable[[str], bytes] = read_file
+    draw_ids: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.image_ids)
+
+    def drawn_as(self, places: np.ndarray) -> np.ndarray:
+        """`draw_ids` of these places."""
+        return (self.image_ids if self.draw_ids is None else self.draw_ids)[places]
 
 
 class Loaded(NamedTuple):

@@ -64,26 +64,49 @@ def make_decoder(model, task: Task, section: ml_collections.ConfigDict) -> Calla
     Raises:
         ValueError: see `read_sampler`.
     """
-    draw = _make_draw(model, task, section)
+    draw = make_draw(model, task, section)
 
     @jax.jit
     def decode(variables, memory, batch, rows, seed):
         row = rows["row"]
         example = {name: jnp.take(value, row, axis=0) for name, value in batch.items()}
         example |= {name: value for name, value in rows.items() if name != "row"}
-        # Tasks read only the shape of the image, so nothing of this is computed.
-        example["image"] = jnp.zeros((row.shape[0], *model.image_size, 3))
+        example["image"] = blank_images(model, row.shape[0])
         if "boxes" in rows:
             example["boxes"] = from_original(rows["boxes"], example)
-        keys = row_keys(seed, example["ids"], example["crop_offset"], example["orig_size"])
         images_of = jnp.take(memory, row, axis=0)
-        drawn = _on_each_device(draw)(variables, images_of, task.prompt(example), keys)
-        tokens, scores = drawn.tokens, drawn.class_probs if task.class_positions else drawn.scores
-        if not task.prompted:
-            tokens, scores = tokens[:, None], scores[:, None]  # [B,1,K,T]
-        return task.decode(tokens, scores, example)
+        return read_drawn(task, draw(variables, images_of, example, seed), example)
 
     return decode
+
+
+def blank_images(model, batch) -> jnp.ndarray:
+    """f32[B,H,W,3] for an example that is decoded: tasks read only the shape of the image, so
+    nothing of this is computed."""
+    return jnp.zeros((batch, *model.image_size, 3))
+
+
+def make_draw(model, task: Task, section: ml_collections.ConfigDict) -> Callable:
+    """`draw(variables, memory, example, seed) -> Generated`, as the task's section says.
+
+    Raises:
+        ValueError: see `read_sampler`.
+    """
+    draw_rows = _generating(model, task, section)
+
+    def draw(variables, memory, example, seed):
+        keys = row_keys(seed, example["ids"], example["crop_offset"], example["orig_size"])
+        return _on_each_device(draw_rows)(variables, memory, task.prompt(example), keys)
+
+    return draw
+
+
+def read_drawn(task: Task, drawn, example) -> dict[str, jnp.ndarray]:
+    """What `task.decode` makes of what was drawn."""
+    tokens, scores = drawn.tokens, drawn.class_probs if task.class_positions else drawn.scores
+    if not task.prompted:
+        tokens, scores = tokens[:, None], scores[:, None]  # [B,1,K,T]
+    return task.decode(tokens, scores, example)
 
 
 def _on_each_device(draw: Callable) -> Callable:
@@ -101,7 +124,7 @@ def _on_each_device(draw: Callable) -> Callable:
     )
 
 
-def _make_draw(model, task: Task, section: ml_collections.ConfigDict) -> Callable:
+def _generating(model, task: Task, section: ml_collections.ConfigDict) -> Callable:
     """`draw(variables, memory, prompt, keys) -> Generated`, as the task's section says."""
     sampler = read_sampler(task, section)
     options = {"max_len": task.max_len, "allowed": task.allowed if section.grammar else None}

@@ -175,7 +175,7 @@ class Runner:
             made = zip(own, made, strict=True)
             filled = {row - first: one for row, one in made if one is not None}
             ids = np.zeros(part, np.int64)
-            ids[: len(own)] = job.pictures.image_ids[places[own.start : own.stop]]
+            ids[: len(own)] = job.pictures.drawn_as(places[own.start : own.stop])
             chunk.batches[key] = self._to_devices(
                 view.batch(filled, part) | {"ids": id_halves(ids)}
             )
@@ -348,7 +348,7 @@ class Runner:
 
         filled = dict(enumerate(job.readers.map(cut, own)))
         ids = np.zeros(len(numbers), np.int64)
-        ids[: len(own)] = boxes.image_ids[own]
+        ids[: len(own)] = job.pictures.drawn_as(chunk.places[row[own]])
         return self._to_devices(make.batch(filled, len(numbers)) | {"ids": id_halves(ids)})
 
 

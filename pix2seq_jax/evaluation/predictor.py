@@ -1,5 +1,6 @@
 """A trained model as a function of images: what prediction, and whoever serves a model, calls."""
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from PIL import Image
 from pix2seq_jax.data.images import pixels_of
 from pix2seq_jax.evaluation import make_host_tasks
 from pix2seq_jax.evaluation.asks import Ask
+from pix2seq_jax.evaluation.boxes import Boxes
 from pix2seq_jax.evaluation.chunks import Pictures
 from pix2seq_jax.evaluation.inference import Runner
 from pix2seq_jax.evaluation.marks import marks, rows_of
@@ -118,7 +120,12 @@ class Predictor:
         self._runner = Runner(config, model, tasks, mesh)
 
     def __call__(
-        self, images: Any, tasks: Sequence[str] | None = None, *, threshold: float = 0.3
+        self,
+        images: Any,
+        tasks: Sequence[str] | None = None,
+        *,
+        threshold: float = 0.3,
+        alone: bool = False,
     ) -> list[Prediction]:
         """Predicts for images. What is drawn for an image depends on its position among them, and
         on nothing else of the others.
@@ -128,6 +135,7 @@ class Predictor:
                 u8[H,W], or a PIL image.
             tasks: only these of the model's tasks; None for all.
             threshold: objects that score less are left out.
+            alone: draw for each image as if it were the only one.
 
         Raises:
             ValueError: an image cannot be decoded, pixels are of another type or shape, or the
@@ -136,7 +144,7 @@ class Predictor:
         if isinstance(images, str | Path | Image.Image | np.ndarray):
             images = [images]
         files = [str(one) if isinstance(one, str | Path) else pixels_of(one) for one in images]
-        streamed = self.stream(files, tasks, threshold=threshold, broken=_refuse)
+        streamed = self.stream(files, tasks, threshold=threshold, broken=_refuse, alone=alone)
         return [self.prediction(objects, threshold) for _, _, objects in streamed]
 
     def stream(
@@ -146,15 +154,15 @@ class Predictor:
         *,
         threshold: float,
         broken: Callable[[str, tuple[int, int], ValueError], None],
+        alone: bool = False,
     ) -> Iterator[tuple[int, np.ndarray, dict]]:
         """(number of the image, pixels u8[H,W,3], what `marks` gives), one image after the other.
 
         Memory does not grow with the number of images. `broken` is told of files that cannot be
-        decoded; it may raise.
+        decoded; it may raise. `alone` as in `__call__`.
         """
-        count = len(files)
-        pictures = Pictures(np.arange(count), files, np.zeros((count, 2), np.int32), broken)
-        asks = self._asks(count, tasks, threshold)
+        pictures = _pictures(files, broken, alone=alone)
+        asks = self._asks(len(files), tasks, threshold)
         label_of = {label: label for label in range(1, len(self._names) + 1)}
         with jax.set_mesh(self._mesh):
             parts = self._runner.run(self._variables, pictures, asks, text=self._text)
@@ -162,6 +170,21 @@ class Predictor:
                 for number in part.places:
                     pixels, rows = part.pixels(number), rows_of(part.results, number)
                     yield number, pixels, marks(rows, self._host_tasks, label_of, pixels.shape[:2])
+
+    def compile(self, count: int) -> None:
+        """Compiles all that predicting for `count` images at a time needs, whatever is found."""
+        blank = [np.full((64, 64, 3), 128, np.uint8)] * count
+        pictures, asks = _pictures(blank, _refuse), self._asks(count, None, 0.0)
+        box = np.tile(np.float32([[[8, 8, 56, 56]]]), (count, 1, 1))
+        for name, ask in asks.items():
+            if self._host_tasks[name].needs_boxes:
+                label = next(iter(ask.labels or [1]))
+                labels, scores = np.full((count, 1), label, np.int32), np.ones((count, 1))
+                prompts = Boxes(np.arange(count), box, labels, scores.astype(np.float32))
+                asks[name] = dataclasses.replace(ask, boxes=prompts)
+        with jax.set_mesh(self._mesh):
+            for _ in self._runner.run(self._variables, pictures, asks, text=self._text):
+                pass
 
     def prediction(self, objects: dict, threshold: float) -> Prediction:
         """What `stream` gives of an image as a Prediction, without objects that score less than the
@@ -217,6 +240,14 @@ class Predictor:
                 most = host_task.most_objects(final=True)
                 asks[name] = Ask(every, labels, labels=prompting, objects=most, threshold=threshold)
         return asks
+
+
+def _pictures(files: Sequence, broken: Callable, *, alone: bool = False) -> Pictures:
+    """The images numbered from 0; `alone` as in `Predictor.__call__`."""
+    count = len(files)
+    draw_ids = np.zeros(count, np.int64) if alone else None
+    sizes = np.zeros((count, 2), np.int32)
+    return Pictures(np.arange(count), files, sizes, broken, draw_ids=draw_ids)
 
 
 def _refuse(file: str, size: tuple[int, int], error: ValueError) -> None:

@@ -92,12 +92,13 @@ def _check_source(init_from: str) -> None:
     if (
         init_from
         and "://" not in init_from
-        and not Path(init_from).is_dir()
+        and not Path(init_from).exists()
         and not Path(path).is_dir()
     ):
         raise ValueError(
             f"config.init_from={init_from!r}: {path} is not a folder; give a workdir (or "
-            "WORKDIR@STEP) or an official checkpoint directory, or ''"
+            "WORKDIR@STEP), an official checkpoint directory or the model.safetensors of an "
+            "export, or ''"
         )
 
 

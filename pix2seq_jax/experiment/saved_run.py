@@ -76,7 +76,15 @@ def load_config(workdir: str | Path) -> ml_collections.ConfigDict:
             f"{path} does not exist: {workdir} is not the workdir of a run; train first, or "
             "fix --workdir"
         )
-    content = read_json(path)
+    return complete(read_json(path), where=str(path))
+
+
+def complete(content: dict[str, Any], *, where: str) -> ml_collections.ConfigDict:
+    """The config of what a config.json holds; `where` is its name, for errors.
+
+    Raises:
+        ValueError: a field has a value that it may not have.
+    """
     if isinstance(content.get("model"), dict):
         content["model"] = earlier.upgrade_model(content["model"])
     for section, values in EARLIER.items():
@@ -85,7 +93,7 @@ def load_config(workdir: str | Path) -> ml_collections.ConfigDict:
     if isinstance(sections, dict):
         for name in sections.keys() & TASKS.keys():
             _set_defaults(sections[name], _defaults(name), f"tasks.{name}")
-    ranges.check_fields(content, where=str(path))
+    ranges.check_fields(content, where=where)
     return ml_collections.ConfigDict(content).lock()
 
 

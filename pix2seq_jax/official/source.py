@@ -1,4 +1,5 @@
-"""Where a warm start takes weights from: a run, an import, or an official checkpoint directory."""
+"""Where a warm start takes weights from: a run, an import, an official checkpoint directory, or the
+safetensors file of an export."""
 
 import os
 import re
@@ -12,6 +13,7 @@ import numpy as np
 from pix2seq_jax.experiment import resolve, saved_run
 from pix2seq_jax.experiment.workdir import CHECKPOINTS, CONFIG_FILE
 from pix2seq_jax.official import reader
+from pix2seq_jax.portable import weights
 from pix2seq_jax.training import checkpoint, trees
 from pix2seq_jax.training import state as train_state
 
@@ -36,20 +38,24 @@ def read(init_from: str, mesh: jax.sharding.Mesh) -> Source:
     """Loads a source to the host.
 
     Args:
-        init_from: WORKDIR, WORKDIR@STEP, or an official checkpoint directory (local or gs://).
+        init_from: WORKDIR, WORKDIR@STEP, an official checkpoint directory (local or gs://), or the
+            model.safetensors of an export.
         mesh: of the run.
 
     Raises:
-        ValueError: there is no such folder, it is neither of these, it holds no (whole) checkpoint
-            or not that step.
+        ValueError: there is no such folder or file, it is none of these, it holds no (whole)
+            checkpoint or not that step.
     """
     path, step = _split(init_from)
     remote, folder = "://" in path, Path(path)
     official = remote or (any(folder.glob("*.index")) and not (folder / CHECKPOINTS).is_dir())
     try:
+        if folder.suffix == weights.SUFFIX and folder.is_file():
+            return _read_weights(path)
         if not remote and not folder.is_dir():
             raise ValueError(
-                f"{path} is not a folder; give a workdir or an official checkpoint directory, or ''"
+                f"{path} is not a folder; give a workdir, an official checkpoint directory or the "
+                "model.safetensors of an export, or ''"
             )
         if official and step is not None:
             raise ValueError(
@@ -77,6 +83,12 @@ def _read_official(directory: str) -> Source:
     named = trees.flatten_names(imported.variables)
     arrays = {name: np.asarray(array) for name, array in named.items()}
     return Source(f"{directory} (official checkpoint)", imported.config, arrays)
+
+
+def _read_weights(path: str) -> Source:
+    """The model of a safetensors file."""
+    read = weights.read(path)
+    return Source(path, read.config, read.arrays, read.meta.get("text_model"))
 
 
 def _check_workdir(folder: Path) -> None:

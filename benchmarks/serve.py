@@ -1,0 +1,158 @@
+"""What a server costs: requests/s and latency of 1, 4 and 16 clients beside prediction one at a
+time in a process, and whether any of 1,000 requests is lost or answered wrongly, 50 broken ones
+among them.
+
+    python benchmarks/serve.py --workdir=runs/shapes
+
+The server is a process of its own on the same machine, so on a CPU clients, server and model share
+the cores. Images are the embedded data's, 64 pixels.
+"""
+
+import argparse
+import concurrent.futures
+import contextlib
+import itertools
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+
+import pix2seq_jax
+from pix2seq_jax.data.shapes import dataset
+
+CLIENTS = (1, 4, 16)
+TOLERANCE = 0.02  # pixels and scores: other batch sizes add up in another order
+
+
+def percentiles(seconds: list[float]) -> str:
+    """The latency in milliseconds."""
+    marks = np.percentile(np.array(seconds) * 1000, [50, 90, 99])
+    return "  ".join(
+        f"p{mark} {value:7.1f} ms" for mark, value in zip((50, 90, 99), marks, strict=True)
+    )
+
+
+def one_at_a_time(workdir: str, files: list[Path], count: int, threshold: float) -> list[dict]:
+    """Predicts in this process, image by image; the answers for the files."""
+    predictor = pix2seq_jax.load(workdir, batch_size=1)
+    answers = [predictor(file, threshold=threshold)[0].to_dict() for file in files]  # compiles, too
+    seconds = []
+    for file in itertools.islice(itertools.cycle(files), count):
+        start = time.perf_counter()
+        predictor(file, threshold=threshold)
+        seconds.append(time.perf_counter() - start)
+    print(f"predict, one at a time  {count / sum(seconds):7.1f} images/s    {percentiles(seconds)}")
+    return answers
+
+
+@contextlib.contextmanager
+def server(workdir: str, flags: list[str]) -> Iterator[str]:
+    """The address of a server that is ready; ended by SIGTERM."""
+    command = [sys.executable, "-m", "pix2seq_jax.serve", f"--workdir={workdir}", "--port=0"]
+    process = subprocess.Popen([*command, *flags], stderr=subprocess.PIPE, text=True)
+    address, start = "", time.perf_counter()
+    try:
+        for line in process.stderr:
+            if match := re.search(r"at (http://\S+)", line):
+                address = match[1]
+            if line.rstrip().endswith(" ready"):
+                break
+        print(f"server ready after {time.perf_counter() - start:.1f} s")
+        threading.Thread(target=process.stderr.read, daemon=True).start()
+        yield address
+    finally:
+        process.send_signal(signal.SIGTERM)
+        print(f"server ended with code {process.wait(60)}")
+
+
+def load(address: str, bodies: list[bytes], clients: int) -> tuple[list, list[float], float]:
+    """(answers in order, seconds of each, seconds in all) of so many clients at a time."""
+    answers, seconds = [None] * len(bodies), [0.0] * len(bodies)
+    numbers, lock = iter(range(len(bodies))), threading.Lock()
+
+    def client() -> None:
+        with httpx.Client(base_url=address, timeout=120) as session:
+            while True:
+                with lock:
+                    number = next(numbers, None)
+                if number is None:
+                    return
+                start = time.perf_counter()
+                answers[number] = session.post("/predict", content=bodies[number])
+                seconds[number] = time.perf_counter() - start
+
+    start = time.perf_counter()
+    with concurrent.futures.ThreadPoolExecutor(clients) as pool:
+        for one in [pool.submit(client) for _ in range(clients)]:
+            one.result()
+    return answers, seconds, time.perf_counter() - start
+
+
+def is_same(row: dict, wanted: dict) -> bool:
+    """Whether an answer is that of the library."""
+    one, other = row["objects"], wanted["objects"]
+    if len(one) != len(other) or row.get("caption") != wanted.get("caption"):
+        return False
+    return all(
+        a["category"] == b["category"]
+        and np.allclose(a["box"], b["box"], atol=TOLERANCE)
+        and abs(a["score"] - b["score"]) < TOLERANCE
+        for a, b in zip(one, other, strict=True)
+    )
+
+
+def mixed(address: str, files: list[Path], wanted: list[dict], count: int, broken: int) -> None:
+    """Sends requests with broken ones among them and counts what was lost or wrong."""
+    rng = np.random.default_rng(0)
+    odd = set(rng.choice(count, broken, replace=False).tolist())
+    bodies = [files[number % len(files)].read_bytes() for number in range(count)]
+    for number in odd:
+        bodies[number] = bodies[number][: rng.integers(0, 400)]
+    answers, _, whole = load(address, bodies, max(CLIENTS))
+    lost = sum(answer is None for answer in answers)
+    wrong = 0
+    for number, answer in enumerate(answers):
+        if number in odd:
+            wrong += answer.status_code != 400 or not answer.json()["error"]
+        elif answer.status_code != 200 or not is_same(answer.json(), wanted[number % len(files)]):
+            wrong += 1
+    print(f"{count} requests, {broken} broken: {lost} lost, {wrong} wrong, {whole:.1f} s")
+
+
+def main() -> None:
+    """Reads the flags and measures."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--workdir", required=True, help="of a trained run")
+    parser.add_argument("--requests", type=int, default=200, help="of each number of clients")
+    parser.add_argument("--mixed", type=int, default=1000, help="requests with broken ones")
+    parser.add_argument("--broken", type=int, default=50, help="of them")
+    parser.add_argument("--flags", default="", help="of the server, separated by blanks")
+    parser.add_argument("--threshold", type=float, default=0.3, help="lowest score")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        dataset.generate(Path(temporary), dataset.Spec(train=1, val=20, size=64), 1)
+        files = sorted((Path(temporary) / "val").glob("*.jpg"))
+        wanted = one_at_a_time(given.workdir, files, given.requests, given.threshold)
+        objects = sum(len(one["objects"]) for one in wanted)
+        print(f"{objects} objects on {len(files)} images")
+        flags = [*given.flags.split(), f"--threshold={given.threshold}"]
+        with server(given.workdir, flags) as address:
+            bodies = [files[number % len(files)].read_bytes() for number in range(given.requests)]
+            for clients in CLIENTS:
+                answers, seconds, whole = load(address, bodies, clients)
+                bad = sum(answer.status_code != 200 for answer in answers)
+                rate = f"{given.requests / whole:7.1f} requests/s  {percentiles(seconds)}"
+                print(f"{clients:2d} clients              {rate}  {bad} refused", flush=True)
+            mixed(address, files, wanted, given.mixed, given.broken)
+
+
+if __name__ == "__main__":
+    main()
