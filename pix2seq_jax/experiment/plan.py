@@ -162,7 +162,7 @@ def plan(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> Plan:
         state = train_state.abstract_state(model, tx, mesh=mesh)
         batches = {name: _batch(config, trained[name], size, mesh) for name, size in sizes.items()}
         lowered = train_step.jit_step(step, state, mesh=mesh).lower(
-            state, batches, jax.random.key(0)
+            state, batches, jax.random.key(0), np.float32(1)
         )
     program = lowered.compile()
     tokens = sum(feeds.tokens_per_step(images, trained).values())
