@@ -52,7 +52,7 @@ def alone(folder, tmp_path_factory):
     return train(1, {"data": 1}, folder, tmp_path_factory.mktemp("alone"))
 
 
-@pytest.mark.parametrize("mesh", [{"data": 1, "model": 2}, {"data": 2}])
+@pytest.mark.parametrize("mesh", [{"data": 1, "model": 2, "allow_whole": True}, {"data": 2}])
 def test_two_processes_equal_one(mesh, alone, folder, tmp_path):
     """Where the model axis crosses processes, both read the same rows; they read different ones
     under one name."""

@@ -44,15 +44,13 @@ def _saved(
     saver: checkpoint.Checkpointer,
     write: Callable[[int, TrainState], None],
 ) -> str:
-    """Saves the state where that step is not saved yet; what was done, in words."""
+    """Saves the state; what was done, in words."""
     if step == 0:
         return "no step was done, and nothing is lost"
     # Only all together can save; others may have no error, or one at another step.
     processes.meet(f"an error after step {step}", seconds=AGREE_SECONDS)
     saver.wait()
-    if saver.has(step):
-        return f"step {step} is saved"
-    write(step, state)
+    write(step, state)  # nothing, where that step is saved already
     saver.wait()
     return f"step {step} is saved; the same command goes on from there"
 

@@ -150,13 +150,14 @@ def plan(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> Plan:
     """Compiles the training step of a config, as `assumed` gives it, for a mesh.
 
     Raises:
-        ValueError: the mesh does not divide a batch.
+        ValueError: the mesh does not divide a batch, or a size of the model.
     """
     model, tasks = resolve.make_model(config), resolve.make_tasks(config)
     trained, images = feeds.trained_tasks(config, tasks), feeds.images_per_step(config)
     sizes = feeds.batch_sizes(config)
     for name, size in sizes.items():
         sharding.check_batch(mesh, size, accum=config.train.accumulate, name=name)
+    train_state.check_divides(model, mesh=mesh, allow_whole=config.mesh.allow_whole)
     tx, step = resolve.make_update(config, model, trained)
     with jax.set_mesh(mesh):
         state = train_state.abstract_state(model, tx, mesh=mesh)

@@ -54,7 +54,7 @@ EARLIER = {
         "bad_annotations": "error",
         "missing_images": "error",
     },
-    "mesh": {"data": -1, "fsdp": 1, "model": 1},
+    "mesh": {"data": -1, "fsdp": 1, "model": 1, "allow_whole": False},
 }
 
 

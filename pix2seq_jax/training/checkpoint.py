@@ -181,14 +181,6 @@ class Checkpointer:
             _restore(self._directory / str(step), abstract_state, partial=False) if step else None
         )
 
-    def has(self, step: int) -> bool:
-        """Whether a folder of this step is there and complete; process 0 looks, or all do not
-        agree."""
-        there = (self._directory / str(step) / SUMS).exists()
-        if jax.process_count() > 1:
-            there = bool(multihost_utils.broadcast_one_to_all(np.int32(there)))
-        return there
-
     def wait(self) -> None:
         """Returns when the last save is on disk; raises what went wrong in it."""
         if "_manager" in self.__dict__:
