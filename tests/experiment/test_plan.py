@@ -3,6 +3,7 @@
 import jax
 import pytest
 
+from benchmarks import scaling
 from pix2seq_jax import plan as command
 from pix2seq_jax.experiment import feeds, plan
 from pix2seq_jax.training import sharding
@@ -28,6 +29,8 @@ def test_data_parallelism_adds_every_gradient_once(config):
     assert 0 <= made.state - (1 + moments) * 4 * made.parameters < 1000  # and a few counters
     assert made.sent.keys() == {"all-reduce"}
     assert made.sent["all-reduce"] == pytest.approx(2 * 7 / 8 * 4 * made.parameters, rel=0.01)
+    # What docs/scaling.md is computed from.
+    assert made.sent["all-reduce"] == pytest.approx(scaling.sent(4 * made.parameters, 8), rel=0.01)
     assert made.images == sum(feeds.batch_sizes(config).values()) and made.activations > 0
     seconds = made.seconds(plan.CHIPS["v5e"])
     assert seconds["arithmetic"] == made.flops / 197e12

@@ -21,10 +21,11 @@ import tempfile
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from pix2seq_jax.training import trees
+from pix2seq_jax.training import checkpoint, trees
 
 ROOT = Path(__file__).parents[2]
 STEPS = 40
@@ -118,17 +119,15 @@ def _resume(data: Path, folder: Path) -> None:
         if ends:
             wait_for(4, workdir)
             job.processes[-1].send_signal(signal.SIGTERM)
-        print("%d processes of %d devices: %s" % (*begins, job.wait()))
+        print(f"{begins[0]} processes of {begins[1]} devices: {job.wait()}")
         if ends:
             print(f"  {job.said(0, 'SIGTERM')}")
-            print(
-                "  %d processes of %d devices go on: %s"
-                % (*ends, _sized(data, workdir, *ends).wait())
-            )
+            codes = _sized(data, workdir, *ends).wait()
+            print(f"  {ends[0]} processes of {ends[1]} devices go on: {codes}")
         _compare(folder / "whole", workdir)
         one, other = parameters(folder / "whole"), parameters(workdir)
-        print(f"  parameters differ by {max(np.abs(one[n] - other[n]).max() for n in one):.1e} at most",
-              flush=True)  # fmt: skip
+        difference = max(np.abs(one[name] - other[name]).max() for name in one)
+        print(f"  parameters differ by {difference:.1e} at most", flush=True)
 
 
 def _sized(data: Path, workdir: Path, processes: int, devices: int) -> Job:
@@ -138,9 +137,11 @@ def _sized(data: Path, workdir: Path, processes: int, devices: int) -> Job:
 
 def parameters(workdir: Path) -> dict[str, np.ndarray]:
     """The last ones of a run, by name."""
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-        state = reader.restore(workdir / "checkpoints" / str(STEPS) / "state")
-    return trees.flatten_names(state["params"])
+    folder = workdir / "checkpoints"
+    saved = ocp.PyTreeCheckpointHandler().metadata(folder / str(STEPS) / "state").tree["params"]
+    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), saved)
+    _, variables, _ = checkpoint.load_variables(folder, {"params": like}, step=STEPS)
+    return trees.flatten_names(variables["params"])
 
 
 def _compare(one: Path, other: Path) -> None:
