@@ -2,7 +2,7 @@
 
 import os
 import re
-from pathlib import Path
+from pathlib import PurePath
 from typing import NamedTuple
 
 import jax
@@ -11,6 +11,7 @@ import numpy as np
 
 from pix2seq_jax.experiment import resolve, saved_run
 from pix2seq_jax.experiment.workdir import CHECKPOINTS, CONFIG_FILE
+from pix2seq_jax.files.locations import path_of
 from pix2seq_jax.official import reader
 from pix2seq_jax.training import checkpoint, trees
 from pix2seq_jax.training import state as train_state
@@ -44,9 +45,9 @@ def read(init_from: str, mesh: jax.sharding.Mesh) -> Source:
             or not that step.
     """
     path, step = _split(init_from)
-    remote, folder = "://" in path, Path(path)
-    official = remote or (any(folder.glob("*.index")) and not (folder / CHECKPOINTS).is_dir())
+    remote, folder = "://" in path, path_of(path)
     try:
+        official = _is_official(folder, remote=remote)
         if not remote and not folder.is_dir():
             raise ValueError(
                 f"{path} is not a folder; give a workdir or an official checkpoint directory, or ''"
@@ -61,6 +62,16 @@ def read(init_from: str, mesh: jax.sharding.Mesh) -> Source:
         return _read_workdir(path, step, mesh)
     except ValueError as error:
         raise ValueError(f"config.init_from={init_from!r}: {error}") from error
+
+
+def _is_official(folder: PurePath, *, remote: bool) -> bool:
+    """Whether a folder is a checkpoint directory of the official release, and not a workdir."""
+    if not remote:
+        return any(folder.glob("*.index")) and not (folder / CHECKPOINTS).is_dir()
+    try:
+        return not (folder / CHECKPOINTS).is_dir()
+    except Exception:  # object stores raise errors of their own
+        return True  # its reader tells what is wrong with the address
 
 
 def _split(init_from: str) -> tuple[str, int | None]:
@@ -79,7 +90,7 @@ def _read_official(directory: str) -> Source:
     return Source(f"{directory} (official checkpoint)", imported.config, arrays)
 
 
-def _check_workdir(folder: Path) -> None:
+def _check_workdir(folder: PurePath) -> None:
     """Raises ValueError for a folder that is no workdir or holds no checkpoint."""
     if not (folder / CONFIG_FILE).is_file():
         raise ValueError(
@@ -100,7 +111,7 @@ def _read_workdir(workdir: str, step: int | None, mesh: jax.sharding.Mesh) -> So
     abstract = train_state.abstract_variables(resolve.make_model(config), mesh=mesh)
     on_host = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), abstract)
     step, variables, meta = checkpoint.load_variables(
-        Path(workdir) / CHECKPOINTS, on_host, step=step
+        path_of(workdir) / CHECKPOINTS, on_host, step=step
     )
     resolve.check_classes(meta["category_names"], config, where=f"its checkpoint of step {step}")
     arrays = trees.flatten_names(variables)
