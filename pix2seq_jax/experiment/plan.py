@@ -170,8 +170,8 @@ def plan(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> Plan:
     work = flops.of_step(model, tasks, images) + flops.of_logits(model, tokens)
     return Plan(
         parameters=sum(leaf.size for leaf in jax.tree.leaves(state.params)),
-        state=_bytes(state),
-        batches=_bytes(batches),
+        state=bytes_on_a_device(state),
+        batches=bytes_on_a_device(batches),
         activations=program.memory_analysis().temp_size_in_bytes,
         flops=work / mesh.size,
         sent=compiled.sent_by_kind(program.as_text()),
@@ -234,7 +234,7 @@ def _batch(
     }
 
 
-def _bytes(tree: Any) -> int:
+def bytes_on_a_device(tree: Any) -> int:
     """Of the part of abstract arrays that one device holds."""
     total = 0
     for leaf in jax.tree.leaves(tree):

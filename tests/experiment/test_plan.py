@@ -5,7 +5,7 @@ import pytest
 
 from benchmarks import scaling
 from pix2seq_jax import plan as command
-from pix2seq_jax.experiment import feeds, plan
+from pix2seq_jax.experiment import feeds, plan, plan_decoding, resolve
 from pix2seq_jax.training import sharding
 from tests.helpers import small
 
@@ -46,6 +46,25 @@ def test_fsdp_keeps_a_part_of_the_state(config):
     assert cut.sent["all-gather"] > 0
 
 
+def test_a_cut_batch_needs_less_to_be_decoded(tmp_path):
+    """The caches of keys and values alone are a lower bound."""
+    config = plan.assumed(small.config("segmentation.py:shapes", tmp_path))
+    one = sharding.make_mesh({"data": 1}, devices=jax.devices()[:1])
+    whole = plan_decoding.decoding(config, one)
+    cut = plan_decoding.decoding(config, sharding.make_mesh({"data": 8}))
+    assert whole.keys() == {"segmentation"}
+    task, model = resolve.make_tasks(config)["segmentation"], resolve.make_model(config)
+    rows = whole["segmentation"].rows
+    sequences = rows * config.tasks.segmentation.num_samples
+    assert rows > 0 and rows % 8 == 0
+    caches = 2 * 4 * model.dec_layers * model.dec_dim * sequences * task.max_len
+    for name in whole:
+        assert cut[name].memory == whole[name].memory / 8
+        assert cut[name].results < whole[name].results
+        assert cut[name].temporaries < whole[name].temporaries
+    assert whole["segmentation"].temporaries > caches
+
+
 def test_the_flag_knows_every_chip():
     assert set(command.CHIPS) == {*plan.CHIPS, "cpu"}
 
@@ -53,4 +72,4 @@ def test_the_flag_knows_every_chip():
 @pytest.mark.parametrize("mesh", ["data", "data=0", "data=-1", "data=2,fsdp=x"])
 def test_a_mesh_that_cannot_be_read_is_refused(mesh, config):
     with pytest.raises(ValueError, match=f"--mesh={mesh}: give axes and sizes, as in data=4,"):
-        command.call(config, mesh.split(","), "v5e", False)
+        command.call(config, mesh.split(","), "v5e", False, False)

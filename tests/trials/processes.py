@@ -72,9 +72,10 @@ def losses(workdir: Path) -> dict[int, float]:
     return {row["step"]: row["train/loss"] for row in rows if "train/loss" in row}
 
 
-def wait_for(step: int, workdir: Path) -> None:
+def wait_for(step: int, workdir: Path, job: Job) -> None:
     """Until a step is in metrics.jsonl."""
     while max(losses(workdir), default=0) < step:
+        assert None in [process.poll() for process in job.processes], job.said(0, "")
         time.sleep(0.02)
 
 
@@ -117,7 +118,7 @@ def _resume(data: Path, folder: Path) -> None:
         workdir = folder / f"resume-{begins}-{ends}".translate(str.maketrans("(), ", "----"))
         job = _sized(data, workdir, *begins)
         if ends:
-            wait_for(4, workdir)
+            wait_for(4, workdir, job)
             job.processes[-1].send_signal(signal.SIGTERM)
         print(f"{begins[0]} processes of {begins[1]} devices: {job.wait()}")
         if ends:
@@ -153,7 +154,7 @@ def _compare(one: Path, other: Path) -> None:
 
 def _terminate(data: Path, folder: Path, step: int) -> None:
     job = Job(data, [folder / "term"] * 2)
-    wait_for(step, folder / "term")
+    wait_for(step, folder / "term", job)
     start = time.monotonic()
     job.processes[1].send_signal(signal.SIGTERM)
     print(f"SIGTERM to process 1 at step {step}: {job.wait()}, {time.monotonic() - start:.1f} s")
@@ -164,7 +165,7 @@ def _terminate(data: Path, folder: Path, step: int) -> None:
 
 def _kill(data: Path, folder: Path, step: int) -> None:
     job = Job(data, [folder / "kill"] * 2, train__steps=100_000)
-    wait_for(step, folder / "kill")
+    wait_for(step, folder / "kill", job)
     start = time.monotonic()
     job.processes[1].kill()
     print(f"SIGKILL of process 1 at step {step}: {job.wait()}, {time.monotonic() - start:.1f} s")
