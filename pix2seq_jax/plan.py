@@ -20,6 +20,7 @@ FLAGS = (
     command.CONFIG,
     Flag("mesh", ("data=1",), "Axes and sizes, as in data=4,fsdp=2; their product is the devices."),
     Flag("chip", "v5e", "What the devices are.", choices=CHIPS),
+    Flag("decode", False, "Also compile the decoder of each task, and say what it needs."),
     Flag("fit", False, "Also compile each way of recomputing activations, at two batch sizes, and "
          "say how many images of each task fit on a device."),
 )  # fmt: skip
@@ -30,7 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command.run(call, FLAGS, __doc__, arguments)
 
 
-def call(config: ml_collections.ConfigDict, mesh: list[str], chip: str, fit: bool) -> None:
+def call(
+    config: ml_collections.ConfigDict, mesh: list[str], chip: str, decode: bool, fit: bool
+) -> None:
     """Compiles, and prints the table."""
     axes = _axes(mesh)
     devices = math.prod(axes.values())
@@ -47,6 +50,16 @@ def call(config: ml_collections.ConfigDict, mesh: list[str], chip: str, fit: boo
     device = plan.this_cpu(devices) if chip == "cpu" else plan.CHIPS[chip]
     print(f"{config.about}\n{devices} x {device.name}, mesh {dict(made.shape)}")
     _show(plan.plan(config, made), device)
+    if decode:
+        from pix2seq_jax.experiment.plan_decoding import decoding
+
+        for name, needs in decoding(config, made).items():
+            print(
+                f"  decoding {name}, {needs.rows} rows: besides the parameters "
+                f"{needs.memory / GIB:.3f} GiB of encoded images, "
+                f"{needs.temporaries / GIB:.3f} GiB of caches and temporaries, "
+                f"{needs.results / GIB:.3f} GiB of results"
+            )
     if fit:
         for line in plan.fitting(config, made, device):
             print(line)

@@ -112,8 +112,6 @@ def _log_parameters(
     count = f"{trees.count(state.params):,}"
     log.info("%s parameters (see parameters.txt), devices %s", count, dict(mesh.shape))
     writer.text("parameters.txt", parameter_table(state.params))
-    for text in train_state.left_whole(opened.model, mesh=mesh):
-        log.warning("mesh: %s does not divide: it stays whole on every device", text)
 
 
 def _train(

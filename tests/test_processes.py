@@ -6,6 +6,7 @@ import json
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -51,7 +52,7 @@ def alone(folder, tmp_path_factory):
     return train(1, {"data": 1}, folder, tmp_path_factory.mktemp("alone"))
 
 
-@pytest.mark.parametrize("mesh", [{"data": 1, "model": 2}, {"data": 2}])
+@pytest.mark.parametrize("mesh", [{"data": 1, "model": 2, "allow_whole": True}, {"data": 2}])
 def test_two_processes_equal_one(mesh, alone, folder, tmp_path):
     """Where the model axis crosses processes, both read the same rows; they read different ones
     under one name."""
@@ -87,3 +88,40 @@ def test_a_process_reads_the_rows_of_its_devices():
         assert feed.row_block(rows) == (0, 1)
         batch = np.arange(16)
         np.testing.assert_array_equal(feed.to_global(batch, rows), batch)
+
+
+ABSENT = """
+import sys, time
+from pix2seq_jax.training import processes
+number, port = int(sys.argv[1]), sys.argv[2]
+processes.join(f"127.0.0.1:{port}", 3, number)
+processes.meet("the start", seconds=60)
+processes.meet("the start", seconds=60)
+if number == 2:
+    time.sleep(6)
+else:
+    try:
+        processes.meet("the start", seconds=2)
+    except ValueError as error:
+        print(error, flush=True)
+    time.sleep(3)
+import os
+os._exit(0)  # without the end of a job, for which all would have to come
+"""
+
+
+def test_a_process_that_does_not_come_is_named():
+    """Process 2 of three, at the third meeting under one name."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    command = [sys.executable, "-c", ABSENT]
+    jobs = [
+        subprocess.Popen([*command, str(number), port], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        for number in range(3)
+    ]
+    said = [job.communicate(timeout=SECONDS)[0] for job in jobs]
+    for number, text in enumerate(said[:2]):
+        assert text.startswith(f"the start: process {number} waited up to 2 s, and process 2 on "
+                               f"{socket.gethostname()} did not come; look")  # fmt: skip
+    assert not said[2]

@@ -204,6 +204,7 @@ def test_what_weights_do_not_depend_on_may_change_on_a_resume(folder, tmp_path):
         "data": -1,
         "fsdp": 2,
         "model": 1,
+        "allow_whole": False,
     }
 
 

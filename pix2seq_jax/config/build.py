@@ -210,7 +210,8 @@ def base(variant: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
             },
             # Devices on each axis, -1 for the rest: `data` cuts the batch, `fsdp` that and the
             # parameters, `model` wide dimensions.
-            "mesh": {"data": -1, "fsdp": 1, "model": 1},
+            # allow_whole: a size that its axis does not divide stays whole on every device.
+            "mesh": {"data": -1, "fsdp": 1, "model": 1, "allow_whole": False},
         }
     )
 

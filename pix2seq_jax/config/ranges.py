@@ -237,6 +237,7 @@ TABLE = {  # by section; "" is the config itself
         ),
         "fsdp": COUNT,
         "model": COUNT,
+        "allow_whole": FLAG,
     },
     **{f"tasks.{name}": EVERY_TASK | fields for name, fields in TASK_FIELDS.items()},
 }

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import sentencepiece
 
+from pix2seq_jax.files.locations import path_of
 from pix2seq_jax.vocab import END_PIECE, PAD_PIECE, UNKNOWN_PIECE
 
 log = logging.getLogger("pix2seq_jax")
@@ -58,7 +59,7 @@ class Text:
         """The model of a file; ValueError if it is missing, cannot be read, or is no SentencePiece
         model."""
         try:
-            model = Path(path).read_bytes()
+            model = path_of(path).read_bytes()
         except OSError as error:
             raise ValueError(
                 f"text model {path} cannot be read: {error.strerror}; give the path of a "

@@ -45,7 +45,7 @@ def check(
     Vocab(**resolve.laid_out(config.vocab))
     for name in config.tasks:
         _check_ops(config, name)
-    mesh = sharding.make_mesh(config.mesh.to_dict())
+    mesh = sharding.make_mesh({axis: config.mesh[axis] for axis in sharding.AXES})
     if training:
         _check_training(config, mesh)
         # Others have weights of their own.

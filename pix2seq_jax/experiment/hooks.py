@@ -1,12 +1,13 @@
 """What happens around the steps of a training run: log lines, checkpoints, evaluations, SIGTERM."""
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pix2seq_jax.evaluation.in_training import Evaluations
-from pix2seq_jax.experiment import feeds, stopping
+from pix2seq_jax.experiment import emergency, feeds, stopping
 from pix2seq_jax.experiment.logs import MetricWriter, Progress, phase, profiler
 from pix2seq_jax.experiment.opened import OpenedRun
 from pix2seq_jax.tasks.mixed import Mixed
@@ -69,6 +70,16 @@ class RunHooks:
 
     def __exit__(self, *error) -> None:
         self._progress.__exit__(*error)
+
+    @contextlib.contextmanager
+    def saves_at_an_error(self, current: Callable[[], train_state.TrainState]) -> Iterator[None]:
+        """An error ends the run once the last good state is saved."""
+        try:
+            yield
+        except Exception:
+            write = functools.partial(self._saver.save, meta=self._meta)
+            emergency.save(current(), self._saver, write)
+            raise
 
     @contextlib.contextmanager
     def first_step(self) -> Iterator[None]:

@@ -15,6 +15,7 @@ from pix2seq_jax.experiment import feeds, inputs, resolve, saved_run, text_model
 from pix2seq_jax.experiment.logs import log
 from pix2seq_jax.models.pix2seq import Pix2Seq
 from pix2seq_jax.tasks import Task
+from pix2seq_jax.training.state import check_divides
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,11 @@ def open_run(
     *,
     evaluate_too: bool,
 ) -> OpenedRun:
-    """Opens the data; what was repaired or dropped in them goes into the log."""
+    """Opens the data; what was repaired or dropped in them goes into the log.
+
+    Raises:
+        ValueError: data that do not fit; sizes of the model that the mesh does not divide.
+    """
     config = saved_run.keep_labels(config, workdir)
     inputs.log_layout(config)
     inputs.check_paths(config, "train")
@@ -64,6 +69,8 @@ def open_run(
     sources = inputs.open_sources(config, "train", text, cache=cache)
     config = resolve.resolve(config, sources, text)
     tasks, model = resolve.make_tasks(config), resolve.make_model(config)
+    for text in check_divides(model, mesh=mesh, allow_whole=config.mesh.allow_whole):
+        log.warning("mesh: %s does not divide: it stays whole on every device", text)
     streams = inputs.open_streams(config, sources, text, cache=cache)
     descriptions, evaluator = [inputs.describe(sources)], None
     if evaluate_too:

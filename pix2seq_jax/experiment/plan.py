@@ -150,27 +150,28 @@ def plan(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> Plan:
     """Compiles the training step of a config, as `assumed` gives it, for a mesh.
 
     Raises:
-        ValueError: the mesh does not divide a batch.
+        ValueError: the mesh does not divide a batch, or a size of the model.
     """
     model, tasks = resolve.make_model(config), resolve.make_tasks(config)
     trained, images = feeds.trained_tasks(config, tasks), feeds.images_per_step(config)
     sizes = feeds.batch_sizes(config)
     for name, size in sizes.items():
         sharding.check_batch(mesh, size, accum=config.train.accumulate, name=name)
+    train_state.check_divides(model, mesh=mesh, allow_whole=config.mesh.allow_whole)
     tx, step = resolve.make_update(config, model, trained)
     with jax.set_mesh(mesh):
         state = train_state.abstract_state(model, tx, mesh=mesh)
         batches = {name: _batch(config, trained[name], size, mesh) for name, size in sizes.items()}
         lowered = train_step.jit_step(step, state, mesh=mesh).lower(
-            state, batches, jax.random.key(0)
+            state, batches, jax.random.key(0), np.float32(1)
         )
     program = lowered.compile()
     tokens = sum(feeds.tokens_per_step(images, trained).values())
     work = flops.of_step(model, tasks, images) + flops.of_logits(model, tokens)
     return Plan(
         parameters=sum(leaf.size for leaf in jax.tree.leaves(state.params)),
-        state=_bytes(state),
-        batches=_bytes(batches),
+        state=bytes_on_a_device(state),
+        batches=bytes_on_a_device(batches),
         activations=program.memory_analysis().temp_size_in_bytes,
         flops=work / mesh.size,
         sent=compiled.sent_by_kind(program.as_text()),
@@ -233,7 +234,7 @@ def _batch(
     }
 
 
-def _bytes(tree: Any) -> int:
+def bytes_on_a_device(tree: Any) -> int:
     """Of the part of abstract arrays that one device holds."""
     total = 0
     for leaf in jax.tree.leaves(tree):

@@ -15,7 +15,8 @@ from pix2seq_jax.evaluation import HOST_TASKS
 from pix2seq_jax.experiment import earlier
 from pix2seq_jax.experiment.logs import log
 from pix2seq_jax.experiment.resolve import check_classes
-from pix2seq_jax.experiment.workdir import CHECKPOINTS, CONFIG_FILE, check_local, read_json
+from pix2seq_jax.experiment.workdir import CHECKPOINTS, CONFIG_FILE, check_named, read_json
+from pix2seq_jax.files.locations import path_of
 from pix2seq_jax.files.whole import write_whole
 from pix2seq_jax.models.pix2seq import Pix2Seq
 from pix2seq_jax.tasks import TASKS
@@ -58,20 +59,27 @@ EARLIER = {
         "val_share": 0.0,
         "split_seed": 0,
     },
-    "mesh": {"data": -1, "fsdp": 1, "model": 1},
+    "mesh": {"data": -1, "fsdp": 1, "model": 1, "allow_whole": False},
 }
 
 
 def load_config(workdir: str | Path) -> ml_collections.ConfigDict:
-    """The resolved config of a workdir; a field that an earlier version did not record has its
-    default.
+    """The resolved config of a workdir, which may be in an object store; a field that an
+    earlier version did not record has its default.
 
     Raises:
         ValueError: there is none or it cannot be read.
     """
-    check_local(workdir)
-    path = Path(workdir) / CONFIG_FILE
-    if not path.is_file():
+    check_named(workdir)
+    path = path_of(workdir) / CONFIG_FILE
+    try:
+        there = path.is_file()
+    except Exception as error:  # object stores raise errors of their own
+        raise ValueError(
+            f"{path} cannot be read ({type(error).__name__}: {error}); check the address and your "
+            "permissions"
+        ) from error
+    if not there:
         raise ValueError(
             f"{path} does not exist: {workdir} is not the workdir of a run; train first, or "
             "fix --workdir"
@@ -209,7 +217,7 @@ def load_variables(
     Raises:
         ValueError: there is none, or it is of another model or of other classes.
     """
-    folder = Path(workdir) / CHECKPOINTS
+    folder = path_of(workdir) / CHECKPOINTS
     step, loaded, meta = checkpoint.load_variables(
         folder, train_state.abstract_variables(model, mesh=mesh), step=step or None
     )

@@ -60,10 +60,10 @@ def _load_given(config: ml_collections.ConfigDict) -> Text:
 
 def _stored_text(workdir: str | Path) -> Text | None:
     """The text model of a workdir, or of its newest checkpoint."""
-    stored = Path(workdir) / saved_run.TEXT_FILE
+    stored = path_of(workdir) / saved_run.TEXT_FILE
     if stored.is_file():
         return Text.load(stored)
-    if model := checkpoint.load_meta(Path(workdir) / CHECKPOINTS).get("text_model"):
+    if model := checkpoint.load_meta(path_of(workdir) / CHECKPOINTS).get("text_model"):
         return Text.from_bytes(base64.b64decode(model))
     return None
 

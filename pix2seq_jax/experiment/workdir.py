@@ -20,15 +20,20 @@ CHECKPOINTS = (
 def check_local(workdir: str | Path) -> None:
     """Raises ValueError for a workdir that is blank or not in the file system.
 
-    Checkpoints could go to a bucket, but metrics and pictures cannot be written there line by line.
+    A run can be read from a bucket, but metrics cannot be written there line by line.
     """
-    if not str(workdir).strip():
-        raise ValueError(f"--workdir={str(workdir)!r} is blank; give a folder")
+    check_named(workdir)
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", str(workdir)):
         raise ValueError(
-            f"--workdir={workdir} is an address, and a workdir is a folder; mount the bucket (as "
-            "by gcsfuse), or copy the folder there after the run"
+            f"--workdir={workdir} is an address, and what is written goes to a folder; mount the "
+            "bucket (as by gcsfuse), or copy the folder there after the run"
         )
+
+
+def check_named(workdir: str | Path) -> None:
+    """Raises ValueError for a workdir that is blank."""
+    if not str(workdir).strip():
+        raise ValueError(f"--workdir={str(workdir)!r} is blank; give a folder")
 
 
 def check_writable(workdir: str | Path) -> None:

@@ -3,7 +3,7 @@ safetensors file of an export."""
 
 import os
 import re
-from pathlib import Path
+from pathlib import PurePath
 from typing import NamedTuple
 
 import jax
@@ -12,6 +12,7 @@ import numpy as np
 
 from pix2seq_jax.experiment import resolve, saved_run
 from pix2seq_jax.experiment.workdir import CHECKPOINTS, CONFIG_FILE
+from pix2seq_jax.files.locations import path_of
 from pix2seq_jax.official import reader
 from pix2seq_jax.portable import weights
 from pix2seq_jax.training import checkpoint, trees
@@ -47,11 +48,11 @@ def read(init_from: str, mesh: jax.sharding.Mesh) -> Source:
             checkpoint or not that step.
     """
     path, step = _split(init_from)
-    remote, folder = "://" in path, Path(path)
-    official = remote or (any(folder.glob("*.index")) and not (folder / CHECKPOINTS).is_dir())
+    remote, folder = "://" in path, path_of(path)
     try:
-        if folder.suffix == weights.SUFFIX and folder.is_file():
+        if not remote and folder.suffix == weights.SUFFIX and folder.is_file():
             return _read_weights(path)
+        official = _is_official(folder, remote=remote)
         if not remote and not folder.is_dir():
             raise ValueError(
                 f"{path} is not a folder; give a workdir, an official checkpoint directory or the "
@@ -67,6 +68,16 @@ def read(init_from: str, mesh: jax.sharding.Mesh) -> Source:
         return _read_workdir(path, step, mesh)
     except ValueError as error:
         raise ValueError(f"config.init_from={init_from!r}: {error}") from error
+
+
+def _is_official(folder: PurePath, *, remote: bool) -> bool:
+    """Whether a folder is a checkpoint directory of the official release, and not a workdir."""
+    if not remote:
+        return any(folder.glob("*.index")) and not (folder / CHECKPOINTS).is_dir()
+    try:
+        return not (folder / CHECKPOINTS).is_dir()
+    except Exception:  # object stores raise errors of their own
+        return True  # its reader tells what is wrong with the address
 
 
 def _split(init_from: str) -> tuple[str, int | None]:
@@ -91,7 +102,7 @@ def _read_weights(path: str) -> Source:
     return Source(path, read.config, read.arrays, read.meta.get("text_model"))
 
 
-def _check_workdir(folder: Path) -> None:
+def _check_workdir(folder: PurePath) -> None:
     """Raises ValueError for a folder that is no workdir or holds no checkpoint."""
     if not (folder / CONFIG_FILE).is_file():
         raise ValueError(
@@ -112,7 +123,7 @@ def _read_workdir(workdir: str, step: int | None, mesh: jax.sharding.Mesh) -> So
     abstract = train_state.abstract_variables(resolve.make_model(config), mesh=mesh)
     on_host = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), abstract)
     step, variables, meta = checkpoint.load_variables(
-        Path(workdir) / CHECKPOINTS, on_host, step=step
+        path_of(workdir) / CHECKPOINTS, on_host, step=step
     )
     resolve.check_classes(meta["category_names"], config, where=f"its checkpoint of step {step}")
     arrays = trees.flatten_names(variables)

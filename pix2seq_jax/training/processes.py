@@ -4,12 +4,18 @@ One process alone needs none of this, and every function is then done at once.
 """
 
 import os
+import socket
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+
+# The store of the job, in which Orbax and JAX itself keep what processes tell each other, has no
+# public name.
+from jax._src import distributed
 from jax.experimental import multihost_utils
 
 JOIN_SECONDS = 300  # that a process waits for the others of the job
@@ -17,6 +23,8 @@ JOIN_SECONDS = 300  # that a process waits for the others of the job
 HEARTBEAT_SECONDS = 60
 # At a barrier: a process may compile, read or restore for that much longer than the fastest one.
 MEET_SECONDS = 1800
+# Keys in the store of the job: HOSTS/PROCESS and ARRIVED/WHERE/PROCESS hold a name of a host.
+HOSTS, ARRIVED = "pix2seq_jax/hosts", "pix2seq_jax/arrived"
 SHARED_SECONDS = 30  # until a file of one process has to be seen by all; network folders are slow
 
 
@@ -61,6 +69,9 @@ def join(coordinator: str = "", num_processes: int = 0, process_id: int = -1) ->
             "host under SLURM, Kubernetes, MPI or on a TPU pod, or give each process "
             "--coordinator=HOST:PORT --num_processes=N --process_id=I"
         ) from error
+    if jax.process_count() > 1:
+        own = f"{HOSTS}/{jax.process_index()}"
+        distributed.global_state.client.key_value_set(own, socket.gethostname())
 
 
 def meet(where: str, *, seconds: int = MEET_SECONDS) -> None:
@@ -74,18 +85,39 @@ def meet(where: str, *, seconds: int = MEET_SECONDS) -> None:
         seconds: to wait.
 
     Raises:
-        ValueError: some did not come. JAX does not tell which.
+        ValueError: some did not come; with their numbers and hosts.
     """
     if jax.process_count() == 1:
         return
+    client, own = distributed.global_state.client, f"{ARRIVED}/{where}/{jax.process_index()}"
+    client.key_value_set(own, socket.gethostname(), allow_overwrite=True)
     try:
         ocp.multihost.get_barrier_sync_fn()(key=where, timeout_ms=1000 * seconds)
     except jax.errors.JaxRuntimeError as error:
         raise ValueError(
-            f"{where}: process {jax.process_index()} waited {seconds} s for the others of the "
-            f"{jax.process_count()} processes, and not all came that far; look which log ends "
-            f"before this, then start all of them again ({error})"
+            f"{where}: process {jax.process_index()} waited up to {seconds} s, and "
+            f"{_absent(client, where)} did not come; look into the log there, then start all "
+            f"{jax.process_count()} processes again ({error})"
         ) from error
+    client.key_value_delete(own)  # the next meeting may be in the same words
+
+
+def _absent(client: Any, where: str) -> str:
+    """The processes that did not arrive at a meeting, with their hosts."""
+    try:
+        arrived = _by_process(client, f"{ARRIVED}/{where}")
+        hosts = _by_process(client, HOSTS)
+    except jax.errors.JaxRuntimeError:
+        return "process 0, which keeps the list of all,"
+    absent = [index for index in range(jax.process_count()) if index not in arrived]
+    names = [f"process {index} on {hosts.get(index, 'an unknown host')}" for index in absent]
+    return ", ".join(names) or "some process in time"
+
+
+def _by_process(client: Any, folder: str) -> dict[int, str]:
+    """The values of FOLDER/PROCESS in the store of the job."""
+    entries = client.key_value_dir_get(f"{folder}/")
+    return {int(key.rpartition("/")[2]): value for key, value in entries}
 
 
 def check_shared(folder: str | Path) -> None:

@@ -73,16 +73,21 @@ def shardings(mesh: Mesh, boxed: Any, *, rules: Mapping[str, Sequence[str]] = RU
 
 def left_whole(mesh: Mesh, boxed: Any) -> list[str]:
     """The dimensions of parameters that RULES would cut and whose size the mesh does not divide,
-    as "heads of 12 over model=8", each once; every device then holds and computes all of it."""
-    texts = set()
-    for leaf in jax.tree.leaves(boxed, is_leaf=lambda leaf: isinstance(leaf, nn.Partitioned)):
+    each once, with the first parameter that has it: "heads of 12 over model=8
+    (params/encoder/...)". Every device then holds and computes all of it."""
+    texts = {}
+    leaves, _ = jax.tree.flatten_with_path(
+        boxed, is_leaf=lambda leaf: isinstance(leaf, nn.Partitioned)
+    )
+    for path, leaf in leaves:
         names = leaf.names if isinstance(leaf, nn.Partitioned) else ()
         for name, size in zip(names, nn.meta.unbox(leaf).shape, strict=False):
             axes = [axis for axis in RULES.get(name, ()) if mesh.shape.get(axis, 1) > 1]
             if size % math.prod(mesh.shape[axis] for axis in axes):
                 over = " x ".join(f"{axis}={mesh.shape[axis]}" for axis in axes)
-                texts.add(f"{name} of {size} over {over}")
-    return sorted(texts)
+                first = jax.tree_util.keystr(path, simple=True, separator="/")
+                texts.setdefault(f"{name} of {size} over {over}", first)
+    return [f"{text} ({first})" for text, first in sorted(texts.items())]
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -77,12 +77,23 @@ def abstract_variables(model: nn.Module, *, mesh: Mesh) -> dict[str, Any]:
     )
 
 
-def left_whole(model: nn.Module, *, mesh: Mesh) -> list[str]:
-    """`sharding.left_whole` of the parameters of a model."""
+def check_divides(model: nn.Module, *, mesh: Mesh, allow_whole: bool) -> list[str]:
+    """What the mesh does not divide and every device holds whole, see `sharding.left_whole`.
+
+    Raises:
+        ValueError: there is some, and it is not allowed.
+    """
     if mesh.size == mesh.shape.get("data", 1):
         return []  # parameters are whole on every device anyway
     boxed = jax.eval_shape(lambda: _init_variables(model, jax.random.key(0)))
-    return sharding.left_whole(mesh, boxed)
+    whole = sharding.left_whole(mesh, boxed)
+    if whole and not allow_whole:
+        raise ValueError(
+            f"the mesh {dict(mesh.shape)} does not divide {'; '.join(whole)}: every device would "
+            "hold and compute all of it; choose config.mesh or config.model so that it divides, "
+            "or set --config.mesh.allow_whole=True"
+        )
+    return whole
 
 
 def _init_variables(model: nn.Module, rng: jax.Array) -> Any:

@@ -35,8 +35,8 @@ def make_step(
     accum: int = 1,
     weights: Mapping[str, float] | None = None,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
-    """The step (state, batches, rng) -> (state, metrics); pure. Arguments as for `make_gradients`,
-    and
+    """The step (state, batches, rng, before=1) -> (state, metrics); pure. Arguments as for
+    `make_gradients`, and
 
     Args:
         tx: optimizer.
@@ -45,14 +45,15 @@ def make_step(
     The step folds `state.step` into `rng`, so pass the run's one key each time. Metrics are those
     of the gradients and `grad_norm` (before clipping), `lr` and `finite`: where the loss or the
     gradient norm is NaN or infinite, `finite` is 0 and the state comes back unchanged, so that it
-    can still be saved.
+    can still be saved. The same where `before`, f32[], is 0: it is `finite` of the step before,
+    which the loop reads only after it has sent this one.
     """
     gradients = make_gradients(model, tasks, loss=loss, accum=accum, weights=weights)
 
-    def step(state, batches, rng):
+    def step(state, batches, rng, before=1.0):
         grads, batch_stats, metrics = gradients(state, batches, jax.random.fold_in(rng, state.step))
         grad_norm = optax.tree.norm(grads)
-        finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(grad_norm)
+        finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(grad_norm) & (before > 0)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         new = TrainState(
             state.step + 1, optax.apply_updates(state.params, updates), batch_stats, opt_state
@@ -68,8 +69,8 @@ def make_step(
 
 
 def jit_step(step: Callable, state: TrainState, *, mesh: Mesh) -> Callable:
-    """The step compiled for a mesh: `state` (arrays or abstract) gives the layout, its buffers are
-    donated.
+    """The step compiled for a mesh, with all four arguments: `state` (arrays or abstract) gives the
+    layout, its buffers are donated.
 
     Call it under `jax.set_mesh(mesh)`; batches are cut over the data axes, metrics are on every
     device.
@@ -77,7 +78,7 @@ def jit_step(step: Callable, state: TrainState, *, mesh: Mesh) -> Callable:
     layout, replicated = jax.tree.map(lambda x: x.sharding, state), sharding.replicated(mesh)
     return jax.jit(
         step,
-        in_shardings=(layout, sharding.batch_sharding(mesh), replicated),
+        in_shardings=(layout, sharding.batch_sharding(mesh), replicated, replicated),
         out_shardings=(layout, replicated),
         donate_argnums=0,
     )

@@ -3,8 +3,9 @@
 import jax
 import pytest
 
+from benchmarks import scaling
 from pix2seq_jax import plan as command
-from pix2seq_jax.experiment import feeds, plan
+from pix2seq_jax.experiment import feeds, plan, plan_decoding, resolve
 from pix2seq_jax.training import sharding
 from tests.helpers import small
 
@@ -28,6 +29,8 @@ def test_data_parallelism_adds_every_gradient_once(config):
     assert 0 <= made.state - (1 + moments) * 4 * made.parameters < 1000  # and a few counters
     assert made.sent.keys() == {"all-reduce"}
     assert made.sent["all-reduce"] == pytest.approx(2 * 7 / 8 * 4 * made.parameters, rel=0.01)
+    # What docs/scaling.md is computed from.
+    assert made.sent["all-reduce"] == pytest.approx(scaling.sent(4 * made.parameters, 8), rel=0.01)
     assert made.images == sum(feeds.batch_sizes(config).values()) and made.activations > 0
     seconds = made.seconds(plan.CHIPS["v5e"])
     assert seconds["arithmetic"] == made.flops / 197e12
@@ -43,6 +46,25 @@ def test_fsdp_keeps_a_part_of_the_state(config):
     assert cut.sent["all-gather"] > 0
 
 
+def test_a_cut_batch_needs_less_to_be_decoded(tmp_path):
+    """The caches of keys and values alone are a lower bound."""
+    config = plan.assumed(small.config("segmentation.py:shapes", tmp_path))
+    one = sharding.make_mesh({"data": 1}, devices=jax.devices()[:1])
+    whole = plan_decoding.decoding(config, one)
+    cut = plan_decoding.decoding(config, sharding.make_mesh({"data": 8}))
+    assert whole.keys() == {"segmentation"}
+    task, model = resolve.make_tasks(config)["segmentation"], resolve.make_model(config)
+    rows = whole["segmentation"].rows
+    sequences = rows * config.tasks.segmentation.num_samples
+    assert rows > 0 and rows % 8 == 0
+    caches = 2 * 4 * model.dec_layers * model.dec_dim * sequences * task.max_len
+    for name in whole:
+        assert cut[name].memory == whole[name].memory / 8
+        assert cut[name].results < whole[name].results
+        assert cut[name].temporaries < whole[name].temporaries
+    assert whole["segmentation"].temporaries > caches
+
+
 def test_the_flag_knows_every_chip():
     assert set(command.CHIPS) == {*plan.CHIPS, "cpu"}
 
@@ -50,4 +72,4 @@ def test_the_flag_knows_every_chip():
 @pytest.mark.parametrize("mesh", ["data", "data=0", "data=-1", "data=2,fsdp=x"])
 def test_a_mesh_that_cannot_be_read_is_refused(mesh, config):
     with pytest.raises(ValueError, match=f"--mesh={mesh}: give axes and sizes, as in data=4,"):
-        command.call(config, mesh.split(","), "v5e", False)
+        command.call(config, mesh.split(","), "v5e", False, False)

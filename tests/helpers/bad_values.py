@@ -273,7 +273,7 @@ OTHERS = [
     ("tasks.detektion.weight=1", "--config.tasks.detektion.weight=1", "did you mean 'detection'?"),
     ("tasks.detection.max_tokens=1", "--config.tasks.detection.max_tokens=1", "there are ["),
     ("tasks.detection.mix.more=1", "--config.tasks.detection.mix.more=1", "there are ['data']"),
-    ("mesh.expert=2", "--config.mesh.expert=2", "there are ['data', 'fsdp', 'model']"),
+    ("mesh.expert=2", "--config.mesh.expert=2", "there are ['allow_whole', 'data', 'fsdp'"),
     ("model.enc_dims=2", "--config.model.enc_dims=2", "did you mean 'enc_dim'?"),
 ]
 VARIANTS = [

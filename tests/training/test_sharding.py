@@ -5,7 +5,8 @@ import pytest
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-from pix2seq_jax.training import sharding
+from pix2seq_jax.training import sharding, state
+from tests.helpers import four_tasks
 
 
 def boxed(shape, *names):
@@ -96,5 +97,16 @@ def test_what_the_mesh_does_not_divide_is_named():
         "again": boxed((6,), "heads"),
         "bare": jax.ShapeDtypeStruct((3,), jnp.float32),
     }
-    assert sharding.left_whole(mesh, tree) == ["heads of 6 over model=4"]
+    assert sharding.left_whole(mesh, tree) == ["heads of 6 over model=4 (again)"]
     assert sharding.left_whole(sharding.make_mesh(), tree) == []
+
+
+def test_a_model_that_the_mesh_does_not_divide_is_refused():
+    model = four_tasks.tiny()
+    mesh = sharding.make_mesh({"model": 8})
+    words = r"heads of 2 over model=8 \(params/\S+\).*; choose config.mesh .*allow_whole=True"
+    with pytest.raises(ValueError, match=words):
+        state.check_divides(model, mesh=mesh, allow_whole=False)
+    whole = state.check_divides(model, mesh=mesh, allow_whole=True)
+    assert any(text.startswith("heads of 2 over model=8") for text in whole)
+    assert state.check_divides(model, mesh=sharding.make_mesh(), allow_whole=False) == []

@@ -24,6 +24,7 @@ TASK = Detection(vocab=VOCAB, max_instances=3, class_corruption="none")
 STILL = {"drop_path": 0.0, "drop_units": 0.0}
 ROWS = 16
 KEY = jax.random.key(0)
+FINE = np.float32(1)  # the update before was finite
 
 
 class Fixed(NamedTuple):
@@ -217,7 +218,7 @@ def test_one_batch_is_learnt_by_heart():
     batch = batch_on(mesh, example())
     with jax.set_mesh(mesh):
         for _ in range(400):
-            state, metrics = step(state, batch, KEY)
+            state, metrics = step(state, batch, KEY, FINE)
             if metrics["token_accuracy"] > 0.99:
                 break
     assert metrics["token_accuracy"] > 0.99
@@ -231,9 +232,14 @@ def test_update_that_is_not_finite_leaves_the_state_alone(bad):
     state, step = step_on(mesh)
     before = jax.tree.map(np.asarray, state)
     with jax.set_mesh(mesh):
-        after, metrics = step(state, batch_on(mesh, batch), KEY)
+        after, metrics = step(state, batch_on(mesh, batch), KEY, FINE)
     assert float(metrics["finite"]) == 0 and not np.isfinite(metrics["loss"] + metrics["grad_norm"])
     assert_equal(before, after)
+    # And so does the update that was sent before the loop knew.
+    with jax.set_mesh(mesh):
+        later, metrics = step(after, batch_on(mesh, example()), KEY, metrics["finite"])
+    assert float(metrics["finite"]) == 0 and np.isfinite(metrics["loss"])
+    assert_equal(before, later)
 
 
 def test_run_is_repeatable_and_every_step_draws_anew():
@@ -245,7 +251,7 @@ def test_run_is_repeatable_and_every_step_draws_anew():
         values = []
         with jax.set_mesh(mesh):
             for _ in range(3):
-                state, metrics = step(state, batch, KEY)
+                state, metrics = step(state, batch, KEY, FINE)
                 values.append(float(metrics["loss"]))
                 state = state.replace(params=jax.device_put(frozen, sharding.replicated(mesh)))
         runs.append((values, jax.tree.map(np.asarray, state)))
@@ -261,7 +267,7 @@ def test_cut_parameters_keep_their_layout_and_give_the_same_step():
         state, step = step_on(mesh)
         layout = jax.tree.map(lambda x: x.sharding, state)
         with jax.set_mesh(mesh):
-            new, metrics = step(state, batch_on(mesh, example()), KEY)
+            new, metrics = step(state, batch_on(mesh, example()), KEY, FINE)
         assert jax.tree.map(lambda x: x.sharding, new) == layout
         assert any(not s.is_fully_replicated for s in jax.tree.leaves(layout.opt_state)) == (
             mesh is cut

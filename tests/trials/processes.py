@@ -4,8 +4,9 @@
 
 Prints, for a tiny detection run of 40 steps: how far the losses after SIGTERM to one process and a
 restart with one process alone are from those of an undisturbed run; how long the other process
-lives after a SIGKILL, and that the run then goes on; and what is said where the workdir is not
-shared. Not part of the test suite, because it takes minutes.
+lives after a SIGKILL, and that the run then goes on; what is said where the workdir is not
+shared; and how far losses and parameters are from those of one process where others do the work,
+or take it over. Not part of the test suite, because it takes minutes.
 """
 
 import argparse
@@ -19,6 +20,12 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from pix2seq_jax.training import checkpoint, trees
 
 ROOT = Path(__file__).parents[2]
 STEPS = 40
@@ -65,9 +72,10 @@ def losses(workdir: Path) -> dict[int, float]:
     return {row["step"]: row["train/loss"] for row in rows if "train/loss" in row}
 
 
-def wait_for(step: int, workdir: Path) -> None:
+def wait_for(step: int, workdir: Path, job: Job) -> None:
     """Until a step is in metrics.jsonl."""
     while max(losses(workdir), default=0) < step:
+        assert None in [process.poll() for process in job.processes], job.said(0, "")
         time.sleep(0.02)
 
 
@@ -75,7 +83,9 @@ def main() -> None:
     """Runs the trials."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0)
-    chance = random.Random(parser.parse_args().seed)
+    parser.add_argument("--only", default="", choices=["", "resume"])
+    options = parser.parse_args()
+    chance = random.Random(options.seed)
     from tests.helpers import small
 
     os.environ |= {"JAX_NUM_CPU_DEVICES": "1", "JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "2"}
@@ -85,11 +95,54 @@ def main() -> None:
         os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder / "compiled")
         data = small.make_shapes(folder / "data")
         print("one process, undisturbed:", Job(data, [folder / "whole"]).wait())
+        if options.only == "resume":
+            return _resume(data, folder)
         print("two processes, undisturbed:", Job(data, [folder / "two"] * 2).wait())
         _compare(folder / "whole", folder / "two")
         _terminate(data, folder, chance.randrange(3, 20))
         _kill(data, folder, chance.randrange(12, 20))
         _unshared(data, folder)
+        _resume(data, folder)
+
+
+def _resume(data: Path, folder: Path) -> None:
+    """Eight devices in one process and in four; and a job that goes on with another number of
+    processes and devices."""
+    for begins, ends in (
+        ((4, 2), None),
+        ((2, 1), (1, 1)),
+        ((2, 1), (4, 1)),
+        ((1, 8), (4, 2)),
+        ((4, 2), (1, 1)),
+    ):
+        workdir = folder / f"resume-{begins}-{ends}".translate(str.maketrans("(), ", "----"))
+        job = _sized(data, workdir, *begins)
+        if ends:
+            wait_for(4, workdir, job)
+            job.processes[-1].send_signal(signal.SIGTERM)
+        print(f"{begins[0]} processes of {begins[1]} devices: {job.wait()}")
+        if ends:
+            print(f"  {job.said(0, 'SIGTERM')}")
+            codes = _sized(data, workdir, *ends).wait()
+            print(f"  {ends[0]} processes of {ends[1]} devices go on: {codes}")
+        _compare(folder / "whole", workdir)
+        one, other = parameters(folder / "whole"), parameters(workdir)
+        difference = max(np.abs(one[name] - other[name]).max() for name in one)
+        print(f"  parameters differ by {difference:.1e} at most", flush=True)
+
+
+def _sized(data: Path, workdir: Path, processes: int, devices: int) -> Job:
+    os.environ["JAX_NUM_CPU_DEVICES"] = str(devices)
+    return Job(data, [workdir] * processes)
+
+
+def parameters(workdir: Path) -> dict[str, np.ndarray]:
+    """The last ones of a run, by name."""
+    folder = workdir / "checkpoints"
+    saved = ocp.PyTreeCheckpointHandler().metadata(folder / str(STEPS) / "state").tree["params"]
+    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), saved)
+    _, variables, _ = checkpoint.load_variables(folder, {"params": like}, step=STEPS)
+    return trees.flatten_names(variables["params"])
 
 
 def _compare(one: Path, other: Path) -> None:
@@ -101,7 +154,7 @@ def _compare(one: Path, other: Path) -> None:
 
 def _terminate(data: Path, folder: Path, step: int) -> None:
     job = Job(data, [folder / "term"] * 2)
-    wait_for(step, folder / "term")
+    wait_for(step, folder / "term", job)
     start = time.monotonic()
     job.processes[1].send_signal(signal.SIGTERM)
     print(f"SIGTERM to process 1 at step {step}: {job.wait()}, {time.monotonic() - start:.1f} s")
@@ -112,7 +165,7 @@ def _terminate(data: Path, folder: Path, step: int) -> None:
 
 def _kill(data: Path, folder: Path, step: int) -> None:
     job = Job(data, [folder / "kill"] * 2, train__steps=100_000)
-    wait_for(step, folder / "kill")
+    wait_for(step, folder / "kill", job)
     start = time.monotonic()
     job.processes[1].kill()
     print(f"SIGKILL of process 1 at step {step}: {job.wait()}, {time.monotonic() - start:.1f} s")
