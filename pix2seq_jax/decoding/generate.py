@@ -12,6 +12,7 @@ from flax import struct
 from jax import lax
 
 from pix2seq_jax.decoding.sampling import Beam, Greedy, draw
+from pix2seq_jax.models.axes import spread_axes
 from pix2seq_jax.models.cached import Cache
 from pix2seq_jax.models.pix2seq import Pix2Seq
 from pix2seq_jax.vocab import PADDING
@@ -145,7 +146,17 @@ def prepare(model: Pix2Seq, variables: Any, memory: jnp.ndarray) -> tuple[Any, A
 
     The barrier keeps XLA from moving slices and transposes of them into the loop.
     """
-    cross_kv = model.apply(variables, memory, method="cross_kv")
+    if spread_axes():  # the images are on several devices
+        cross_kv = model.apply(variables, memory, method="cross_kv")
+    else:
+        # An image after the other: those of all layers are stacked before they are cut, and of a
+        # whole batch both would be alive.
+        cross_kv = lax.map(
+            lambda one: jax.tree.map(
+                lambda x: x[0], model.apply(variables, one[None], method="cross_kv")
+            ),
+            memory,
+        )
     return lax.optimization_barrier((model.cut_variables(variables), cross_kv))
 
 

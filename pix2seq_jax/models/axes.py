@@ -55,10 +55,15 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
     parameters cut over `fsdp`, every device then holds the whole batch. Nothing happens without a
     mesh, on one device, and in a `shard_map` over all axes.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    sizes = {
-        axis: size for axis, size in mesh.shape.items() if size > 1 and axis not in mesh.manual_axes
-    }
+    sizes = spread_axes()
     if not sizes:
         return x
     return lax.with_sharding_constraint(x, partition_spec(sizes, names, x.shape))
+
+
+def spread_axes() -> dict[str, int]:
+    """The axes of the current mesh, with their sizes, over which XLA spreads arrays."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return {
+        axis: size for axis, size in mesh.shape.items() if size > 1 and axis not in mesh.manual_axes
+    }
