@@ -1,5 +1,6 @@
 """A trained model as a function of images: what prediction, and whoever serves a model, calls."""
 
+import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,6 +77,31 @@ class Prediction:
             objects.append(row)
         return {"objects": objects} | ({"caption": self.caption} if self.texts else {})
 
+    def to_supervision(self):
+        """As `supervision.Detections`, of the package supervision, which draws, tracks and counts.
+
+        `xyxy` f32[N,4] in pixels, `confidence`, `class_id` (labels from 0), `mask` bool[N,H,W]
+        where the model finds masks, and in `data` the `class_name` of each object. Keypoints and
+        captions are not part of it.
+
+        Raises:
+            ValueError: supervision is not installed.
+        """
+        try:
+            import supervision
+        except ImportError as error:
+            raise ValueError(
+                f"Prediction.to_supervision() needs the package supervision ({error}): pip install "
+                "'pix2seq_jax[supervision]'"
+            ) from error
+        return supervision.Detections(
+            xyxy=self.boxes[:, [1, 0, 3, 2]].reshape(-1, 4),
+            mask=self.masks,
+            confidence=self.scores,
+            class_id=self.labels.astype(np.int64) - 1,
+            data={"class_name": np.array(self.names, str)},
+        )
+
 
 class Predictor:
     """A model with its weights, on the devices of this process; compiles once.
@@ -91,6 +117,7 @@ class Predictor:
         *,
         text=None,
         step: int = 0,
+        classes: Sequence[str] = (),
     ) -> None:
         """Builds the graphs of the preprocessing.
 
@@ -100,10 +127,11 @@ class Predictor:
             mesh: of the devices.
             text: makes words of the pieces of captions (data.text.Text).
             step: that the weights are of.
+            classes: names of those that may be found; () for all.
 
         Raises:
-            ValueError: preprocessing or samplers that cannot be; or no task of the model can look
-                at an image without boxes.
+            ValueError: preprocessing or samplers that cannot be; no task of the model can look at
+                an image without boxes; or it has no such class.
         """
         self.config, self.step = config, step
         self._variables, self._mesh, self._text = variables, mesh, text
@@ -115,7 +143,7 @@ class Predictor:
                 "detection is"
             )
         tasks, model = resolve.make_tasks(config), resolve.make_model(config)
-        self._runner = Runner(config, model, tasks, mesh)
+        self._runner = Runner(config, model, tasks, mesh, labels=labels_of(classes, self._names))
 
     def __call__(
         self, images: Any, tasks: Sequence[str] | None = None, *, threshold: float = 0.3
@@ -146,21 +174,23 @@ class Predictor:
         *,
         threshold: float,
         broken: Callable[[str, tuple[int, int], ValueError], None],
+        first: int = 0,
     ) -> Iterator[tuple[int, np.ndarray, dict]]:
         """(number of the image, pixels u8[H,W,3], what `marks` gives), one image after the other.
 
         Memory does not grow with the number of images. `broken` is told of files that cannot be
-        decoded; it may raise.
+        decoded; it may raise. `first` is the number that random draws count from: that of the first
+        image among those of several calls.
         """
         count = len(files)
-        pictures = Pictures(np.arange(count), files, np.zeros((count, 2), np.int32), broken)
+        pictures = Pictures(first + np.arange(count), files, np.zeros((count, 2), np.int32), broken)
         asks = self._asks(count, tasks, threshold)
         label_of = {label: label for label in range(1, len(self._names) + 1)}
         with jax.set_mesh(self._mesh):
             parts = self._runner.run(self._variables, pictures, asks, text=self._text)
             for part in parts:
                 for number in part.places:
-                    pixels, rows = part.pixels(number), rows_of(part.results, number)
+                    pixels, rows = part.pixels(number), rows_of(part.results, first + number)
                     yield number, pixels, marks(rows, self._host_tasks, label_of, pixels.shape[:2])
 
     def prediction(self, objects: dict, threshold: float) -> Prediction:
@@ -184,14 +214,22 @@ class Predictor:
             **fields,
         )
 
-    def picture(self, pixels: np.ndarray, objects: dict, threshold: float) -> Image.Image:
-        """What `stream` gives of an image, drawn on it."""
+    def picture(
+        self,
+        pixels: np.ndarray,
+        objects: dict,
+        threshold: float,
+        sides: tuple[int, int] = draw.SIDES,
+    ) -> Image.Image:
+        """What `stream` gives of an image, drawn on it; `sides` are the smallest and the largest
+        longer side of the picture, in pixels."""
         picture = draw.draw_objects(
             pixels,
             {name: value for name, value in objects.items() if name != "captions"},
             self._names,
             skeleton=tuple(map(tuple, self.config.data.skeleton)),
             threshold=threshold,
+            sides=sides,
         )
         return draw.captioned(picture, objects.get("captions", ()))
 
@@ -219,6 +257,20 @@ class Predictor:
         return asks
 
 
+def labels_of(classes: Sequence[str], names: Sequence[str]) -> list[int] | None:
+    """The labels, 1-based, of some classes by name; None for no name: all of them.
+
+    Raises:
+        ValueError: a name that is none of `names`.
+    """
+    for name in classes:
+        if name not in names:
+            close = difflib.get_close_matches(name.lower(), names, 1, 0.5)
+            hint = f"did you mean {close[0]!r}" if close else f"it has {', '.join(names)}"
+            raise ValueError(f"classes={','.join(classes)}: the model has no {name!r}; {hint}")
+    return [names.index(name) + 1 for name in dict.fromkeys(classes)] or None
+
+
 def _refuse(file: str, size: tuple[int, int], error: ValueError) -> None:
     del file, size
     raise error
@@ -231,6 +283,7 @@ def load(
     step: int = 0,
     batch_size: int = BATCH_SIZE,
     text_model_path: str = "",
+    classes: Sequence[str] = (),
 ) -> Predictor:
     """The model of a workdir, trained or imported, ready to predict.
 
@@ -240,18 +293,20 @@ def load(
         step: of the checkpoint; 0: the newest whole one.
         batch_size: images at a time.
         text_model_path: SentencePiece model, for an imported model with captions.
+        classes: names of those that may be found, decoding writes no other; () for all.
 
     Raises:
-        ValueError: no run or no whole checkpoint there, a task that the model does not have, or no
-            text model where one is needed.
+        ValueError: no run or no whole checkpoint there, a task or class that the model does not
+            have, or no text model where one is needed.
     """
     config = ml_collections.ConfigDict(saved_run.load_config(workdir).to_dict())
     if tasks is not None:
         config = resolve.select_tasks(config, tasks)
     config.eval.batch_size = batch_size
     config.data.text_model = text_model_path or config.data.text_model
+    labels_of(classes, tuple(config.data.category_names))  # before anything large is read
     text, mesh = text_model.load_text(config, workdir), sharding.make_mesh()
     model = resolve.make_model(config)
     with jax.set_mesh(mesh):
         step, variables = saved_run.load_variables(workdir, config, model, mesh, step=step)
-    return Predictor(config, variables, mesh, text=text, step=step)
+    return Predictor(config, variables, mesh, text=text, step=step, classes=classes)
