@@ -134,16 +134,16 @@ class Predictor:
                 an image without boxes; or it has no such class.
         """
         self.config, self.step = config, step
-        self._variables, self._mesh, self._text = variables, mesh, text
+        self.variables, self.mesh, self.text = variables, mesh, text
         self._host_tasks = make_host_tasks(config)
-        self._names = tuple(config.data.category_names)
+        self.names = tuple(config.data.category_names)
         if all(host_task.needs_boxes for host_task in self._host_tasks.values()):
             raise ValueError(
                 f"{' and '.join(self._host_tasks)} alone cannot predict: boxes are needed, so "
                 "detection is"
             )
         tasks, model = resolve.make_tasks(config), resolve.make_model(config)
-        self._runner = Runner(config, model, tasks, mesh, labels=labels_of(classes, self._names))
+        self._runner = Runner(config, model, tasks, mesh, labels=labels_of(classes, self.names))
 
     def __call__(
         self, images: Any, tasks: Sequence[str] | None = None, *, threshold: float = 0.3
@@ -185,9 +185,9 @@ class Predictor:
         count = len(files)
         pictures = Pictures(first + np.arange(count), files, np.zeros((count, 2), np.int32), broken)
         asks = self._asks(count, tasks, threshold)
-        label_of = {label: label for label in range(1, len(self._names) + 1)}
-        with jax.set_mesh(self._mesh):
-            parts = self._runner.run(self._variables, pictures, asks, text=self._text)
+        label_of = {label: label for label in range(1, len(self.names) + 1)}
+        with jax.set_mesh(self.mesh):
+            parts = self._runner.run(self.variables, pictures, asks, text=self.text)
             for part in parts:
                 for number in part.places:
                     pixels, rows = part.pixels(number), rows_of(part.results, first + number)
@@ -208,7 +208,7 @@ class Predictor:
         return Prediction(
             boxes=np.asarray(objects["boxes"], np.float32)[order],
             labels=labels,
-            names=tuple(self._names[label - 1] for label in labels.tolist()),
+            names=tuple(self.names[label - 1] for label in labels.tolist()),
             scores=scores[order],
             texts=tuple(objects.get("captions", ())),
             **fields,
@@ -226,7 +226,7 @@ class Predictor:
         picture = draw.draw_objects(
             pixels,
             {name: value for name, value in objects.items() if name != "captions"},
-            self._names,
+            self.names,
             skeleton=tuple(map(tuple, self.config.data.skeleton)),
             threshold=threshold,
             sides=sides,
@@ -235,7 +235,7 @@ class Predictor:
 
     def _asks(self, count: int, tasks: Sequence[str] | None, threshold: float) -> dict[str, Ask]:
         """What the tasks are asked about `count` images; category ids are labels."""
-        every, labels = np.arange(count), range(1, len(self._names) + 1)
+        every, labels = np.arange(count), range(1, len(self.names) + 1)
         wanted = list(self._host_tasks) if tasks is None else list(tasks)
         if others := sorted(set(wanted) - set(self._host_tasks)):
             raise ValueError(f"tasks={tasks}: the model has {list(self._host_tasks)}, no {others}")
