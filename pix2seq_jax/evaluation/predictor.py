@@ -135,11 +135,11 @@ class Predictor:
         """
         self.config, self.step = config, step
         self.variables, self.mesh, self.text = variables, mesh, text
-        self._host_tasks = make_host_tasks(config)
+        self.host_tasks = make_host_tasks(config)
         self.names = tuple(config.data.category_names)
-        if all(host_task.needs_boxes for host_task in self._host_tasks.values()):
+        if all(host_task.needs_boxes for host_task in self.host_tasks.values()):
             raise ValueError(
-                f"{' and '.join(self._host_tasks)} alone cannot predict: boxes are needed, so "
+                f"{' and '.join(self.host_tasks)} alone cannot predict: boxes are needed, so "
                 "detection is"
             )
         tasks, model = resolve.make_tasks(config), resolve.make_model(config)
@@ -191,7 +191,7 @@ class Predictor:
             for part in parts:
                 for number in part.places:
                     pixels, rows = part.pixels(number), rows_of(part.results, first + number)
-                    yield number, pixels, marks(rows, self._host_tasks, label_of, pixels.shape[:2])
+                    yield number, pixels, marks(rows, self.host_tasks, label_of, pixels.shape[:2])
 
     def prediction(self, objects: dict, threshold: float) -> Prediction:
         """What `stream` gives of an image as a Prediction, without objects that score less than the
@@ -236,13 +236,13 @@ class Predictor:
     def _asks(self, count: int, tasks: Sequence[str] | None, threshold: float) -> dict[str, Ask]:
         """What the tasks are asked about `count` images; category ids are labels."""
         every, labels = np.arange(count), range(1, len(self.names) + 1)
-        wanted = list(self._host_tasks) if tasks is None else list(tasks)
-        if others := sorted(set(wanted) - set(self._host_tasks)):
-            raise ValueError(f"tasks={tasks}: the model has {list(self._host_tasks)}, no {others}")
-        prompted = any(self._host_tasks[name].needs_boxes for name in wanted)
-        finds_boxes = any(one.finds_boxes for one in self._host_tasks.values())
+        wanted = list(self.host_tasks) if tasks is None else list(tasks)
+        if others := sorted(set(wanted) - set(self.host_tasks)):
+            raise ValueError(f"tasks={tasks}: the model has {list(self.host_tasks)}, no {others}")
+        prompted = any(self.host_tasks[name].needs_boxes for name in wanted)
+        finds_boxes = any(one.finds_boxes for one in self.host_tasks.values())
         asks = {}
-        for name, host_task in self._host_tasks.items():
+        for name, host_task in self.host_tasks.items():
             if not host_task.needs_boxes:
                 if name in wanted or (prompted and host_task.finds_boxes):
                     asks[name] = Ask(every, labels)
