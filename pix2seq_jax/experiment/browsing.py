@@ -55,7 +55,7 @@ def browse(
         config, text, streams = _opened(config, workdir or nothing)
     tasks, host_tasks = resolve.make_tasks(config), make_host_tasks(config)
     parts: list[token_pages.Part] = []
-    for name in feeds.weighing(config):
+    for name in _weighing(config):
         drawer = _Drawer(tasks[name], host_tasks[name], config, text)
         own = drawer.sequences(_batches(config, streams, tasks, name, step), step)
         for number, (part, picture) in zip(range(count), own, strict=False):
@@ -81,6 +81,11 @@ def _opened(config: ml_collections.ConfigDict, workdir: str) -> tuple[Any, Any, 
     return config, text, inputs.open_streams(config, sources, text)
 
 
+def _weighing(config: ml_collections.ConfigDict) -> list[str]:
+    """The tasks that are trained, in the order in which a step takes them."""
+    return [name for name in resolve.task_names(config) if name in feeds.weighing(config)]
+
+
 def _batches(
     config: ml_collections.ConfigDict,
     streams: dict[str, list],
@@ -89,7 +94,7 @@ def _batches(
     step: int,
 ) -> Iterator[dict[str, np.ndarray]]:
     """The rows of a task in the batches of a run, from a step on."""
-    data, weighing = config.train.mixing == "data", feeds.weighing(config)
+    data, weighing = config.train.mixing == "data", _weighing(config)
     batches = pipeline.train_dataset(
         feeds.together(config, streams) if data else streams[name],
         batch_size=feeds.batch_sizes(config)[Mixed.name if data else name],
@@ -126,7 +131,7 @@ class _Drawer:
         self, batches: Iterator[dict[str, np.ndarray]], step: int
     ) -> Iterator[tuple[token_pages.Part, Any]]:
         """(part of a page, picture) of each sequence that is not padding, endlessly."""
-        index = feeds.weighing(self._config).index(self._task.name)
+        index = _weighing(self._config).index(self._task.name)
         run = jax.random.fold_in(jax.random.key(self._config.seed), 1)
         encode = jax.jit(self._task.encode)
         for number, batch in enumerate(batches, step):
