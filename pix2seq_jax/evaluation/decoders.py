@@ -157,9 +157,11 @@ def only_classes(
     """
     if labels is None:
         return allowed
+    if allowed is None:
+        allowed = (((0, vocab.size),),)
     start, stop = vocab.class_range
     kept = []
-    for ranges in (((0, vocab.size),),) if allowed is None else allowed:
+    for ranges in allowed:
         own: list[tuple[int, int]] = []
         for first, end in ranges:
             own += [(first, min(end, start)), (max(first, stop), end)]

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pix2seq_jax.data.coco.files import read_file
-from pix2seq_jax.decoding.looking import look
+from pix2seq_jax.decoding.looking import Look, look
 from pix2seq_jax.evaluation.base import Rows
 from pix2seq_jax.evaluation.boxes import Boxes
 from pix2seq_jax.evaluation.chunks import Chunk, Pictures
@@ -137,50 +137,49 @@ class Explainer:
         fields = (example[field] for field in ("ids", "crop_offset", "orig_size"))
         prompt = task.prompt(example)
         drawn = self._draws[name](variables, memory, prompt, row_keys(self._config.seed, *fields))
-        prompts, tokens = prompt.reshape(1, -1, prompt.shape[-1]), drawn.tokens
-        samples, scores = tokens, drawn.class_probs if task.class_positions else drawn.scores
+        samples, scores = drawn.tokens, drawn.class_probs if task.class_positions else drawn.scores
         if not task.prompted:
-            samples, scores = samples[:, None], scores[:, None]  # [1,N,K,T]
-        first = samples[:, :, 0]
-        whole = jnp.concatenate([prompts, first], axis=-1)
+            samples, scores, prompt = samples[:, None], scores[:, None], prompt[:, None]
+        # Of the first sample, [1,N,T].
+        whole = jnp.concatenate([prompt, samples[:, :, 0]], axis=-1)
         looked = self._look(variables, memory, whole[..., :-1])
-        start = prompts.shape[-1] - 1  # the last token of the prompt predicts the first one
         found = _host(task.decode(samples, scores, example))
+        objects = self._objects(name, task, samples[:, :, :1], scores[:, :, :1], example)
+        own = found["scores"][0] if task.class_positions else np.zeros(0)
+        rows = range(whole.shape[1])
+        if task.prompted:
+            rows = np.flatnonzero(example["labels"][0]).tolist()
+        words = [self._in_words(task, example, whole[0, row], looked, row) for row in rows]
+        where = (_pixels(example), objects, own)
+        return [Explained(name, seen.title, *texts, *where) for texts in words], found
+
+    def _objects(
+        self, name: str, task: Task, samples: jax.Array, scores: jax.Array, example: Example
+    ) -> dict:
+        """What is drawn of samples [1,N,1,T], in pixels of what the model sees."""
         framed = example | {"orig_size": example["unpadded_size"]}
         framed["crop_offset"] = jnp.zeros_like(example["crop_offset"])
-        drawable = self._objects(
-            name, _host(task.decode(samples[:, :, :1], scores[:, :, :1], framed)), framed
-        )
-        frame, height = _frame(example), example["unpadded_size"][0]
-        words = Words(task.vocab, self._predictor.names, self._predictor.text)
-        explained = []
-        for number in range(prompts.shape[1]):
-            if task.prompted and not int(example["labels"][0, number]):
-                continue
-            logits = np.asarray(looked.logits[0, number, start:])
-            own = response_words(words, task, np.asarray(first[0, number]), logits, frame)
-            maps = np.asarray(looked.attention[0, number, start : start + len(own)])
-            explained.append(
-                Explained(
-                    task=name,
-                    title=seen.title,
-                    prompt=prompt_words(words, np.asarray(prompts[0, number]), frame),
-                    tokens=own,
-                    attention=self._maps(maps, np.asarray(height)),
-                    pixels=_pixels(example),
-                    objects=drawable,
-                    scores=found["scores"][0] if task.class_positions else np.zeros(0),
-                )
-            )
-        return explained, found
-
-    def _objects(self, name: str, part: Mapping[str, np.ndarray], framed: Example) -> dict:
-        """What is drawn of what was decoded, in pixels of what the model sees."""
+        part = _host(task.decode(samples, scores, framed))
         size = tuple(np.asarray(framed["unpadded_size"][0]).tolist())
         labels = range(1, len(self._predictor.names) + 1)
         host_task = self._predictor.host_tasks[name]
         rows = host_task.results(part, Rows([0], [size], labels, self._predictor.text))
         return marks({name: rows}, {name: host_task}, {one: one for one in labels}, size)
+
+    def _in_words(
+        self, task: Task, example: Example, sequence: jax.Array, looked: Look, number: int
+    ) -> tuple[list[dict], list[dict], np.ndarray]:
+        """(words of the prompt, words of the response, its maps) of a sequence i32[P+T], row
+        `number` of what was looked at."""
+        words = Words(task.vocab, self._predictor.names, self._predictor.text)
+        frame, tokens = _frame(example), np.asarray(sequence)
+        length = task.prompt(example).shape[-1]
+        start = length - 1  # the last token of the prompt predicts the first one
+        logits = np.asarray(looked.logits[0, number, start:])
+        response = response_words(words, task, tokens[length:], logits, frame)
+        maps = np.asarray(looked.attention[0, number, start : start + len(response)])
+        maps = self._maps(maps, np.asarray(example["unpadded_size"][0]))
+        return prompt_words(words, tokens[:length], frame), response, maps
 
     def _maps(self, attention: np.ndarray, unpadded: np.ndarray) -> np.ndarray:
         """f32[T,S] -> f32[T,h,w] of the unpadded image, smooth, the largest of each 1."""

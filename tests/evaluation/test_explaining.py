@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from pix2seq_jax import explain
-from pix2seq_jax.evaluation import predictor
-from pix2seq_jax.evaluation.explaining import Explainer
+from pix2seq_jax.evaluation import explanations, predictor
+from pix2seq_jax.evaluation.explaining import Explained
 from pix2seq_jax.evaluation.explanations import shown
 from pix2seq_jax.evaluation.token_words import Frame, Words
 from pix2seq_jax.vocab import END_PIECE, FAKE, INVISIBLE, PADDING, PROMPT_KEYPOINTS, SEPARATOR
@@ -19,20 +19,27 @@ RECORDED = Path(__file__).parents[1] / "golden" / "workdir_0_1"  # of all four t
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory) -> tuple[Path, Path]:
-    """(image, folder that the command wrote)."""
+def written(tmp_path_factory) -> tuple[Path, Path, list[Explained]]:
+    """(image, folder that the command wrote, what it was written of)."""
     image, out = tmp_path_factory.mktemp("image") / "a & b.png", tmp_path_factory.mktemp("out")
     noise = np.random.default_rng(1).integers(0, 255, (5, 8, 3), np.uint8)
     Image.fromarray(noise).resize((200, 120)).save(image)
     names = {flag.name: flag.default for flag in explain.FLAGS}
     given = {"workdir": str(RECORDED), "image": str(image), "out": str(out)}
-    explain.call(**(names | given | {"threshold": 0.0, "objects": 2}))
-    return image, out
+    explained, write = [], explanations.write
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            explanations,
+            "write",
+            lambda own, *args, **options: (explained.extend(own), write(own, *args, **options)),
+        )
+        explain.call(**(names | given | {"threshold": 0.0, "objects": 2}))
+    return image, out, explained
 
 
 def test_the_sequences_are_those_of_prediction(written):
     """Boxes and captions that the predictor gives are spelled by the tokens."""
-    image, out = written
+    image, out, _ = written
     content = json.loads((out / "tokens.json").read_text())
     by_task: dict[str, list] = {}
     for one in content["sequences"]:
@@ -63,7 +70,7 @@ def test_probabilities_and_runners_up(written):
 
 
 def test_a_page_and_pictures(written):
-    _, out = written
+    _, out, _ = written
     page = (out / "index.html").read_text()
     assert "a &amp; b.png" in page and "http" not in page
     sequences = json.loads((out / "tokens.json").read_text())["sequences"]
@@ -76,10 +83,7 @@ def test_a_page_and_pictures(written):
 
 
 def test_where_the_model_looks_lies_on_what_it_sees(written):
-    explained = Explainer(predictor.load(RECORDED, tasks=["detection"], batch_size=1))(
-        str(written[0]), threshold=0.0, objects=2
-    )
-    (one,) = explained
+    one = written[2][0]
     assert one.attention.shape == (len(one.tokens), *one.pixels.shape[:2])
     np.testing.assert_allclose(one.attention.max(axis=(1, 2)), 1, atol=1e-6)
     height, width = one.pixels.shape[:2]

@@ -52,7 +52,7 @@ def test_the_samples_are_those_of_training(opened):
     mesh = sharding.make_mesh()
     own = feeds.open_feeds(config, streams, mesh, start=3, bad_images=None)
     with jax.set_mesh(mesh):
-        batch = {name: np.asarray(x) for name, x in next(iter(own["detection"])).items()}
+        batch = {name: np.asarray(x) for name, x in next(iter(own["detection"]))[0].items()}
     for feed in own.values():
         feed.__exit__(None, None, None)
     mine = next(browsing._batches(config, streams, tasks, "detection", 3))
