@@ -97,8 +97,13 @@ def axis_of(task: Task, position: int) -> int:
 
 def prompt_words(words: Words, tokens: np.ndarray, frame: Frame) -> list[dict[str, Any]]:
     """`Words.of` each token of a prompt i32[P]: the task, then y, x, y, x and a class."""
-    axes = [(position + 1) % 2 for position in range(len(tokens))]
-    return [words.of(int(token), axis, frame) for token, axis in zip(tokens, axes, strict=True)]
+    rows = []
+    for position, token in enumerate(tokens.tolist()):
+        row = words.of(token, (position + 1) % 2, frame)
+        if position == 0 and row["kind"] == "unused":  # of a task that is not in the table
+            row |= {"kind": "task", "text": f"task {token}"}
+        rows.append(row)
+    return rows
 
 
 def response_words(
