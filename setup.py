@@ -45,6 +45,8 @@ TEST = [
 ]
 # What the command `tfds build` imports and tensorflow-datasets does not bring.
 TFDS = ["apache-beam>=2.77", "mlcroissant>=1.1", "importlib-resources>=6.5"]
+VIDEO = ["av>=18.0"]  # predict on videos
+SUPERVISION = ["supervision>=0.31"]  # Prediction.to_supervision
 ORACLE = ["pycocoevalcap>=1.2"]  # a test compares the caption metrics with it; 100 MB
 
 setup(
@@ -61,5 +63,12 @@ setup(
     entry_points={"console_scripts": ["pix2seq = pix2seq_jax.commands:main"]},
     python_requires=">=3.11",
     install_requires=CORE,
-    extras_require={"test": TEST + SERVE, "serve": SERVE, "oracle": ORACLE, "tfds": TFDS},
+    extras_require={
+        "test": TEST + SERVE + VIDEO + SUPERVISION,
+        "serve": SERVE,
+        "oracle": ORACLE,
+        "tfds": TFDS,
+        "video": VIDEO,
+        "supervision": SUPERVISION,
+    },
 )

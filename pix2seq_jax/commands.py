@@ -34,6 +34,8 @@ VERBS = (
     Verb("train", "main", "Train a model, and evaluate it on the way."),
     Verb("eval", "evaluate", "Evaluate what a workdir holds."),
     Verb("predict", "predict", "Run a trained model on images."),
+    Verb("explain", "explain", "Show the tokens of an image, their probabilities and attention."),
+    Verb("browse", "browse", "Show training samples as the model sees them."),
     Verb("validate", "validate", "List what is wrong with a data set."),
     Verb("prepare", "prepare", "Write a data set as shards; read Pascal VOC, YOLO and TFDS."),
     Verb("import-tf", "import_tf", "Import a checkpoint of the official TensorFlow release."),

@@ -1,34 +1,37 @@
-"""Runs a trained model on images: `python -m pix2seq_jax.predict --workdir=DIR
---images='photos/*.jpg' --out=DIR`.
+"""Runs a trained model on images or a video:
 
-Writes each image with what was found drawn on it, and `predictions.json`: file, boxes, categories,
-scores, and masks, keypoints and captions if the model was trained on them; in pixels of the image
-as a viewer shows it (EXIF orientation applied). Files are read, predicted for and written some at a
-time, so there may be any number of them; those that cannot be decoded are named in the log and
-skipped.
+    python -m pix2seq_jax.predict --workdir=runs/mine --images=photos --out=predictions
+
+--images is an image, a folder, a glob in quotes ('photos/**/*.jpg'), - for paths on stdin, or a
+video. DIR gets each image with what was found drawn on it, index.html (all pictures, by class),
+predictions.json (boxes, categories, scores, masks, keypoints and captions in pixels of the image as
+a viewer shows it) and predictions_coco.json (COCO's results).
+
+Files are read, predicted for and written some at a time, so there may be any number of them. The
+exit code is 0 if all were answered, 1 if some could not be read (they are named in the log and in
+skipped.json; the others are answered), and 2 if the command cannot run.
 """
 
-import contextlib
-import glob
-import json
-import os
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pix2seq_jax.experiment import command
 from pix2seq_jax.experiment.command import REQUIRED, Flag
-from pix2seq_jax.experiment.logs import log, phase, setup_logging
-from pix2seq_jax.files.whole import open_whole
+from pix2seq_jax.experiment.logs import followed, log, phase, setup_logging
 
 FLAGS = (
     Flag("workdir", REQUIRED, "Folder of a trained run."),
-    Flag("images", REQUIRED, "Glob of image files, in quotes; ** for subfolders."),
-    Flag("out", REQUIRED, "Folder for pictures and predictions.json."),
+    Flag("images", REQUIRED, "An image, a folder, a glob in quotes, - for stdin, or a video."),
+    Flag("out", REQUIRED, "Folder for the pictures, index.html and the JSON files."),
     Flag("batch_size", 8, "Images at a time."),
-    Flag("limit", 0, "Only the first so many files (0: all)."),
+    Flag("limit", 0, "Only the first so many files or frames (0: all)."),
     Flag("threshold", 0.3, "Lowest score that is shown."),
-    Flag("text_model", "", "SentencePiece model of an imported model with captions."),
+    Flag("classes", (), "Only these may be found, as in person,car (empty: all)."),
     Flag("tasks", "", "Only these tasks, joined by +, as in detection+segmentation."),
+    Flag("side", 1024, "Longer side of the pictures at most, in pixels (0: that of the image)."),
+    Flag("image_ids", "", "COCO JSON with the ids of the images (empty: 1, 2, 3, ...)."),
+    Flag("text_model", "", "SentencePiece model of an imported model with captions."),
     Flag("step", 0, "Of the checkpoint to use (0: the newest)."),
 )
 
@@ -44,113 +47,94 @@ def stream(
     step: int = 0,
     text_model: str = "",
     tasks: str = "",
+    classes: Sequence[str] = (),
+    side: int = 1024,
+    image_ids: str = "",
+    skipped: "Skipped | None" = None,
 ) -> Iterator[dict]:
-    """Predicts for the files that the glob `images` matches; yields the rows of predictions.json as
-    they are written.
+    """Predicts for files; yields the rows of predictions.json as they are written.
 
     Args:
         workdir: of a trained run.
-        images: glob, `**` for subfolders.
+        images: what to look at, see `predictions.sources.find`.
         out: folder to write to.
-        batch_size: files that are looked at together.
-        limit: only the first so many files; 0: all.
+        batch_size: files or frames that are looked at together.
+        limit: only the first so many files or frames; 0: all.
         threshold: objects with lower scores are left out of pictures and JSON.
         step: of the checkpoint; 0: the newest.
         text_model: of an imported model with captions.
         tasks: some of the model's tasks, joined by +; "" for all.
+        classes: names of those that may be found; () for all.
+        side: longer side of the pictures at most, in pixels; 0: that of the image.
+        image_ids: JSON that has the ids of COCO's results, see `predictions.coco_rows.image_ids`.
+        skipped: learns of files that cannot be decoded.
 
     Raises:
-        ValueError: no trained run, no file matches, none of them is an image, or `out` would
-            overwrite one.
+        ValueError: no trained run, no file matches, none of them is an image, `out` would overwrite
+            one, the model has no such task or class, or a video cannot be read.
     """
     from pix2seq_jax.evaluation import predictor
+    from pix2seq_jax.evaluation.predictions import coco_rows, sources
+    from pix2seq_jax.evaluation.predictions.output import Output
 
     setup_logging()
-    matched = sorted(path for path in glob.glob(images, recursive=True) if os.path.isfile(path))
-    paths, folder, skipped = matched[: max(limit, 0) or None], Path(out), Skipped()
-    none = f"--images={images!r}: {len(matched)} files match and none is an image"
-    none = f"{none}; give a glob of images"
-    if not paths:
-        raise ValueError(none)
-    check_names(paths, names := names_for(paths), folder)
+    source, skipped = sources.find(images, limit=limit), skipped or Skipped()
+    names = sources.names_for(source.paths)
+    sources.check_names(source.paths, names, Path(out))
+    ids = coco_rows.image_ids(source.paths, image_ids)
     with phase("restore"):
         model = predictor.load(
             workdir,
-            tasks=tasks.split("+") if tasks else None,
+            tasks=tasks.replace(",", "+").split("+") if tasks else None,
             step=step,
             batch_size=batch_size,
             text_model_path=text_model,
+            classes=classes,
         )
-    append = None
-    with contextlib.ExitStack() as stack:
-        doing = f"predict {len(paths)} images with the weights of step {model.step}"
-        stack.enter_context(phase(doing))
-        images_found = model.stream(paths, threshold=threshold, broken=skipped)
-        for number, pixels, objects in images_found:
-            if append is None:  # nothing is written before there is an image
-                folder.mkdir(parents=True, exist_ok=True)
-                append = stack.enter_context(json_list(folder / "predictions.json"))
-            model.picture(pixels, objects, threshold).save(folder / names[number])
-            row = {"file": paths[number]} | model.prediction(objects, threshold).to_dict()
-            append(row)
-            yield row
-    if append is None:
-        raise ValueError(none)
-    counts = len(paths) - skipped.count, skipped.count
-    log.info("%d images, %d skipped; pictures and predictions.json are in %s", *counts, out)
-
-
-def names_for(paths: Sequence[str]) -> list[str]:
-    """A PNG's name for each file; files of the same name in several folders get the folders into
-    their names."""
-    stems = [Path(path).stem for path in paths]
-    if len(set(stems)) == len(stems):
-        return [f"{stem}.png" for stem in stems]
-    root = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
-    return [
-        os.path.relpath(os.path.abspath(path), root).replace(os.sep, "_") + ".png" for path in paths
-    ]
-
-
-def check_names(paths: Sequence[str], names: Sequence[str], folder: Path) -> None:
-    """Raises ValueError where a picture would overwrite one of the images, or two would have one
-    name."""
-    taken = {Path(path).resolve() for path in paths}
-    for path, name in zip(paths, names, strict=True):
-        target = (folder / name).resolve()
-        if target in taken:
+    with Output(Path(out), model, threshold=threshold, side=side) as output:
+        if source.video:
+            yield from _video(source.video, output, batch_size, limit)
+        else:
+            with phase(f"predict {len(source.paths)} images with the weights of step {model.step}"):
+                found = model.stream(source.paths, threshold=threshold, broken=skipped)
+                for number, pixels, objects in found:
+                    path, name = source.paths[number], names[number]
+                    yield output.add(path, name, ids[number], pixels, objects)
+        if not output.count:
             raise ValueError(
-                f"--out={folder}: the picture of {path} would overwrite {target}; choose "
-                "another folder"
+                f"--images={images!r}: {len(source.paths)} files match and none is an image; give "
+                "images that a viewer can open"
             )
-        taken.add(target)
+        output.finish(skipped.files)
+    counts = output.count, len(skipped.files)
+    log.info("%d images, %d skipped; pictures and predictions.json are in %s", *counts, out)
+    if skipped.files:
+        log.warning("skipped: %s", ", ".join(file for file, _ in skipped.files))
 
 
-@contextlib.contextmanager
-def json_list(path: Path) -> Iterator[Callable[[dict], None]]:
-    """A function that appends to a JSON list, which gets its name when the block ends well."""
-    with open_whole(path) as file:
-        before = b"["
+def _video(path: str, output, batch_size: int, limit: int) -> Iterator[dict]:
+    """Predicts for the frames of a video, and writes them as another one."""
+    from pix2seq_jax.evaluation.predictions import frames
 
-        def append(row: dict) -> None:
-            nonlocal before
-            file.write(before + json.dumps(row).encode())
-            before = b", "
-
-        yield append
-        file.write(b"]" if before == b", " else b"[]")
+    with phase(f"predict {path} with the weights of step {output.model.step}"):
+        rows = frames.predict(path, output, batch_size=batch_size, limit=limit)
+        total = next(rows)
+        if total:
+            rows = followed(rows, total, name="frames", size=lambda row: 1)
+        yield from rows
 
 
 class Skipped:
-    """Files that cannot be decoded: named in the log and counted."""
+    """Files that cannot be decoded: named in the log and kept, with what is wrong."""
 
-    count = 0
+    def __init__(self) -> None:
+        self.files: list[tuple[str, str]] = []
 
     def __call__(self, file: str, size: tuple[int, int], error: ValueError) -> None:
         """See chunks.Pictures.broken."""
-        del file, size
+        del size
         log.warning("skipped: %s", error)
-        self.count += 1
+        self.files.append((file, str(error)))
 
 
 def run(*args, **options) -> list[dict]:
@@ -164,9 +148,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def call(**options) -> None:
-    """Predicts for all files; every row is written as it comes."""
-    for _ in stream(**options):
+    """Predicts for all files; every row is written as it comes. Ends the process with 1 where files
+    were skipped."""
+    skipped = Skipped()
+    for _ in stream(**options, skipped=skipped):
         pass
+    if skipped.files:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -174,7 +174,7 @@ def test_predict_reads_any_image_and_skips_broken_ones(trained, tmp_path):
         f"--out={out}",
         "--threshold=0",
     ]
-    errors = finish(*command, f"--images={images}/*")
+    errors = finish(*command, f"--images={images}/*", code=1)
     assert "broken.jpg" in errors and "4 images, 1 skipped" in errors
     rows = {
         Path(row["file"]).name: row["objects"]

@@ -2,7 +2,7 @@
 memory to results."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +13,10 @@ from jax.sharding import PartitionSpec
 
 from pix2seq_jax.decoding import sampling
 from pix2seq_jax.decoding.beam import beam_search
-from pix2seq_jax.decoding.generate import generate
+from pix2seq_jax.decoding.generate import Ranges, generate
 from pix2seq_jax.tasks.base import Task, from_original, images
 from pix2seq_jax.training import sharding
+from pix2seq_jax.vocab import Vocab
 
 
 def make_encoder(model) -> Callable:
@@ -48,7 +49,13 @@ def read_sampler(
     return sampler
 
 
-def make_decoder(model, task: Task, section: ml_collections.ConfigDict) -> Callable:
+def make_decoder(
+    model,
+    task: Task,
+    section: ml_collections.ConfigDict,
+    *,
+    labels: Sequence[int] | None = None,
+) -> Callable:
     """Jitted `decode(variables, memory, batch, rows, seed) -> dict`: task.decode of freshly
     generated tokens.
 
@@ -61,10 +68,12 @@ def make_decoder(model, task: Task, section: ml_collections.ConfigDict) -> Calla
             pixels of the original image, `labels i32[R,N]`, `scores f32[R,N]`, which prompt.
         seed: i32[].
 
+    With `labels` no other class is written, or chosen by its probability; None: all are.
+
     Raises:
         ValueError: see `read_sampler`.
     """
-    draw = make_draw(model, task, section)
+    draw, chosen = make_draw(model, task, section, labels=labels), class_mask(task, labels)
 
     @jax.jit
     def decode(variables, memory, batch, rows, seed):
@@ -75,7 +84,8 @@ def make_decoder(model, task: Task, section: ml_collections.ConfigDict) -> Calla
         if "boxes" in rows:
             example["boxes"] = from_original(rows["boxes"], example)
         images_of = jnp.take(memory, row, axis=0)
-        return read_drawn(task, draw(variables, images_of, example, seed), example)
+        drawn = draw(variables, images_of, example, seed)
+        return read_drawn(task, drawn, example, chosen)
 
     return decode
 
@@ -86,13 +96,20 @@ def blank_images(model, batch) -> jnp.ndarray:
     return jnp.zeros((batch, *model.image_size, 3))
 
 
-def make_draw(model, task: Task, section: ml_collections.ConfigDict) -> Callable:
-    """`draw(variables, memory, example, seed) -> Generated`, as the task's section says.
+def make_draw(
+    model,
+    task: Task,
+    section: ml_collections.ConfigDict,
+    *,
+    labels: Sequence[int] | None = None,
+) -> Callable:
+    """`draw(variables, memory, example, seed) -> Generated`, as the task's section says; of the
+    classes only `labels` (None: all).
 
     Raises:
         ValueError: see `read_sampler`.
     """
-    draw_rows = _generating(model, task, section)
+    draw_rows = make_generate(model, task, section, labels=labels)
 
     def draw(variables, memory, example, seed):
         keys = row_keys(seed, example["ids"], example["crop_offset"], example["orig_size"])
@@ -101,9 +118,14 @@ def make_draw(model, task: Task, section: ml_collections.ConfigDict) -> Callable
     return draw
 
 
-def read_drawn(task: Task, drawn, example) -> dict[str, jnp.ndarray]:
-    """What `task.decode` makes of what was drawn."""
+def read_drawn(
+    task: Task, drawn, example, chosen: np.ndarray | None = None
+) -> dict[str, jnp.ndarray]:
+    """What `task.decode` makes of what was drawn; of the classes only those `chosen`, see
+    `class_mask`."""
     tokens, scores = drawn.tokens, drawn.class_probs if task.class_positions else drawn.scores
+    if task.class_positions and chosen is not None:
+        scores = jnp.where(chosen, scores, -1.0)  # below any probability
     if not task.prompted:
         tokens, scores = tokens[:, None], scores[:, None]  # [B,1,K,T]
     return task.decode(tokens, scores, example)
@@ -124,10 +146,18 @@ def _on_each_device(draw: Callable) -> Callable:
     )
 
 
-def _generating(model, task: Task, section: ml_collections.ConfigDict) -> Callable:
-    """`draw(variables, memory, prompt, keys) -> Generated`, as the task's section says."""
+def make_generate(
+    model,
+    task: Task,
+    section: ml_collections.ConfigDict,
+    *,
+    labels: Sequence[int] | None = None,
+) -> Callable:
+    """`draw(variables, memory, prompt, keys) -> Generated`, as the task's section says; of the
+    classes only `labels` (None: all)."""
     sampler = read_sampler(task, section)
-    options = {"max_len": task.max_len, "allowed": task.allowed if section.grammar else None}
+    allowed = task.allowed if section.grammar else None
+    options = {"max_len": task.max_len, "allowed": only_classes(allowed, task.vocab, labels)}
     if isinstance(sampler, sampling.Beam):
         options |= {"beams": sampler.size, "length_penalty": sampler.length_penalty}
 
@@ -147,6 +177,40 @@ def _generating(model, task: Task, section: ml_collections.ConfigDict) -> Callab
         return generate(model, variables, memory, prompt, rng=keys, **options)
 
     return sample
+
+
+def only_classes(
+    allowed: tuple[Ranges, ...] | None, vocab: Vocab, labels: Sequence[int] | None
+) -> tuple[Ranges, ...] | None:
+    """A grammar that may write no class but those of `labels`; all else stays as it is.
+
+    Args:
+        allowed: see `tasks.base.Task.allowed`; None: any token.
+        vocab: token ranges.
+        labels: 1-based; None: all classes.
+    """
+    if labels is None:
+        return allowed
+    if allowed is None:
+        allowed = (((0, vocab.size),),)
+    start, stop = vocab.class_range
+    kept = []
+    for ranges in allowed:
+        own: list[tuple[int, int]] = []
+        for first, end in ranges:
+            own += [(first, min(end, start)), (max(first, stop), end)]
+            tokens = [start + label - 1 for label in labels]
+            own += [(token, token + 1) for token in tokens if first <= token < end]
+        kept.append(tuple((first, end) for first, end in own if first < end))
+    return tuple(kept)
+
+
+def class_mask(task: Task, labels: Sequence[int] | None) -> np.ndarray | None:
+    """bool[C], which of the tokens of `class_positions` are classes of `labels`; None: all."""
+    if labels is None or task.class_positions is None:
+        return None
+    start, stop = task.class_positions[:2]
+    return np.isin(np.arange(start, stop), task.vocab.class_range[0] - 1 + np.asarray(labels))
 
 
 def id_halves(image_ids: np.ndarray) -> np.ndarray:

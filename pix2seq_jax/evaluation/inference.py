@@ -78,8 +78,11 @@ class Runner:
         model,
         tasks: Mapping[str, Task],
         mesh: jax.sharding.Mesh,
+        *,
+        labels: Sequence[int] | None = None,
     ) -> None:
-        """Builds all graphs of the preprocessing.
+        """Builds all graphs of the preprocessing. Of the classes only `labels` can be found (None:
+        all).
 
         Raises:
             ValueError: preprocessing or samplers that cannot be, by the name of their field.
@@ -88,7 +91,8 @@ class Runner:
         self._host_tasks = make_host_tasks(config)
         self._rows_of = sharding.batch_sharding(mesh)
         self._decoders = {
-            name: make_decoder(model, task, config.tasks[name]) for name, task in tasks.items()
+            name: make_decoder(model, task, config.tasks[name], labels=labels)
+            for name, task in tasks.items()
         }
         self._encode = make_encoder(model)
         size = tuple(model.image_size)

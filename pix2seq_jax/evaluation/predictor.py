@@ -1,6 +1,7 @@
 """A trained model as a function of images: what prediction, and whoever serves a model, calls."""
 
 import dataclasses
+import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,6 +79,31 @@ class Prediction:
             objects.append(row)
         return {"objects": objects} | ({"caption": self.caption} if self.texts else {})
 
+    def to_supervision(self):
+        """As `supervision.Detections`, of the package supervision, which draws, tracks and counts.
+
+        `xyxy` f32[N,4] in pixels, `confidence`, `class_id` (labels from 0), `mask` bool[N,H,W]
+        where the model finds masks, and in `data` the `class_name` of each object. Keypoints and
+        captions are not part of it.
+
+        Raises:
+            ValueError: supervision is not installed.
+        """
+        try:
+            import supervision
+        except ImportError as error:
+            raise ValueError(
+                f"Prediction.to_supervision() needs the package supervision ({error}): pip install "
+                "'pix2seq_jax[supervision]'"
+            ) from error
+        return supervision.Detections(
+            xyxy=self.boxes[:, [1, 0, 3, 2]].reshape(-1, 4),
+            mask=self.masks,
+            confidence=self.scores,
+            class_id=self.labels.astype(np.int64) - 1,
+            data={"class_name": np.array(self.names, str)},
+        )
+
 
 class Predictor:
     """A model with its weights, on the devices of this process; compiles once.
@@ -93,6 +119,7 @@ class Predictor:
         *,
         text=None,
         step: int = 0,
+        classes: Sequence[str] = (),
     ) -> None:
         """Builds the graphs of the preprocessing.
 
@@ -102,22 +129,23 @@ class Predictor:
             mesh: of the devices.
             text: makes words of the pieces of captions (data.text.Text).
             step: that the weights are of.
+            classes: names of those that may be found; () for all.
 
         Raises:
-            ValueError: preprocessing or samplers that cannot be; or no task of the model can look
-                at an image without boxes.
+            ValueError: preprocessing or samplers that cannot be; no task of the model can look at
+                an image without boxes; or it has no such class.
         """
         self.config, self.step = config, step
-        self._variables, self._mesh, self._text = variables, mesh, text
-        self._host_tasks = make_host_tasks(config)
-        self._names = tuple(config.data.category_names)
-        if all(host_task.needs_boxes for host_task in self._host_tasks.values()):
+        self.variables, self.mesh, self.text = variables, mesh, text
+        self.host_tasks = make_host_tasks(config)
+        self.names = tuple(config.data.category_names)
+        if all(host_task.needs_boxes for host_task in self.host_tasks.values()):
             raise ValueError(
-                f"{' and '.join(self._host_tasks)} alone cannot predict: boxes are needed, so "
+                f"{' and '.join(self.host_tasks)} alone cannot predict: boxes are needed, so "
                 "detection is"
             )
         tasks, model = resolve.make_tasks(config), resolve.make_model(config)
-        self._runner = Runner(config, model, tasks, mesh)
+        self._runner = Runner(config, model, tasks, mesh, labels=labels_of(classes, self.names))
 
     def __call__(
         self,
@@ -155,21 +183,24 @@ class Predictor:
         threshold: float,
         broken: Callable[[str, tuple[int, int], ValueError], None],
         alone: bool = False,
+        first: int = 0,
     ) -> Iterator[tuple[int, np.ndarray, dict]]:
         """(number of the image, pixels u8[H,W,3], what `marks` gives), one image after the other.
 
         Memory does not grow with the number of images. `broken` is told of files that cannot be
-        decoded; it may raise. `alone` as in `__call__`.
+        decoded; it may raise. `alone` as in `__call__`. `first` is the number that random draws
+        count from: that of the first image among those of several calls.
         """
-        pictures = _pictures(files, broken, alone=alone)
-        asks = self._asks(len(files), tasks, threshold)
-        label_of = {label: label for label in range(1, len(self._names) + 1)}
-        with jax.set_mesh(self._mesh):
-            parts = self._runner.run(self._variables, pictures, asks, text=self._text)
+        count = len(files)
+        pictures = _pictures(files, broken, alone=alone, first=first)
+        asks = self._asks(count, tasks, threshold)
+        label_of = {label: label for label in range(1, len(self.names) + 1)}
+        with jax.set_mesh(self.mesh):
+            parts = self._runner.run(self.variables, pictures, asks, text=self.text)
             for part in parts:
                 for number in part.places:
-                    pixels, rows = part.pixels(number), rows_of(part.results, number)
-                    yield number, pixels, marks(rows, self._host_tasks, label_of, pixels.shape[:2])
+                    pixels, rows = part.pixels(number), rows_of(part.results, first + number)
+                    yield number, pixels, marks(rows, self.host_tasks, label_of, pixels.shape[:2])
 
     def compile(self, count: int) -> None:
         """Compiles all that predicting for `count` images at a time needs, whatever is found."""
@@ -177,13 +208,13 @@ class Predictor:
         pictures, asks = _pictures(blank, _refuse), self._asks(count, None, 0.0)
         box = np.tile(np.float32([[[8, 8, 56, 56]]]), (count, 1, 1))
         for name, ask in asks.items():
-            if self._host_tasks[name].needs_boxes:
+            if self.host_tasks[name].needs_boxes:
                 label = next(iter(ask.labels or [1]))
                 labels, scores = np.full((count, 1), label, np.int32), np.ones((count, 1))
                 prompts = Boxes(np.arange(count), box, labels, scores.astype(np.float32))
                 asks[name] = dataclasses.replace(ask, boxes=prompts)
-        with jax.set_mesh(self._mesh):
-            for _ in self._runner.run(self._variables, pictures, asks, text=self._text):
+        with jax.set_mesh(self.mesh):
+            for _ in self._runner.run(self.variables, pictures, asks, text=self.text):
                 pass
 
     def prediction(self, objects: dict, threshold: float) -> Prediction:
@@ -201,33 +232,41 @@ class Predictor:
         return Prediction(
             boxes=np.asarray(objects["boxes"], np.float32)[order],
             labels=labels,
-            names=tuple(self._names[label - 1] for label in labels.tolist()),
+            names=tuple(self.names[label - 1] for label in labels.tolist()),
             scores=scores[order],
             texts=tuple(objects.get("captions", ())),
             **fields,
         )
 
-    def picture(self, pixels: np.ndarray, objects: dict, threshold: float) -> Image.Image:
-        """What `stream` gives of an image, drawn on it."""
+    def picture(
+        self,
+        pixels: np.ndarray,
+        objects: dict,
+        threshold: float,
+        sides: tuple[int, int] = draw.SIDES,
+    ) -> Image.Image:
+        """What `stream` gives of an image, drawn on it; `sides` are the smallest and the largest
+        longer side of the picture, in pixels."""
         picture = draw.draw_objects(
             pixels,
             {name: value for name, value in objects.items() if name != "captions"},
-            self._names,
+            self.names,
             skeleton=tuple(map(tuple, self.config.data.skeleton)),
             threshold=threshold,
+            sides=sides,
         )
         return draw.captioned(picture, objects.get("captions", ()))
 
     def _asks(self, count: int, tasks: Sequence[str] | None, threshold: float) -> dict[str, Ask]:
         """What the tasks are asked about `count` images; category ids are labels."""
-        every, labels = np.arange(count), range(1, len(self._names) + 1)
-        wanted = list(self._host_tasks) if tasks is None else list(tasks)
-        if others := sorted(set(wanted) - set(self._host_tasks)):
-            raise ValueError(f"tasks={tasks}: the model has {list(self._host_tasks)}, no {others}")
-        prompted = any(self._host_tasks[name].needs_boxes for name in wanted)
-        finds_boxes = any(one.finds_boxes for one in self._host_tasks.values())
+        every, labels = np.arange(count), range(1, len(self.names) + 1)
+        wanted = list(self.host_tasks) if tasks is None else list(tasks)
+        if others := sorted(set(wanted) - set(self.host_tasks)):
+            raise ValueError(f"tasks={tasks}: the model has {list(self.host_tasks)}, no {others}")
+        prompted = any(self.host_tasks[name].needs_boxes for name in wanted)
+        finds_boxes = any(one.finds_boxes for one in self.host_tasks.values())
         asks = {}
-        for name, host_task in self._host_tasks.items():
+        for name, host_task in self.host_tasks.items():
             if not host_task.needs_boxes:
                 if name in wanted or (prompted and host_task.finds_boxes):
                     asks[name] = Ask(every, labels)
@@ -242,12 +281,28 @@ class Predictor:
         return asks
 
 
-def _pictures(files: Sequence, broken: Callable, *, alone: bool = False) -> Pictures:
-    """The images numbered from 0; `alone` as in `Predictor.__call__`."""
+def _pictures(
+    files: Sequence, broken: Callable, *, alone: bool = False, first: int = 0
+) -> Pictures:
+    """The images numbered from `first`; `alone` as in `Predictor.__call__`."""
     count = len(files)
     draw_ids = np.zeros(count, np.int64) if alone else None
     sizes = np.zeros((count, 2), np.int32)
-    return Pictures(np.arange(count), files, sizes, broken, draw_ids=draw_ids)
+    return Pictures(first + np.arange(count), files, sizes, broken, draw_ids=draw_ids)
+
+
+def labels_of(classes: Sequence[str], names: Sequence[str]) -> list[int] | None:
+    """The labels, 1-based, of some classes by name; None for no name: all of them.
+
+    Raises:
+        ValueError: a name that is none of `names`.
+    """
+    for name in classes:
+        if name not in names:
+            close = difflib.get_close_matches(name.lower(), names, 1, 0.5)
+            hint = f"did you mean {close[0]!r}" if close else f"it has {', '.join(names)}"
+            raise ValueError(f"classes={','.join(classes)}: the model has no {name!r}; {hint}")
+    return [names.index(name) + 1 for name in dict.fromkeys(classes)] or None
 
 
 def _refuse(file: str, size: tuple[int, int], error: ValueError) -> None:
@@ -262,6 +317,7 @@ def load(
     step: int = 0,
     batch_size: int = BATCH_SIZE,
     text_model_path: str = "",
+    classes: Sequence[str] = (),
 ) -> Predictor:
     """The model of a workdir, trained or imported, ready to predict.
 
@@ -271,18 +327,20 @@ def load(
         step: of the checkpoint; 0: the newest whole one.
         batch_size: images at a time.
         text_model_path: SentencePiece model, for an imported model with captions.
+        classes: names of those that may be found, decoding writes no other; () for all.
 
     Raises:
-        ValueError: no run or no whole checkpoint there, a task that the model does not have, or no
-            text model where one is needed.
+        ValueError: no run or no whole checkpoint there, a task or class that the model does not
+            have, or no text model where one is needed.
     """
     config = ml_collections.ConfigDict(saved_run.load_config(workdir).to_dict())
     if tasks is not None:
         config = resolve.select_tasks(config, tasks)
     config.eval.batch_size = batch_size
     config.data.text_model = text_model_path or config.data.text_model
+    labels_of(classes, tuple(config.data.category_names))  # before anything large is read
     text, mesh = text_model.load_text(config, workdir), sharding.make_mesh()
     model = resolve.make_model(config)
     with jax.set_mesh(mesh):
         step, variables = saved_run.load_variables(workdir, config, model, mesh, step=step)
-    return Predictor(config, variables, mesh, text=text, step=step)
+    return Predictor(config, variables, mesh, text=text, step=step, classes=classes)

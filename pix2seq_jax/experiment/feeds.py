@@ -87,7 +87,7 @@ def open_feeds(
     sizes, rows = batch_sizes(config), sharding.batch_sharding(mesh)
     index, count = feed.row_block(rows)
     if config.train.mixing == "data":
-        streams = {Mixed.name: _together(config, streams)}
+        streams = {Mixed.name: together(config, streams)}
     processes = worker_processes(config)
     datasets = {
         name: {
@@ -137,7 +137,7 @@ def _threads(datasets: int) -> int:
     return max(min(2, pipeline.cpu_count()), pipeline.cpu_count() // datasets)
 
 
-def _together(config: ml_collections.ConfigDict, streams: dict[str, list[Stream]]) -> list[Stream]:
+def together(config: ml_collections.ConfigDict, streams: dict[str, list[Stream]]) -> list[Stream]:
     """The streams of all tasks that weigh something as those of one batch."""
     names = [name for name in streams if name in weighing(config)]
     return [

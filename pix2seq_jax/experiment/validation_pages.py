@@ -16,16 +16,16 @@ from pix2seq_jax.files.whole import open_whole
 
 MOST, COLUMNS = 12, 4  # pictures of a page, and in a row
 SIDES = (280, 280)  # the longer side of a picture in pixels
-RED = 21  # a label whose colour is one (pictures.marks.color)
+RED = 1  # a label whose colour is one (pictures.marks.color)
 BROKEN = (96, 32, 32)  # colour of what cannot be decoded
 
 
 def write(data: DataSet, results: Sequence[Result], out: Path) -> list[Path]:
     """Writes OUT/NAME.png for every check whose findings have pictures; returns the paths.
 
-    A picture has the box and the keypoints of the annotation that it is about, in red, or all boxes
-    of its image, each class in its colour. Pages that an earlier call wrote of what is no longer
-    found are removed.
+    A picture has the box and the keypoints of the annotation that it is about, in vermillion, or
+    all boxes of its image, each class in its colour. Pages that an earlier call wrote of what is no
+    longer found are removed.
     """
     files = {str(file.path): file for file in data.files}
     pages = []

@@ -111,8 +111,12 @@ class Decoder(nn.Module):
         """Logits f32[B,N,V] after the tokens i32[B,N,T] at positions index..index+T, and the cache
         with them written; on variables of `cut_variables`, with cross_kv by layer."""
         hidden, cache = self.steps(self._embed(tokens, index), cross_kv, cache, index)
+        return self.cut_logits(hidden[:, :, -1]), cache
+
+    def cut_logits(self, hidden: jnp.ndarray) -> jnp.ndarray:
+        """[...,D] -> f32[...,V], on variables of `cut_variables`."""
         kernel = self.get_variable("params", "output_kernel")
-        return self._biased(matmul(hidden[:, :, -1], kernel, **IN_FLOAT32)), cache
+        return self._biased(matmul(hidden, kernel, **IN_FLOAT32))
 
     def _embed(self, tokens: jnp.ndarray, index: jnp.ndarray | int) -> jnp.ndarray:
         length, dtype = tokens.shape[-1], jnp.dtype(self.stack.dtype)

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 from pix2seq_jax.evaluation.pictures.lettering import (
     INK,
     Tag,
+    letter_size,
     readable,
     text_font,
     wrapped,
@@ -46,7 +47,7 @@ def draw_objects(
             `masks` N times bool[H,W] of `image`, tinted and outlined in the class's colour;
             `keypoints` f32[N,J,2] yx in pixels of `image`, and `visible` bool[N,J] (all, if not
             given).
-        names: name of label l at l - 1 (written as "class l" if PIL's font lacks its letters);
+        names: name of label l at l - 1 (written as "class l" if no font has its letters);
             None: no text.
         skeleton: pairs of keypoints, counted from 0, each a limb of its own colour.
         threshold: objects that score less are left out.
@@ -70,7 +71,7 @@ def draw_objects(
             for i in reversed(numbers)
             if i in frames
         ]
-        write_tags(picture, tags, max(12, round(max(picture.size) / 40)))
+        write_tags(picture, tags, letter_size(picture.size))
     return picture
 
 
@@ -200,7 +201,7 @@ def _headed(picture: Image.Image, text: str) -> Image.Image:
     size = max(12, round(max(picture.size) / 36))
     headed = Image.new("RGB", (picture.width, picture.height + 2 * size), BACKGROUND)
     headed.paste(picture, (0, 2 * size))
-    ImageDraw.Draw(headed).text((size // 2, size // 2), text, fill=INK, font=text_font(size))
+    ImageDraw.Draw(headed).text((size // 2, size // 2), text, fill=INK, font=text_font(size, text))
     return headed
 
 
@@ -216,25 +217,28 @@ def _captions(example: dict) -> list[str]:
     return captions
 
 
-def captioned(picture: Image.Image, captions: Sequence[str]) -> Image.Image:
+def captioned(
+    picture: Image.Image, captions: Sequence[str], most: int = CAPTION_LINES
+) -> Image.Image:
     """A picture above its captions, each on lines of its own (several: with a dash before each);
     without any, itself.
 
-    "?" stands for letters that PIL's font has in no form, "(empty)" for a caption without words,
-    "..." for what is beyond CAPTION_LINES lines. Pictures too narrow for text get an empty margin
+    "?" stands for letters that the font has in no form, "(empty)" for a caption without words,
+    "..." for what is beyond `most` lines. Pictures too narrow for text get an empty margin
     on the right.
     """
     if not captions:
         return picture
     size = max(12, round(max(picture.size) / 36))
     width, dash = max(picture.width, 12 * size), size if len(captions) > 1 else 0
-    texts = [wrapped(text, size, width - size - dash, CAPTION_LINES) for text in captions]
+    texts = [wrapped(text, size, width - size - dash, most) for text in captions]
     line = round(1.4 * size)
     height = picture.height + line * sum(map(len, texts)) + size
     whole = Image.new("RGB", (width, height), BACKGROUND)
     whole.paste(picture, (0, 0))
-    draw, font, y = ImageDraw.Draw(whole), text_font(size), picture.height + size // 2
+    draw, y = ImageDraw.Draw(whole), picture.height + size // 2
     for lines in texts:
+        font = text_font(size, " ".join(lines))
         if dash:
             draw.text((size // 2, y), "-", fill=INK, font=font)
         for text in lines:

@@ -1,6 +1,11 @@
-"""Text on pictures, by PIL's own font: names at objects, wrapped captions."""
+"""Text on pictures: names at objects, wrapped captions.
+
+PIL brings a font of its own, the same on every machine, with the letters of Western Europe. Text
+that it cannot write is written in a font of the system that can, where there is one.
+"""
 
 import functools
+import logging
 import math
 import unicodedata
 from collections.abc import Sequence
@@ -8,6 +13,24 @@ from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
+log = logging.getLogger("pix2seq_jax")
+
+# Fonts of systems with the letters of many languages, by the names of their files: Linux, macOS,
+# Windows. The first that has all letters of a text writes it.
+FONTS = (
+    "DejaVuSans.ttf",
+    "NotoSans-Regular.ttf",
+    "NotoSansCJK-Regular.ttc",
+    "NotoSansArabic-Regular.ttf",
+    "NotoSansDevanagari-Regular.ttf",
+    "wqy-zenhei.ttc",
+    "Arial Unicode.ttf",
+    "Hiragino Sans GB.ttc",
+    "arial.ttf",
+    "msyh.ttc",
+    "malgun.ttf",
+    "Nirmala.ttf",
+)
 INK = (255, 255, 255)  # of text on a dark ground
 BRIGHT = 140  # luma of a ground that is written on in black
 
@@ -27,11 +50,11 @@ def write_tags(picture: Image.Image, tags: Sequence[Tag], size: int) -> None:
 
     The first tag chooses first and is drawn last. `size` is that of the letters in pixels.
     """
-    draw, font = ImageDraw.Draw(picture), text_font(size)
-    height = sum(font.getmetrics())
+    draw, pad = ImageDraw.Draw(picture), max(2, size // 8)
     spots: list[Frame] = []
     for tag in tags:
-        width = math.ceil(font.getlength(tag.text)) + 4
+        font = text_font(size, tag.text)
+        width, height = math.ceil(font.getlength(tag.text)) + 2 * pad, sum(font.getmetrics())
         choices = _spots(tag.frame, (width, height), picture.size)
         free = [spot for spot in choices if all(_apart(spot, other) for other in spots)]
         spots.append(free[0] if free else choices[0])
@@ -40,7 +63,8 @@ def write_tags(picture: Image.Image, tags: Sequence[Tag], size: int) -> None:
         luma = 0.299 * red + 0.587 * green + 0.114 * blue  # BT.601
         draw.rectangle(spot, fill=tag.fill)
         ink = (0, 0, 0) if luma > BRIGHT else INK
-        draw.text((spot[0] + 2, spot[1]), tag.text, fill=ink, font=font)
+        font = text_font(size, tag.text)
+        draw.text((spot[0] + pad, spot[1]), tag.text, fill=ink, font=font)
 
 
 def _spots(frame: Frame, size: tuple[int, int], picture: tuple[int, int]) -> list[Frame]:
@@ -64,9 +88,10 @@ def wrapped(text: str, size: int, width: int, most: int) -> list[str]:
     At least one line, "(empty)" for a text without words. Of a text of more than `most` lines the
     last one is "...".
     """
-    measure = text_font(size).getlength
+    text = writable(text)
+    measure = text_font(size, text).getlength
     lines = [""]
-    for word in writable(text).split():
+    for word in text.split():
         if measure(f"{lines[-1]} {word}".strip()) <= width:
             lines[-1] = f"{lines[-1]} {word}".strip()
             continue
@@ -81,16 +106,23 @@ def wrapped(text: str, size: int, width: int, most: int) -> list[str]:
     return lines if lines[0] else ["(empty)"]
 
 
-def text_font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
-    """The font of all pictures, in pixels. It comes with PIL: the same on every machine."""
-    return ImageFont.load_default(size=size)
+def text_font(size: float, text: str = "") -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    """The font of a text, in pixels: that of PIL wherever it has all letters."""
+    return _font(_file_for(text), max(1, round(size)))
+
+
+def letter_size(size: tuple[int, int], share: int = 40) -> int:
+    """Pixels of the letters on a picture of this width and height: a share of its longer side, at
+    least 12, less on long strips."""
+    return max(12, round(min(max(size) / share, min(size) / 8)))
 
 
 def writable(text: str) -> str:
-    """One line of text that the font can write: without the accents that it lacks, "?" for letters
+    """One line of text that a font can write: without the accents that it lacks, "?" for letters
     that it has in no form."""
-    text = unicodedata.normalize("NFC", text).replace("–", "-").replace("—", "-")
-    return "".join(_substitute(letter) for letter in " ".join(text.split()))
+    text = unicodedata.normalize("NFC", text)
+    text = " ".join(text.replace("–", "-").replace("—", "-").split())
+    return "".join(_substitute(letter) for letter in text) if missing(text) else text
 
 
 def _substitute(letter: str) -> str:
@@ -103,12 +135,58 @@ def _substitute(letter: str) -> str:
 
 
 def readable(name: str, label: int) -> str:
-    """The name of a class, or "class 3" where the font lacks one of its letters."""
-    return f"class {label}" if any(lacks(letter) for letter in name) else name
+    """The name of a class, or "class 3" where no font has all of its letters; the log says so
+    once."""
+    if not missing(name):
+        return name
+    _warn(name, label)
+    return f"class {label}"
+
+
+def missing(text: str) -> bool:
+    """Whether no font has all letters of a text."""
+    file = _file_for(text)
+    return any(lacks(letter, file) for letter in text)
 
 
 @functools.cache
-def lacks(letter: str) -> bool:
-    """Whether the font has no such letter. It has those of ASCII and few others."""
-    font = text_font(12)
+def _warn(name: str, label: int) -> None:
+    text = "no font has the letters of %r: pictures say 'class %d'; install one of %s"
+    log.warning(text, name, label, ", ".join(FONTS))
+
+
+@functools.lru_cache(maxsize=4096)
+def _file_for(text: str) -> str:
+    """The file of the font that has all letters of a text; "" is that of PIL, which stands for none
+    as well."""
+    if not any(lacks(letter) for letter in set(text)):
+        return ""
+    return next(
+        (file for file in FONTS if _there(file) and not any(lacks(one, file) for one in text)), ""
+    )
+
+
+@functools.cache
+def _there(file: str) -> bool:
+    """Whether the system has a font; PIL looks for it in the folders where fonts are."""
+    try:
+        _font(file, 12)
+    except OSError:
+        return False
+    return True
+
+
+@functools.lru_cache(maxsize=64)
+def _font(file: str, size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    return ImageFont.truetype(file, size) if file else ImageFont.load_default(size=size)
+
+
+@functools.lru_cache(maxsize=65536)
+def lacks(letter: str, file: str = "") -> bool:
+    """Whether a font has no such letter. That of PIL has those of ASCII and few others."""
+    if letter == " ":
+        return False
+    if unicodedata.category(letter) in ("Cs", "Cc", "Cn"):  # halves of pairs, controls, none
+        return True
+    font = _font(file, 12)
     return bytes(font.getmask(letter)) == bytes(font.getmask("\uffff"))

@@ -1,7 +1,5 @@
 """Marks of objects on a picture, by PIL: tinted masks, boxes and skeletons."""
 
-import colorsys
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,6 +8,21 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter
 from pix2seq_jax.evaluation.pictures.lettering import INK, Frame
 
 TINT = 0.4  # share of the class's colour inside of a mask
+LINES = 250  # the longer side of a picture in widths of its lines
+# Okabe and Ito, "Color Universal Design" (2008), without black, which is lost on photographs:
+# vermillion, sky blue, yellow, blue, orange, bluish green, reddish purple. Neighbours differ in
+# lightness as well.
+PALETTE = (
+    (213, 94, 0),
+    (86, 180, 233),
+    (240, 228, 66),
+    (0, 114, 178),
+    (230, 159, 0),
+    (0, 158, 115),
+    (204, 121, 167),
+)
+# Of the further rounds of the palette: share of white (above 0) or of black that is mixed in.
+SHADES = (0, 0.42, -0.4, 0.62, -0.55, 0.22, -0.2, 0.52, -0.48, 0.32, -0.3, 0.1)
 FAR = 1e4  # pixels; edges are cut here, because PIL counts in 32 bits
 
 
@@ -32,7 +45,7 @@ def draw_marks(
     Returns:
         For each object that is seen the frame of its box, else of its mask, else of its keypoints.
     """
-    line = max(1, round(max(picture.size) / 250))
+    line = line_width(picture.size)
     fills = {i: color(int(objects["labels"][i])) for i in numbers}
     masks, boxes, skeletons = {}, {}, {}
     if "masks" in objects:
@@ -49,11 +62,23 @@ def draw_marks(
     return frames
 
 
+def line_width(size: tuple[int, int]) -> int:
+    """Pixels, in a picture of this width and height; long strips have thin lines."""
+    return max(1, round(min(max(size) / LINES, min(size) / 50)))
+
+
 def color(label: int) -> tuple[int, int, int]:
-    """RGB of a label: always the same one; hues a golden angle apart, so that neighbouring labels
-    differ most."""
-    hue = label * (math.sqrt(5) - 1) / 2 % 1
-    return tuple(round(255 * c) for c in colorsys.hsv_to_rgb(hue, (0.9, 0.6)[label // 8 % 2], 1.0))
+    """RGB of a label, counted from 1: always the same one.
+
+    The first seven are those of Okabe and Ito, which people with any of the usual kinds of colour
+    blindness tell apart. Further labels have them lighter and darker: with more than seven classes
+    the name tells, the colour helps.
+    """
+    shade, number = divmod(label - 1, len(PALETTE))
+    share = SHADES[shade % len(SHADES)]
+    ground = 255 if share > 0 else 0
+    red, green, blue = (round(c + abs(share) * (ground - c)) for c in PALETTE[number])
+    return red, green, blue
 
 
 def _draw_mask(picture: Image.Image, mask, fill: tuple, line: int) -> Frame | None:

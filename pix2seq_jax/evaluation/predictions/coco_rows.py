@@ -1,0 +1,74 @@
+"""Predictions in COCO's results format: what `pycocotools.COCO.loadRes` and other tools read."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pix2seq_jax.evaluation.metrics import coco, masks
+from pix2seq_jax.evaluation.predictor import Prediction
+
+
+def image_ids(paths: Sequence[str], annotations: str = "") -> list[int]:
+    """An id for each file: those of a COCO file that names the images, else 1, 2, 3, ... in order.
+
+    Args:
+        paths: of the images.
+        annotations: a JSON with `images`, each with `file_name` and `id`; "" for none. Of a
+            `file_name` with folders the last part counts where the whole is not the end of a path.
+
+    Raises:
+        ValueError: the JSON cannot be read, or lacks one of the files.
+    """
+    if not annotations:
+        return list(range(1, len(paths) + 1))
+    try:
+        rows = json.loads(Path(annotations).read_bytes())["images"]
+        by_name = {str(row["file_name"]): int(row["id"]) for row in rows}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"--image_ids={annotations} cannot be read ({type(error).__name__}: {error}); give a "
+            "JSON in COCO's format with images that have file_name and id"
+        ) from error
+    by_last = {Path(name).name: number for name, number in by_name.items()}
+    ids = []
+    for path in paths:
+        parts = Path(path).parts
+        ends = ("/".join(parts[start:]) for start in range(len(parts)))
+        known = next((by_name[end] for end in ends if end in by_name), by_last.get(parts[-1]))
+        if known is None:
+            raise ValueError(
+                f"--image_ids={annotations} has no image {parts[-1]}; give the file of these "
+                "images, or leave --image_ids out"
+            )
+        ids.append(known)
+    return ids
+
+
+def results(
+    prediction: Prediction, image_id: int, category_ids: Sequence[int]
+) -> list[Mapping[str, Any]]:
+    """One row for each object, the best first.
+
+    `image_id`, `category_id`, `bbox` [x, y, width, height] in pixels, `score`, and where the model
+    finds them `segmentation` (compressed RLE) and `keypoints` [x, y, v, ...], v 1 for those that
+    count and 0 (with x and y 0) for the others.
+    """
+    rows = []
+    for i, label in enumerate(prediction.labels.tolist()):
+        row = {
+            "image_id": image_id,
+            "category_id": int(category_ids[label - 1]) if len(category_ids) else label,
+            "bbox": coco.xywh(prediction.boxes[i]),
+            "score": round(float(prediction.scores[i]), 6),
+        }
+        if prediction.masks is not None and prediction.masks[i].any():
+            row["segmentation"] = masks.to_rle(prediction.masks[i])
+        if prediction.keypoints is not None and prediction.visible[i].any():
+            seen = prediction.visible[i][:, None]
+            points = np.concatenate([prediction.keypoints[i][:, ::-1], seen], axis=1) * seen
+            row["keypoints"] = np.round(points.astype(np.float64), 2).ravel().tolist()
+        rows.append(row)
+    return rows

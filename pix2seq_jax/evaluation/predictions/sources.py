@@ -1,0 +1,102 @@
+"""What `--images` of predict means: an image, a folder, a glob, a list on stdin, or a video; and
+what their pictures are called."""
+
+import glob
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, TextIO
+
+from PIL import Image
+
+from pix2seq_jax.experiment.logs import log
+
+STDIN = "-"
+VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv")
+
+
+class Source(NamedTuple):
+    """What is to be looked at.
+
+    Attributes:
+        paths: of image files, sorted (those of a list in its order); () for a video.
+        video: path of a video, or "".
+    """
+
+    paths: tuple[str, ...]
+    video: str = ""
+
+
+def find(images: str, *, limit: int = 0, stdin: TextIO | None = None) -> Source:
+    """The files that `images` stands for.
+
+    Args:
+        images: path of an image or a video; a folder, all images in it and in its subfolders; a
+            glob, `**` for subfolders; or "-", paths on stdin, one on a line.
+        limit: only the first so many image files; 0: all.
+        stdin: what "-" reads; None: that of the process.
+
+    Raises:
+        ValueError: nothing is there.
+    """
+    if images == STDIN:
+        lines = (line.strip() for line in (stdin or sys.stdin))
+        paths = list(dict.fromkeys(line for line in lines if line))
+    elif os.path.isdir(images):
+        paths = _in_folder(images)
+    elif os.path.isfile(images):  # a name may hold [ or *
+        paths = [images]
+    else:
+        paths = sorted(path for path in glob.glob(images, recursive=True) if os.path.isfile(path))
+    if not paths:
+        raise ValueError(
+            f"--images={images!r}: 0 files match; give an image, a video, a folder of images, a "
+            "glob in quotes, or - for paths on stdin"
+        )
+    if len(paths) == 1 and is_video(paths[0]):
+        return Source((), paths[0])
+    return Source(tuple(paths[: max(limit, 0) or None]))
+
+
+def is_video(path: str) -> bool:
+    """Whether a path has the suffix of a video."""
+    return Path(path).suffix.lower() in VIDEOS
+
+
+def _in_folder(folder: str) -> list[str]:
+    """The image files in a folder and its subfolders, by their suffix; others are counted in the
+    log."""
+    known = set(Image.registered_extensions())
+    files = sorted(str(path) for path in Path(folder).rglob("*") if path.is_file())
+    images = [file for file in files if Path(file).suffix.lower() in known - set(VIDEOS)]
+    if others := [file for file in files if file not in set(images)]:
+        text = "%s: %d files are no images by their suffix, such as %s"
+        log.info(text, folder, len(others), os.path.relpath(others[0], folder))
+    return images
+
+
+def names_for(paths: Sequence[str]) -> list[str]:
+    """A PNG's name for each file; files of the same name in several folders get the folders into
+    their names."""
+    stems = [Path(path).stem for path in paths]
+    if len(set(stems)) == len(stems):
+        return [f"{stem}.png" for stem in stems]
+    root = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
+    return [
+        os.path.relpath(os.path.abspath(path), root).replace(os.sep, "_") + ".png" for path in paths
+    ]
+
+
+def check_names(paths: Sequence[str], names: Sequence[str], folder: Path) -> None:
+    """Raises ValueError where a picture would overwrite one of the images, or two would have one
+    name."""
+    taken = {Path(path).resolve() for path in paths}
+    for path, name in zip(paths, names, strict=True):
+        target = (folder / name).resolve()
+        if target in taken:
+            raise ValueError(
+                f"--out={folder}: the picture of {path} would overwrite {target}; choose "
+                "another folder"
+            )
+        taken.add(target)

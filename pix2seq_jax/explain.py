@@ -1,0 +1,70 @@
+"""Shows what a model writes for an image, token by token, and where it looks meanwhile:
+
+    python -m pix2seq_jax.explain --workdir=runs/mine --image=photo.jpg --out=explained
+
+DIR/index.html has the sequence of each task beside its picture. Every token says what it is
+(coordinate, class, noise, separator, end, text), its probability and the three runners-up; the map
+that appears while one points at it is where the decoder looked to write it (cross-attention, mean
+over heads and layers). DIR/NUMBER_TASK.png and NUMBER_TASK_attention.png are the same as pictures,
+DIR/tokens.json as numbers.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pix2seq_jax.experiment import command
+from pix2seq_jax.experiment.command import REQUIRED, Flag
+
+FLAGS = (
+    Flag("workdir", REQUIRED, "Folder of a trained run."),
+    Flag("image", REQUIRED, "An image file."),
+    Flag("out", REQUIRED, "Folder for the page, the pictures and tokens.json."),
+    Flag("threshold", 0.3, "Lowest score of the objects that are shown and that prompt."),
+    Flag("objects", 4, "So many of the best objects are shown and prompt, at most."),
+    Flag("tasks", "", "Only these tasks, joined by +, as in detection+segmentation."),
+    Flag("text_model", "", "SentencePiece model of an imported model with captions."),
+    Flag("step", 0, "Of the checkpoint to use (0: the newest)."),
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command."""
+    command.run(call, FLAGS, __doc__, arguments, trace_in_workdir=False)
+
+
+def call(
+    workdir: str,
+    image: str,
+    out: str,
+    threshold: float,
+    objects: int,
+    tasks: str,
+    text_model: str,
+    step: int,
+) -> None:
+    """Explains one image; see the module."""
+    from pix2seq_jax.evaluation import predictor
+    from pix2seq_jax.evaluation.explaining import Explainer
+    from pix2seq_jax.evaluation.explanations import write
+    from pix2seq_jax.experiment.logs import log, phase, setup_logging
+
+    setup_logging()
+    if objects < 1:
+        raise ValueError(f"--objects={objects}: give at least 1")
+    with phase("restore"):
+        model = predictor.load(
+            workdir,
+            tasks=tasks.replace(",", "+").split("+") if tasks else None,
+            step=step,
+            batch_size=1,
+            text_model_path=text_model,
+        )
+    with phase(f"explain {image} with the weights of step {model.step}"):
+        explained = Explainer(model)(image, threshold=threshold, objects=objects)
+    write(explained, Path(out), image, model, threshold=threshold, objects=objects)
+    count = sum(len(one.tokens) for one in explained)
+    log.info("%d sequences, %d tokens: open %s", len(explained), count, Path(out) / "index.html")
+
+
+if __name__ == "__main__":
+    main()
