@@ -22,16 +22,16 @@ from pix2seq_jax.experiment.logs import followed, log, phase, setup_logging
 
 FLAGS = (
     Flag("workdir", REQUIRED, "Folder of a trained run."),
-    Flag("images", REQUIRED, "An image, a folder, a glob in quotes, - for stdin, or a video."),
-    Flag("out", REQUIRED, "Folder for the pictures, index.html and the JSON files."),
+    Flag("images", REQUIRED, "Image, folder, glob, video; - for stdin."),
+    Flag("out", REQUIRED, "Folder for what is written."),
     Flag("batch_size", 8, "Images at a time."),
-    Flag("limit", 0, "Only the first so many files or frames (0: all)."),
+    Flag("limit", 0, "Only so many files or frames (0: all)."),
     Flag("threshold", 0.3, "Lowest score that is shown."),
-    Flag("classes", (), "Only these may be found, as in person,car (empty: all)."),
-    Flag("tasks", "", "Only these tasks, joined by +, as in detection+segmentation."),
-    Flag("side", 1024, "Longer side of the pictures at most, in pixels (0: that of the image)."),
-    Flag("image_ids", "", "COCO JSON with the ids of the images (empty: 1, 2, 3, ...)."),
-    Flag("text_model", "", "SentencePiece model of an imported model with captions."),
+    Flag("classes", (), "Only these, as in person,car (empty: all)."),
+    Flag("tasks", "", "Only these, as in detection+captioning."),
+    Flag("side", 1024, "Longer side of pictures (0: the image's)."),
+    Flag("image_ids", "", "COCO JSON that numbers the images."),
+    Flag("text_model", "", "SentencePiece model of an imported model."),
     Flag("step", 0, "Of the checkpoint to use (0: the newest)."),
 )
 
