@@ -19,7 +19,7 @@ LAYERS = (
     ("evaluation", "experiment", "official", "config"),
     (
         *("main", "train", "evaluate", "predict", "import_tf", "weight_search"),
-        *("plan", "prepare", "validate"),
+        *("plan", "prepare", "validate", "report"),
         "data.shapes.__main__",  # a command beside what it draws
     ),
 )
