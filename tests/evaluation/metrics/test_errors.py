@@ -178,8 +178,11 @@ def test_what_is_matched_is_what_pycocotools_counts():
     rng = np.random.default_rng(0)
     rows = []
     for one in PERFECT_OBJECTS * 3:
-        bbox = (np.array(one["bbox"]) + [*rng.normal(0, 6, 2), 0, 0]).tolist()
-        rows.append(result(one, rng.random(), bbox=bbox, category_id=int(rng.choice([CAT, DOG]))))
+        bbox = np.array(one["bbox"], float)
+        bbox[:2] += rng.normal(0, 6, 2)
+        rows.append(
+            result(one, rng.random(), bbox=bbox.tolist(), category_id=int(rng.choice([CAT, DOG])))
+        )
     comparison, found = measured(rows)
     metrics = coco.evaluate_boxes(TRUTH, rows)
     assert curves.recall_by_slots(found)[-1][2] == pytest.approx(metrics["AR100"])
