@@ -26,6 +26,7 @@ CORE = [
     "array-record>=0.8.6",
     "pyyaml>=6.0",
 ]
+NOTEBOOKS = ["nbclient>=0.11", "nbformat>=5.11", "ipykernel>=7.4"]  # runs those in colabs/
 # matplotlib: polygons of another hand; xdist: two tests at a time, since compiling uses one core;
 # importlib-resources: TFDS imports it to build a data set
 TEST = [
@@ -34,6 +35,7 @@ TEST = [
     "ruff==0.17.5",
     "matplotlib>=3.10",
     "importlib-resources>=6.5",
+    *NOTEBOOKS,
 ]
 # What the command `tfds build` imports and tensorflow-datasets does not bring.
 TFDS = ["apache-beam>=2.77", "mlcroissant>=1.1", "importlib-resources>=6.5"]
@@ -49,5 +51,5 @@ setup(
     packages=find_packages(include=["pix2seq_jax", "pix2seq_jax.*"]),
     python_requires=">=3.11",
     install_requires=CORE,
-    extras_require={"test": TEST, "oracle": ORACLE, "tfds": TFDS},
+    extras_require={"test": TEST, "notebooks": NOTEBOOKS, "oracle": ORACLE, "tfds": TFDS},
 )

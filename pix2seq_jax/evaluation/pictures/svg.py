@@ -9,11 +9,9 @@ from pix2seq_jax.evaluation.pictures.plots import ticks
 SIZE = (520, 320)  # width and height of a chart without its legend, in pixels
 MARGINS = (56, 30, 16, 46)  # left, above, right, below the axes
 LINE = 18  # height of a line of text
+BAR, NAMES, VALUES = 26, 130, 60  # height of a bar, room for names at its left and the value
 # Told apart by those who see red and green alike (Okabe and Ito, 2008).
-PALETTE = (
-    *("#0072b2", "#d55e00", "#009e73", "#cc79a7"),
-    *("#e69f00", "#56b4e9", "#000000", "#8a7a00"),
-)
+PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8a7a00")
 DASHES = ("", "6 3", "2 2")  # of the first, second and third eight curves
 
 Curve = Sequence[tuple[float, float]]
@@ -50,10 +48,7 @@ def lines(
         parts.append(_polyline(frame, curve, color, dash))
         if dots:
             parts += [_dot(frame.point(x, y), color, f"{name}: {x:.3g}, {y:.3g}") for x, y in curve]
-        y = SIZE[1] + (number + 0.5) * LINE
-        style = f'stroke="{color}" stroke-width="2" stroke-dasharray="{dash}"'
-        parts.append(f'<line x1="{MARGINS[0]}" x2="{MARGINS[0] + 24}" y1="{y}" y2="{y}" {style}/>')
-        parts.append(_text((MARGINS[0] + 32, y + 4), name, "start"))
+        parts += _legend(SIZE[1] + (number + 0.5) * LINE, name, color, dash)
     return _whole(title, parts, SIZE[1] + LINE * len(curves) + 6)
 
 
@@ -63,26 +58,28 @@ def bars(title: str, axis: str, values: Mapping[str, float]) -> str:
     numbers = [value for value in values.values() if value == value]
     low, high = min([0.0, *numbers]), max([0.0, *numbers])
     marks = ticks(low, high if high > low else 1.0)
-    left, top, step = 130, MARGINS[1], 26
-    width = SIZE[0] - left - 60
-    scale = width / (marks[-1] - marks[0])
-    zero = left - marks[0] * scale
-    parts = [_text((left + width / 2, 18), title, "middle")]
+    scale = (SIZE[0] - NAMES - VALUES) / (marks[-1] - marks[0])
+    zero, middle = NAMES - marks[0] * scale, (SIZE[0] + NAMES - VALUES) / 2
+    parts = [_text((middle, 18), title, "middle")]
     for row, (name, value) in enumerate(values.items()):
-        y = top + row * step
-        parts.append(_text((left - 8, y + 17), name, "end"))
-        if value != value:
-            parts.append(_text((zero + 4, y + 17), "-", "start"))
-            continue
-        start, end = sorted((zero, zero + value * scale))
-        color = PALETTE[row % len(PALETTE)]
-        shape = f'x="{start:.1f}" y="{y + 3}" width="{end - start:.1f}" height="{step - 6}"'
-        parts.append(f'<rect {shape} fill="{color}"/>')
-        parts.append(_text((end + 4, y + 17), f"{value:.3f}", "start"))
-    bottom = top + step * len(values)
-    parts.append(f'<line x1="{zero}" x2="{zero}" y1="{top}" y2="{bottom}" stroke="#444"/>')
-    parts.append(_text((left + width / 2, bottom + 18), axis, "middle"))
+        y = MARGINS[1] + row * BAR
+        parts.append(_text((NAMES - 8, y + 17), name, "end"))
+        parts += _bar(zero, value * scale, y, value, PALETTE[row % len(PALETTE)])
+    bottom = MARGINS[1] + BAR * len(values)
+    axis_line = f'x1="{zero}" x2="{zero}" y1="{MARGINS[1]}" y2="{bottom}"'
+    parts.append(f'<line {axis_line} stroke="#444"/>')
+    parts.append(_text((middle, bottom + 18), axis, "middle"))
     return _whole(title, parts, bottom + 28)
+
+
+def _bar(zero: float, length: float, y: float, value: float, color: str) -> list[str]:
+    """A bar from `zero` on and its value, in pixels."""
+    if value != value:
+        return [_text((zero + 4, y + 17), "-", "start")]
+    start, end = sorted((zero, zero + length))
+    shape = f'x="{start:.1f}" y="{y + 3}" width="{end - start:.1f}" height="{BAR - 6}"'
+    words = _text((end + 4, y + 17), f"{value:.3f}", "start")
+    return [f'<rect {shape} fill="{color}"/>', words]
 
 
 class _Frame:
@@ -121,6 +118,14 @@ def _axes(frame: _Frame, title: str, names: tuple[str, str]) -> list[str]:
     turn = f' transform="rotate(-90 14 {middle})"'
     parts.append(_text((14, middle), names[1], "middle", turn))
     return parts
+
+
+def _legend(y: float, name: str, color: str, dash: str) -> list[str]:
+    """A piece of the curve and its name."""
+    left = MARGINS[0]
+    style = f'stroke="{color}" stroke-width="2" stroke-dasharray="{dash}"'
+    line = f'<line x1="{left}" x2="{left + 24}" y1="{y}" y2="{y}" {style}/>'
+    return [line, _text((left + 32, y + 4), name, "start")]
 
 
 def _polyline(frame: _Frame, curve: Curve, color: str, dash: str) -> str:
