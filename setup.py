@@ -33,6 +33,7 @@ SERVE = [
     "python-multipart>=0.0.34",
     "prometheus-client>=0.26",
 ]
+NOTEBOOKS = ["nbclient>=0.11", "nbformat>=5.11", "ipykernel>=7.4"]  # runs those in colabs/
 # matplotlib: polygons of another hand; xdist: two tests at a time, since compiling uses one core;
 # importlib-resources: TFDS imports it to build a data set
 TEST = [
@@ -42,6 +43,7 @@ TEST = [
     "matplotlib>=3.10",
     "importlib-resources>=6.5",
     "httpx>=0.28",
+    *NOTEBOOKS,
 ]
 # What the command `tfds build` imports and tensorflow-datasets does not bring.
 TFDS = ["apache-beam>=2.77", "mlcroissant>=1.1", "importlib-resources>=6.5"]
@@ -66,6 +68,7 @@ setup(
     extras_require={
         "test": TEST + SERVE + VIDEO + SUPERVISION,
         "serve": SERVE,
+        "notebooks": NOTEBOOKS,
         "oracle": ORACLE,
         "tfds": TFDS,
         "video": VIDEO,

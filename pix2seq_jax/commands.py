@@ -34,6 +34,7 @@ VERBS = (
     Verb("train", "main", "Train a model, and evaluate it on the way."),
     Verb("eval", "evaluate", "Evaluate what a workdir holds."),
     Verb("predict", "predict", "Run a trained model on images."),
+    Verb("report", "report", "Write the report of an evaluation again."),
     Verb("explain", "explain", "Show the tokens of an image, their probabilities and attention."),
     Verb("browse", "browse", "Show training samples as the model sees them."),
     Verb("validate", "validate", "List what is wrong with a data set."),

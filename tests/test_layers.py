@@ -20,7 +20,7 @@ LAYERS = (
     (
         *("main", "train", "evaluate", "predict", "import_tf", "weight_search"),
         *("plan", "prepare", "validate", "commands", "bench", "demo", "export", "serve"),
-        *("explain", "browse"),
+        *("explain", "browse", "report"),
         "data.shapes.__main__",  # a command beside what it draws
     ),
 )

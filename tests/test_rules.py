@@ -14,7 +14,7 @@ MOST_BRANCHES, MOST_ARGUMENTS, MOST_LINES = 12, 8, 400
 ROOT_MODULES = {
     *("__init__", "vocab", "main", "train", "evaluate", "predict", "import_tf", "weight_search"),
     *("plan", "prepare", "validate", "commands", "bench", "demo", "export", "serve"),
-    *("explain", "browse"),
+    *("explain", "browse", "report"),
 }
 BRANCHES = (ast.If, ast.IfExp, ast.For, ast.While, ast.ExceptHandler, ast.match_case)
 VALUES = (ast.Constant, ast.List, ast.Tuple, ast.Dict, ast.Set, ast.JoinedStr, ast.Subscript)

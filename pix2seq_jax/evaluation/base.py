@@ -9,6 +9,7 @@ import numpy as np
 
 from pix2seq_jax.data.coco.files import Storage
 from pix2seq_jax.data.coco.folder import CocoDir
+from pix2seq_jax.evaluation.metrics import coco
 
 Part = Mapping[str, np.ndarray]  # what a task's `decode` gives, on the host
 
@@ -149,6 +150,13 @@ class HostTask(Protocol):
         """The metrics of the images; `annotations` is the COCO dictionary of the source, {} where
         it has no classes."""
         raise NotImplementedError
+
+    def compare(
+        self, source: Any, annotations: Mapping[str, Any], results: list[dict], image_ids: list[int]
+    ) -> coco.Comparison | None:
+        """The results beside the annotations, as pycocotools matched them; None where it is not
+        asked. Arguments as in `score`."""
+        return None
 
     def truth(
         self, source: Any, annotations: Mapping[str, Any], image_ids: Sequence[int]

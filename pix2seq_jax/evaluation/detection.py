@@ -25,3 +25,7 @@ class Detection(HostTask):
     def score(self, source, annotations, results, image_ids) -> dict:
         """See HostTask."""
         return coco.evaluate_boxes(annotations, results, image_ids=image_ids)
+
+    def compare(self, source, annotations, results, image_ids) -> coco.Comparison:
+        """See HostTask."""
+        return coco.compare(annotations, results, image_ids=image_ids)

@@ -2,10 +2,10 @@
 task.
 
 `--mode=eval` and the training loop use the same Evaluator. It writes `metrics.json`,
-`results/<task>.json` as the COCO servers take them, and `pictures/`, prediction beside ground
-truth. Detection goes first: its boxes prompt masks and keypoints. Where `config.eval.boxes` asks
-for the boxes of the annotations instead, the names of the metrics say so, and those of a model that
-has boxes of its own go into `metrics_ground_truth_boxes.json`.
+`results/<task>.json` as the COCO servers take them, `pictures/`, prediction beside ground truth,
+and `report.html`. Detection goes first: its boxes prompt masks and keypoints. Where
+`config.eval.boxes` asks for the boxes of the annotations instead, the names of the metrics say so,
+and those of a model that has boxes of its own go into `metrics_ground_truth_boxes.json`.
 """
 
 import functools
@@ -22,6 +22,7 @@ from pix2seq_jax.evaluation import HOST_TASKS, inference, make_host_tasks
 from pix2seq_jax.evaluation.asks import Ask
 from pix2seq_jax.evaluation.boxes import boxes_of_annotations, boxes_of_results, same_images
 from pix2seq_jax.evaluation.chunks import Pictures
+from pix2seq_jax.evaluation.pages import build as pages
 from pix2seq_jax.evaluation.report import Album, Evaluation, flat, table, write
 from pix2seq_jax.experiment import inputs
 from pix2seq_jax.experiment.logs import MetricWriter, log, phase
@@ -74,8 +75,8 @@ class Evaluator:
         final: bool = True,
         leave: Callable[[], None] = lambda: None,
     ) -> dict:
-        """Evaluates, logs, and writes metrics.json, results/ and pictures/; returns the metrics by
-        task.
+        """Evaluates, logs, and writes metrics.json, results/ and pictures/, and report.html where
+        it is final; returns the metrics by task.
 
         Arguments as in `results`; `step`, `workdir` and `writer` say where it belongs.
         """
@@ -90,9 +91,11 @@ class Evaluator:
                 if images:
                     text = "step %d, %s of %d images:\n%s"
                     log.info(text, step, title, len(images), table(metrics[title]))
-            write(Path(workdir), step, self._config, evaluation, metrics)
+            content = write(Path(workdir), step, self._config, evaluation, metrics)
             if evaluation.pictures:
                 writer.images(step, {"eval/predictions": evaluation.contact_sheet()})
+            if final:
+                self._write_page(Path(workdir), evaluation, content, leave)
         return metrics
 
     def results(
@@ -123,6 +126,29 @@ class Evaluator:
                 if jax.process_index() == 0:
                     album.add(part)
         return Evaluation(results, ids, album.pictures())
+
+    def _write_page(
+        self,
+        workdir: Path,
+        evaluation: Evaluation,
+        metrics: Mapping[str, dict],
+        leave: Callable[[], None],
+    ) -> None:
+        """report.html; the evaluation is written without it, and counts where it fails."""
+        results, image_ids = evaluation.results, evaluation.image_ids
+        alone = jax.process_count() == 1  # else `leave` waits for the others
+        try:
+            pages.write_inputs(workdir, self._config, image_ids)
+            evaluated = pages.Evaluated(
+                self._config, self.sources, self.annotations, results, image_ids, metrics
+            )
+            with phase("report"):
+                path = pages.write(workdir, evaluated, leave if alone else lambda: None)
+        except (OSError, ValueError) as error:
+            text = "there is no report (%s); `python -m pix2seq_jax.report --workdir=%s` makes it"
+            log.error(text, error, workdir)
+        else:
+            log.info("the report is %s", path)
 
     def label(self, name: str) -> str:
         """See `resolve.label`."""

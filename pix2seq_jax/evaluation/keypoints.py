@@ -105,6 +105,11 @@ class Keypoints(HostTask):
         sigmas = keypoint_sigmas(source.keypoint_names, tuple(self.sigmas))
         return coco.evaluate(annotations, results, "keypoints", image_ids=image_ids, sigmas=sigmas)
 
+    def compare(self, source, annotations, results, image_ids) -> coco.Comparison:
+        """See HostTask."""
+        sigmas = keypoint_sigmas(source.keypoint_names, tuple(self.sigmas))
+        return coco.compare(annotations, results, "keypoints", image_ids=image_ids, sigmas=sigmas)
+
 
 def keypoint_sigmas(names: tuple[str, ...], given: tuple[float, ...]) -> tuple[float, ...]:
     """Deviations of keypoints: the given ones, or COCO's by name.

@@ -44,8 +44,8 @@ def write(
     config: ml_collections.ConfigDict,
     evaluation: Evaluation,
     metrics: Mapping[str, dict],
-) -> None:
-    """Results, metrics and pictures into the workdir."""
+) -> dict:
+    """Results, metrics and pictures into the workdir; returns the content of metrics.json."""
     host_tasks = make_host_tasks(config)
     for name, host_task in host_tasks.items():
         rows = evaluation.results[name]
@@ -58,14 +58,20 @@ def write(
     summary |= {"num_samples": {name: section.num_samples for name, section in sections.items()}}
     if any(host_task.needs_boxes for host_task in host_tasks.values()):
         summary |= {"boxes": config.eval.boxes}
-    # Figures of annotated boxes do not replace those of the model's own.
-    finds_boxes = any(host_task.finds_boxes for host_task in host_tasks.values())
-    apart = finds_boxes and config.eval.boxes == GROUND_TRUTH
-    suffix = f"_{GROUND_TRUTH}_boxes" if apart else ""
-    write_json(folder / f"metrics{suffix}.json", coco.json_safe(summary | dict(metrics)))
+    suffix, content = suffix_of(config), coco.json_safe(summary | dict(metrics))
+    write_json(folder / f"metrics{suffix}.json", content)
     (folder / f"pictures{suffix}").mkdir(parents=True, exist_ok=True)
     for image_id, picture in evaluation.pictures.items():
         picture.save(folder / f"pictures{suffix}" / f"{image_id}.png")
+    return content
+
+
+def suffix_of(config: ml_collections.ConfigDict) -> str:
+    """Of the names of metrics, pictures and report: figures of annotated boxes do not replace those
+    of the model's own."""
+    finds_boxes = any(one.finds_boxes for one in make_host_tasks(config).values())
+    apart = finds_boxes and config.eval.boxes == GROUND_TRUTH
+    return f"_{GROUND_TRUTH}_boxes" if apart else ""
 
 
 class Album:

@@ -59,3 +59,7 @@ class Segmentation(HostTask):
     def score(self, source, annotations, results, image_ids) -> dict:
         """See HostTask."""
         return coco.evaluate(annotations, results, "segm", image_ids=image_ids)
+
+    def compare(self, source, annotations, results, image_ids) -> coco.Comparison:
+        """See HostTask."""
+        return coco.compare(annotations, results, "segm", image_ids=image_ids)

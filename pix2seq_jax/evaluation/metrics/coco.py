@@ -14,6 +14,7 @@ import math
 import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from pycocotools.coco import COCO
@@ -44,7 +45,40 @@ IOU_TYPES = {
 }
 
 
-def evaluate(
+def evaluate(annotations, results: list[dict], iou_type: str = "bbox", **options) -> dict:
+    """Scores COCO results. An image counts whether there are predictions for it or not.
+
+    Arguments and errors as in `compare`.
+
+    Returns:
+        Fractions in [0, 1], NaN where there is no object: AP (IoU .50:.05:.95), AP50, AP75, APs,
+        APm, APl (area below 32², below 96², above), AR1, AR10, AR100 (one for each of `max_dets`),
+        ARs, ARm, ARl; of keypoints AP, AP50, AP75, APm, APl, AR, AR50, AR75, ARm, ARl. Then
+        `images`, `instances` (those that are not crowds) and `per_class`:
+        {category name: {AP, AP50, AR100, images, instances}}.
+    """
+    truth, run = compare(annotations, results, iou_type, **options)
+    return {
+        **_numbers(run.eval["precision"], run.eval["recall"], run.params),
+        "images": len(truth["images"]),
+        "instances": sum(a["counted"] for a in truth["annotations"]),
+        "per_class": _per_class(truth, run),
+    }
+
+
+class Comparison(NamedTuple):
+    """Results beside annotations.
+
+    Attributes:
+        truth: COCO dictionary of the images that count; `counted` says whether an annotation does.
+        run: of pycocotools, evaluated and accumulated.
+    """
+
+    truth: dict
+    run: COCOeval
+
+
+def compare(
     annotations,
     results: list[dict],
     iou_type: str = "bbox",
@@ -52,8 +86,8 @@ def evaluate(
     image_ids: Iterable[int] | None = None,
     max_dets: Sequence[int] | None = None,
     sigmas: Sequence[float] | None = None,
-) -> dict:
-    """Scores COCO results. An image counts whether there are predictions for it or not.
+) -> Comparison:
+    """Matches COCO results with annotations.
 
     Args:
         annotations: path of a COCO JSON, its dictionary, or a pycocotools COCO; never changed.
@@ -66,13 +100,6 @@ def evaluate(
             the official 1, 10, 100, and 20 for keypoints.
         sigmas: deviation of each keypoint relative to the object's size; None: COCO's for its 17
             keypoints.
-
-    Returns:
-        Fractions in [0, 1], NaN where there is no object: AP (IoU .50:.05:.95), AP50, AP75, APs,
-        APm, APl (area below 32², below 96², above), AR1, AR10, AR100 (one for each of `max_dets`),
-        ARs, ARm, ARl; of keypoints AP, AP50, AP75, APm, APl, AR, AR50, AR75, ARm, ARl. Then
-        `images`, `instances` (those that are not crowds) and `per_class`:
-        {category name: {AP, AP50, AR100, images, instances}}.
 
     Raises:
         ValueError: annotations that are not COCO, no or unknown `image_ids`, keypoints without as
@@ -96,12 +123,7 @@ def evaluate(
             )
         run.evaluate()
         run.accumulate()
-    return {
-        **_numbers(run.eval["precision"], run.eval["recall"], run.params),
-        "images": len(truth["images"]),
-        "instances": sum(a["counted"] for a in truth["annotations"]),
-        "per_class": _per_class(truth, run),
-    }
+    return Comparison(truth, run)
 
 
 def evaluate_boxes(
