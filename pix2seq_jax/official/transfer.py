@@ -79,7 +79,7 @@ def start(
     named = trees.flatten_names(fresh)
     wanted = {name: leaf.shape for name, leaf in named.items()}
     parts = plan(source, config, wanted, text)
-    leaves = [_with_part(leaf, parts[name]) for name, leaf in named.items()]
+    leaves = [with_part(leaf, parts[name]) for name, leaf in named.items()]
     variables = jax.tree.unflatten(jax.tree.structure(fresh), leaves)
     if jax.process_index() == 0:
         Path(workdir).mkdir(parents=True, exist_ok=True)
@@ -198,7 +198,7 @@ def _part(source: Source, config: ml_collections.ConfigDict, name: str, rows: Ro
     return Part("copied", "" if origin == name else f"from {origin}", values)
 
 
-def _with_part(fresh: jax.Array, part: Part) -> jax.Array:
+def with_part(fresh: jax.Array, part: Part) -> jax.Array:
     """A freshly initialised parameter with what the plan takes from the source, laid out as
     before."""
 
