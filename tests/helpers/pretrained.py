@@ -1,6 +1,7 @@
 """Our encoder with the weights of another library, and its features."""
 
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -30,6 +31,27 @@ def resnet(side: int = 224, **fields) -> Pix2Seq:
 def small_decoder(side: int, backbone, fields: dict) -> Pix2Seq:
     decoder = {"dec_layers": 1, "dec_dim": 16, "dec_mlp": 32, "dec_heads": 2, "max_seq_len": 8}
     return Pix2Seq((side, side), 16, backbone, **fields, **decoder)
+
+
+TINY = {"side": 12, "patch": 4, "enc_layers": 2, "enc_dim": 16, "enc_mlp": 32, "enc_heads": 2}
+NARROW = {"side": 32, "variant": "c4", "width": 1 / 32}
+RECORDED = {  # name: (our model, config.init_encoder_pixels)
+    "timm/vit_tiny": (lambda: vit(**TINY), "half"),
+    "torchvision/vit_tiny": (lambda: vit(**TINY), ""),
+    "transformers/vit-tiny": (lambda: vit(**TINY), "half"),
+    "augreg/vit_tiny": (lambda: vit(**TINY), ""),
+    "torchvision/resnet_tiny": (lambda: resnet(convention="torch", **NARROW), ""),
+    "transformers/resnet-tiny": (
+        lambda: resnet(convention="torch", depth=18, frozen_bn=True, **NARROW),
+        "",
+    ),
+    "keras/resnet_tiny": (lambda: resnet(convention="keras", **NARROW), ""),
+}
+
+
+def recorded(golden_dir: Path, name: str) -> Path:
+    """The file of weights of a recorded small model; io.npz is beside it."""
+    return next((golden_dir / "pretrained" / name.replace("/", "_")).glob("weights.*"))
 
 
 def plan(model: Pix2Seq, path, pixels: str = ""):
@@ -63,7 +85,7 @@ def compare(model: Pix2Seq, path, io, pixels: str = "") -> tuple[float, float, f
     """(largest difference, largest feature, seconds) of our features and the recorded ones."""
     begin = time.monotonic()
     _, parts, _ = plan(model, path, pixels)
-    ours = features(model, parts, io["images"])
+    ours = features(model, parts, (io["images"] / 255).astype(np.float32))
     assert ours.shape == io["features"].shape
     worst = float(np.abs(ours - io["features"]).max())
     return worst, float(np.abs(io["features"]).max()), time.monotonic() - begin

@@ -5,7 +5,7 @@
 FOLDER is where `pip install --target FOLDER torch torchvision timm transformers` went; '' if they
 are installed beside pix2seq_jax (`pip install -e .[pretrained_check]`). Without names all of MODELS
 are compared, one at a time; ViT-L needs 5 GB of memory. Not part of the test suite, because it
-takes minutes and the libraries.
+takes minutes and the libraries. `--record` writes tests/golden/pretrained anew instead.
 """
 
 import argparse
@@ -54,12 +54,22 @@ MODELS = {  # name: (our model, config.init_encoder_pixels)
 }
 
 
+RECORDED = ROOT / "tests" / "golden" / "pretrained"
+
+
 def main() -> None:
     """Prints a row for each model; the exit code is 1 where one differs by more than LIMIT."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", default=list(MODELS))
     parser.add_argument("--libraries", default="", help="folder with the libraries")
+    parser.add_argument("--record", action="store_true", help="write the small models anew")
     options = parser.parse_args()
+    if options.record:
+        for name in pretrained.RECORDED:
+            folder = RECORDED / name.replace("/", "_")
+            folder.mkdir(parents=True, exist_ok=True)
+            record(name, folder, options.libraries)
+        return
     bad = 0
     print("library/model                     largest difference  largest feature  seconds")
     for name in options.names:

@@ -2,9 +2,10 @@
 
     python -m tests.trials.original_encoders timm/vit_base_patch16_224 FOLDER
 
-It runs in a process of its own, where torch, torchvision, timm and transformers are
-(`pip install -e .[pretrained_check]`); nothing of pix2seq_jax is imported. Every weight is random,
-biases and norms too, so that one that went astray would show.
+Names that end in "tiny" are the recorded ones of tests/golden/pretrained (`python -m
+tests.trials.encoders --record`). It runs in a process of its own, where torch, torchvision, timm
+and transformers are (`pip install -e .[pretrained_check]`); nothing of pix2seq_jax is imported.
+Every weight is random, biases and norms too, so that one that went astray would show.
 """
 
 import sys
@@ -13,18 +14,20 @@ from pathlib import Path
 
 import numpy as np
 
-SIDE, TINY_SIDE = 224, 48
+SIDE, TINY_VIT, TINY_RESNET = 224, 12, 32  # pixels
 PREPROCESSING = {"imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), "half": (0.5, 0.5)}
 
 
 def main(name: str, folder: Path) -> None:
-    """Writes the weights and io.npz with `images` f32[B,H,W,3] in [0,1] and `features`, [B,S,D] of
+    """Writes the weights and io.npz with `images` u8[B,H,W,3] and `features`, [B,S,D] of
     a ViT after its last norm or [B,h,w,C] of a ResNet's last map."""
     library, _, model = name.partition("/")
-    side = TINY_SIDE if "tiny_fixture" in model else SIDE
-    images = np.random.default_rng(7).uniform(size=(2, side, side, 3)).astype(np.float32)
+    side = SIDE
+    if model.endswith("tiny"):
+        side = TINY_RESNET if "resnet" in model else TINY_VIT
+    images = np.random.default_rng(7).integers(0, 256, (2, side, side, 3), np.uint8)
     make = {"keras": keras_resnet, "augreg": augreg}.get(library, torch_model)
-    features = make(library, model, images, folder)
+    features = make(library, model, (images / 255).astype(np.float32), folder)
     np.savez(folder / "io.npz", images=images[:1], features=features[:1])
 
 
@@ -56,14 +59,20 @@ def torch_model(library: str, name: str, images: np.ndarray, folder: Path) -> np
     return out.numpy()
 
 
-def timm(name: str, side: int):
+def timm(name: str, side: int, layer_scale: float | None = 0.5):
     """(model, function of model and images, normalisation)."""
     import timm as library
     from timm.models.vision_transformer import VisionTransformer
 
-    if name == "tiny_fixture":
-        sizes = {"embed_dim": 16, "depth": 2, "num_heads": 2, "mlp_ratio": 2, "init_values": 0.5}
-        net = VisionTransformer(img_size=side, patch_size=16, num_classes=0, **sizes)
+    if name == "vit_tiny":
+        sizes = {
+            "embed_dim": 16,
+            "depth": 2,
+            "num_heads": 2,
+            "mlp_ratio": 2,
+            "init_values": layer_scale,
+        }
+        net = VisionTransformer(img_size=side, patch_size=4, num_classes=0, **sizes)
         return net, lambda model, x: model.forward_features(x), "half"
     net = library.create_model(name, pretrained=False, num_classes=0)
     mean = net.pretrained_cfg["mean"]
@@ -77,7 +86,7 @@ def torchvision(name: str, side: int):
     from torchvision import models
     from torchvision.models.resnet import Bottleneck
 
-    if name == "resnet_tiny_fixture":  # three groups, as the variant c4 has
+    if name == "resnet_tiny":  # three groups, as the variant c4 has
         net = models.ResNet(Bottleneck, [1, 1, 1, 1])
         net.conv1, net.bn1 = torch.nn.Conv2d(3, 2, 7, 2, 3, bias=False), torch.nn.BatchNorm2d(2)
         net.inplanes = 2
@@ -85,8 +94,8 @@ def torchvision(name: str, side: int):
         net.layer2 = net._make_layer(Bottleneck, 4, 4, stride=2)
         net.layer3 = net._make_layer(Bottleneck, 8, 6, stride=2)
         net.layer4 = net.fc = torch.nn.Identity()
-    elif name == "tiny_fixture":
-        net = models.VisionTransformer(side, 16, 2, 2, 16, 32)
+    elif name == "vit_tiny":
+        net = models.VisionTransformer(side, 4, 2, 2, 16, 32, num_classes=2)
     else:
         net = models.get_model(name, weights=None)
     return (
@@ -117,9 +126,9 @@ def hugging(name: str, side: int):
     sizes = {
         "base": {},
         "large": large | {"intermediate_size": 4096},
-        "tiny_fixture": {
+        "tiny": {
             **{"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2},
-            **{"intermediate_size": 32, "image_size": side},
+            **{"intermediate_size": 32, "image_size": side, "patch_size": 4},
         },
     }
     kind, _, size = name.partition("-")
@@ -136,8 +145,15 @@ def hugging(name: str, side: int):
     if kind == "dinov2":
         config = library.Dinov2Config(patch_size=14, image_size=side, mlp_ratio=4, **sizes[size])
         return library.Dinov2Model(config), last, "imagenet"
-    depths = {"50": [3, 4, 6, 3], "101": [3, 4, 23, 3]}
-    return library.ResNetModel(library.ResNetConfig(depths=depths[size])), last, "imagenet"
+    networks = {
+        "50": {"depths": [3, 4, 6, 3]},
+        "101": {"depths": [3, 4, 23, 3]},
+        "tiny": {  # the first three groups of a ResNet-18
+            **{"depths": [2, 2, 2], "hidden_sizes": [2, 4, 8], "embedding_size": 2},
+            "layer_type": "basic",
+        },
+    }
+    return library.ResNetModel(library.ResNetConfig(**networks[size])), last, "imagenet"
 
 
 def unshuffled(model, x):
@@ -194,7 +210,7 @@ def augreg(library: str, name: str, images: np.ndarray, folder: Path) -> np.ndar
     sys.modules[stub] = types.ModuleType(stub)
     import torch
 
-    net, features, _ = timm(name, images.shape[1])
+    net, features, _ = timm(name, images.shape[1], layer_scale=None)
     dim, heads = net.embed_dim, net.blocks[0].attn.num_heads
     layers, mlp = len(net.blocks), net.blocks[0].mlp.fc1.out_features
     rng = np.random.default_rng(0)
@@ -231,7 +247,7 @@ def augreg(library: str, name: str, images: np.ndarray, folder: Path) -> np.ndar
             dense = f"{block}/MlpBlock_3/Dense_{index}"
             arrays[f"{dense}/kernel"] = kernel(inputs, outputs, fan_in=inputs)
             arrays[f"{dense}/bias"] = vector(outputs)
-    np.savez(folder / "weights.npz", **arrays)
+    np.savez_compressed(folder / "weights.npz", **arrays)
     net.load_pretrained(str(folder / "weights.npz"))
     x = torch.from_numpy(normalised(images, "half")).permute(0, 3, 1, 2).contiguous()
     with torch.no_grad():
@@ -244,7 +260,7 @@ def keras_resnet(library: str, name: str, images: np.ndarray, folder: Path) -> n
     from keras.src.applications import resnet
 
     keras.utils.set_random_seed(0)
-    if name == "resnet_tiny_fixture":  # as ResNet50, but narrow and without its last group
+    if name == "resnet_tiny":  # as ResNet50, but narrow and without its last group
         net = narrow_keras(images.shape[1], resnet)
     else:
         make = {"resnet50": keras.applications.ResNet50, "resnet101": keras.applications.ResNet101}
@@ -265,7 +281,13 @@ def keras_resnet(library: str, name: str, images: np.ndarray, folder: Path) -> n
             layer.momentum = 0.0
     x = resnet.preprocess_input(images * 255.0)
     net(x, training=True)
-    net.save(folder / "weights.h5")
+    if name == "resnet_tiny":  # small: h5 takes a kilobyte for each array
+        weights = {w.path: np.asarray(w).astype(np.float16) for w in net.weights}
+        np.savez_compressed(folder / "weights.npz", **weights)
+        for weight in net.weights:
+            weight.assign(weights[weight.path])
+    else:
+        net.save(folder / "weights.h5")
     return np.asarray(net(x[:1], training=False))
 
 
