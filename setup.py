@@ -25,6 +25,8 @@ CORE = [
     "tqdm>=4.67",
     "array-record>=0.8.6",
     "pyyaml>=6.0",
+    "safetensors>=0.8",
+    "h5py>=3.14",
 ]
 # matplotlib: polygons of another hand; xdist: two tests at a time, since compiling uses one core;
 # importlib-resources: TFDS imports it to build a data set
@@ -38,6 +40,8 @@ TEST = [
 # What the command `tfds build` imports and tensorflow-datasets does not bring.
 TFDS = ["apache-beam>=2.77", "mlcroissant>=1.1", "importlib-resources>=6.5"]
 ORACLE = ["pycocoevalcap>=1.2"]  # a test compares the caption metrics with it; 100 MB
+# Encoders of the libraries that `config.init_encoder` reads; a trial compares ours with them.
+PRETRAINED_CHECK = ["torch>=2.13", "torchvision>=0.28", "timm>=1.0.31", "transformers>=5.24"]
 
 setup(
     name="pix2seq_jax",
@@ -49,5 +53,10 @@ setup(
     packages=find_packages(include=["pix2seq_jax", "pix2seq_jax.*"]),
     python_requires=">=3.11",
     install_requires=CORE,
-    extras_require={"test": TEST, "oracle": ORACLE, "tfds": TFDS},
+    extras_require={
+        "test": TEST,
+        "oracle": ORACLE,
+        "tfds": TFDS,
+        "pretrained_check": PRETRAINED_CHECK,
+    },
 )

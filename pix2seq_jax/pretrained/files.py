@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import h5py
-import ml_dtypes  # noqa: F401 - NumPy has no bfloat16 of its own
 import numpy as np
 from safetensors import SafetensorError, safe_open
 

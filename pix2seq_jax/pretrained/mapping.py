@@ -109,38 +109,38 @@ class Taken:
         self.names.add(name)
         return self.arrays[name]
 
-    def rest(self, where: str, also: Iterable[str] = ()) -> list[tuple[str, tuple[int, ...], str]]:
-        """What was not taken, with the reason; `also` are names of layers that ours has not.
+    def refuse(self) -> None:
+        """Raises ValueError where a name belongs to another architecture."""
+        for pattern, what in self.source.refused.items():
+            for name in self.arrays:
+                if re.search(pattern, name):
+                    raise ValueError(
+                        f"{name} belongs to {what}, which our encoder does not have; give an "
+                        "encoder without it"
+                    )
+
+    def rest(self, also: Iterable[str] = ()) -> list[tuple[str, tuple[int, ...], str]]:
+        """What was not taken, with the reason; `also` are beginnings of names of layers that ours
+        has not.
 
         Raises:
             ValueError: something was not taken that nothing accounts for.
         """
         out = []
-        for name in self.arrays:
-            if name in self.names:
-                continue
-            reason = self._reason(name, where)
-            if reason is None and any(re.match(pattern, name) for pattern in also):
-                reason = "a group that this variant of ours does not have"
-            if reason is None:
+        for name in sorted(self.arrays.keys() - self.names):
+            shape = self.arrays[name].shape
+            reasons = [
+                why for pattern, why in self.source.dropped.items() if re.search(pattern, name)
+            ]
+            if name.startswith(tuple(also)):
+                reasons.append("of a group that this variant of ours does not have")
+            if not reasons:
                 raise ValueError(
-                    f"{where}: {name} {list(self.arrays[name].shape)} has no counterpart in our "
-                    "encoder, so its architecture is another one; give an encoder without it"
+                    f"{name} {list(shape)} has no counterpart in our encoder, so its architecture "
+                    "is another one; give an encoder without it"
                 )
-            out.append((name, self.arrays[name].shape, reason))
+            out.append((name, shape, reasons[0]))
         return out
-
-    def _reason(self, name: str, where: str) -> str | None:
-        for pattern, what in self.source.refused.items():
-            if re.search(pattern, name):
-                raise ValueError(
-                    f"{where}: {name} belongs to {what}, which our encoder does not have; give an "
-                    "encoder without it"
-                )
-        for pattern, reason in self.source.dropped.items():
-            if re.search(pattern, name):
-                return reason
-        return None
 
 
 def matrix(array: np.ndarray, layout: str) -> np.ndarray:

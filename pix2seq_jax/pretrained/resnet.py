@@ -41,6 +41,7 @@ def convert(
         ValueError: the architecture is another one; the text has no file name yet.
     """
     taken, backbone = Taken(source, arrays), model.backbone
+    taken.refuse()
     check(taken, source, beside, backbone, pixels_name)
     parts, lines = {}, list(source.facts)
     for part in places(source, backbone):
@@ -68,7 +69,7 @@ def convert(
     lines.append("the transformer and its input layer (params/stem/dense) have no counterpart")
     groups = range(GROUPS[backbone.variant], 4)
     also = [source.block[0].partition("{index")[0].format(**_counts(g, 0, 0)) for g in groups]
-    return parts, Notes(lines, taken.rest("the file", also))
+    return parts, Notes(lines, taken.rest(also))
 
 
 def check(

@@ -33,6 +33,7 @@ def convert(
         ValueError: the architecture is another one; the text has no file name yet.
     """
     taken = Taken(source, source.prepare(arrays))
+    taken.refuse()
     weights, lines = _collect(taken), list(source.facts)
     lines += check(weights, beside, source, model)
     parts = _layers(weights, model, lines)
@@ -52,7 +53,7 @@ def convert(
             parts[f"{ENCODER}/norm/{what}"] = Part("copied", "", weights[f"norm.{what}"])
     else:
         lines.append(NO_FINAL_NORM)
-    return parts, Notes(lines, taken.rest("the file"))
+    return parts, Notes(lines, taken.rest())
 
 
 def check(
