@@ -66,6 +66,8 @@ def convert(
         f"eps of the norms: {source.eps:g} there, {NORM_EPSILON:g} here"
         + ("" if source.eps == NORM_EPSILON else "; folded into the variances")
     )
+    if f"{source.stem[0]}{source.bias}" in taken.names:
+        lines.append("biases of convolutions are folded into the means, which is equal")
     lines.append("the transformer and its input layer (params/stem/dense) have no counterpart")
     groups = range(GROUPS[backbone.variant], 4)
     also = [source.block[0].partition("{index")[0].format(**_counts(g, 0, 0)) for g in groups]
@@ -171,16 +173,16 @@ def _layer(part: Place, kernel: np.ndarray, taken: Taken, source: ResNetSource) 
                 "batch norms"
             )
     scale, bias, mean, var = fields
-    shift, detail = taken.take(f"{part.convolution}{source.bias}"), ""
+    shift = taken.take(f"{part.convolution}{source.bias}")
     if shift is not None:
-        mean, detail = mean - shift, "less the bias of the convolution"
+        mean = mean - shift
     var = var + np.float32(source.eps - NORM_EPSILON)
     layer = f"stem/resnet/{part.ours}"
     return {
         f"params/{layer}/conv/kernel": Part("copied", "", kernel),
         f"params/{layer}/norm/scale": Part("copied", "", scale),
         f"params/{layer}/norm/bias": Part("copied", "", bias),
-        f"batch_stats/{layer}/norm/mean": Part("copied", detail, mean),
+        f"batch_stats/{layer}/norm/mean": Part("copied", "", mean),
         f"batch_stats/{layer}/norm/var": Part("copied", "", var),
     }
 

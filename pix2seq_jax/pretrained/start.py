@@ -59,7 +59,7 @@ OTHERS = {
     r"^(conv_root|gn_root|block\d+/unit)": "a ResNet with group norms (BiT), or a hybrid",
     r"^(conv1|stem)\.\d\.|\.downsample\.2\.": "a ResNet with a stem of several convolutions",
     r"_preact_bn/|^post_bn/": "a ResNet of version 2, with norms before the convolutions",
-    r"^layers/conv2d|/vars/\d+$": (
+    r"(^|/)vars/\d+$": (
         "a .weights.h5 of Keras 3, which has no names of layers (model.save('FILE.h5') writes them)"
     ),
     r"relative_position_bias": "a transformer with relative positions (Swin, BEiT)",

@@ -163,24 +163,9 @@ def _split_and_flatten(weights: Arrays) -> None:
 
 
 def _layers(weights: Arrays, model: Pix2Seq, lines: list[str]) -> dict[str, Part]:
-    """The transformer layers; biases that are not there are 0, scales of branches are folded."""
+    """The transformer layers."""
     layers, dim = weights["norm1.scale"].shape
-    none = []
-    for name in BIASES:
-        if f"{name}.bias" not in weights:
-            none.append(name)
-            width = weights[f"{name}.kernel"].shape[-1]
-            weights[f"{name}.bias"] = np.zeros((layers, width), np.float32)
-    if none:
-        lines.append(
-            f"the file has no biases of {', '.join(none)}; ours start at 0, which is equal"
-        )
-    for scale, last in (("scale1", "out"), ("scale2", "dense2")):
-        if scale in weights:
-            factor = weights[scale]
-            weights[f"{last}.kernel"] = weights[f"{last}.kernel"] * factor[:, None]
-            weights[f"{last}.bias"] = weights[f"{last}.bias"] * factor
-            lines.append(f"layer scale {scale[-1]} folded into {last}, which is equal")
+    _complete(weights, lines)
     heads = (model.enc_heads, dim // model.enc_heads)
     parts = {}
     for what in ("scale", "bias"):
@@ -197,6 +182,27 @@ def _layers(weights: Arrays, model: Pix2Seq, lines: list[str]) -> dict[str, Part
         for what in ("kernel", "bias"):
             parts[f"{LAYERS}/mlp/{name}/{what}"] = weights[f"{name}.{what}"]
     return {name: Part("copied", "", values) for name, values in parts.items()}
+
+
+def _complete(weights: Arrays, lines: list[str]) -> None:
+    """Biases that are not there are 0, scales of branches are folded into the last kernels."""
+    layers, _ = weights["norm1.scale"].shape
+    none = []
+    for name in BIASES:
+        if f"{name}.bias" not in weights:
+            none.append(name)
+            width = weights[f"{name}.kernel"].shape[-1]
+            weights[f"{name}.bias"] = np.zeros((layers, width), np.float32)
+    if none:
+        lines.append(
+            f"the file has no biases of {', '.join(none)}; ours start at 0, which is equal"
+        )
+    for scale, last in (("scale1", "out"), ("scale2", "dense2")):
+        if scale in weights:
+            factor = weights[scale]
+            weights[f"{last}.kernel"] = weights[f"{last}.kernel"] * factor[:, None]
+            weights[f"{last}.bias"] = weights[f"{last}.bias"] * factor
+            lines.append(f"layer scale {scale[-1]} folded into {last}, which is equal")
 
 
 def _tokens(weights: Arrays, model: Pix2Seq, lines: list[str]) -> dict[str, Part]:

@@ -104,7 +104,7 @@ def test_a_last_group_that_ours_lacks_is_dropped(golden_dir, tmp_path):
     np.savez(tmp_path / "whole.npz", **arrays)
     model = pretrained.resnet(convention="keras", **NARROW)
     notes = pretrained.plan(model, tmp_path / "whole.npz")[2]
-    assert [name[:11] for name, _, _ in notes.dropped] == [f"conv5_block{n}" for n in (1, 2, 3)]
+    assert [name[:12] for name, _, _ in notes.dropped] == [f"conv5_block{n}" for n in (1, 2, 3)]
     assert "of a group" in notes.dropped[0][2]
 
 

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from pix2seq_jax.config.fill import fill
 from pix2seq_jax.experiment import checks, resolve
 from pix2seq_jax.experiment import start as run_start
 from pix2seq_jax.experiment.logs import log
@@ -56,7 +57,7 @@ def test_the_state_has_the_encoder_and_the_report_is_written(golden_dir, tmp_pat
 
 
 def test_two_origins_are_refused(golden_dir, tmp_path):
-    config = small.config("detection.py:shapes", tmp_path)
+    config = fill(small.config("detection.py:shapes", tmp_path))
     config.init_encoder = str(tmp_path / "gone.safetensors")
     with pytest.raises(ValueError, match=r"gone.safetensors' does not exist"):
         checks.check(config, tmp_path / "run", training=True)

@@ -4,6 +4,7 @@
 from dataclasses import dataclass
 from functools import partial
 from math import ceil
+from typing import Any
 
 import jax
 from flax import linen as nn
@@ -205,16 +206,7 @@ class ResNet(nn.Module):
     def __call__(self, x: jnp.ndarray) -> jnp.ndarray:
         mode = {"train": self.train, "dtype": self.dtype}
         base = 64 * self.width  # channels are cut to whole numbers last, as in the official release
-        if CONVENTIONS[self.convention]:
-            x = x - jnp.asarray(CONVENTIONS[self.convention], x.dtype)[None, None, None]
-        x = x.astype(jnp.dtype(self.dtype))
-        if self.variant == "c3":
-            for i, features in enumerate((base // 2, base // 2, base), 1):
-                x = nn.relu(ConvNorm(int(features), 3, name=f"stem{i}", **mode)(x))
-        else:
-            x = nn.relu(ConvNorm(int(base), 7, stride=2, name="stem1", **mode)(x))
-        padding = "SAME" if self.convention == "official" else ((1, 1), (1, 1))
-        x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=padding)
+        x = self._stem(x, base, mode)
         kind, block, expansion = "block", Bottleneck, 4
         if self.depth in BASIC_DEPTHS:
             kind, block, expansion = "basic", BasicBlock, 1
@@ -235,6 +227,19 @@ class ResNet(nn.Module):
                     **mode,
                 )(x)
         return x
+
+    def _stem(self, x: jnp.ndarray, base: float, mode: dict[str, Any]) -> jnp.ndarray:
+        """Images -> what the first group takes: convolutions and a pool."""
+        if CONVENTIONS[self.convention]:
+            x = x - jnp.asarray(CONVENTIONS[self.convention], x.dtype)[None, None, None]
+        x = x.astype(jnp.dtype(self.dtype))
+        if self.variant == "c3":
+            for i, features in enumerate((base // 2, base // 2, base), 1):
+                x = nn.relu(ConvNorm(int(features), 3, name=f"stem{i}", **mode)(x))
+        else:
+            x = nn.relu(ConvNorm(int(base), 7, stride=2, name="stem1", **mode)(x))
+        padding = "SAME" if self.convention == "official" else ((1, 1), (1, 1))
+        return nn.max_pool(x, (3, 3), strides=(2, 2), padding=padding)
 
 
 class ResNetStem(nn.Module):
