@@ -26,6 +26,7 @@ CORE = [
     "array-record>=0.8.6",
     "pyyaml>=6.0",
     "safetensors>=0.8",
+    "h5py>=3.14",
 ]
 SERVE = [
     "starlette>=1.10",
@@ -50,6 +51,8 @@ TFDS = ["apache-beam>=2.77", "mlcroissant>=1.1", "importlib-resources>=6.5"]
 VIDEO = ["av>=18.0"]  # predict on videos
 SUPERVISION = ["supervision>=0.31"]  # Prediction.to_supervision
 ORACLE = ["pycocoevalcap>=1.2"]  # a test compares the caption metrics with it; 100 MB
+# Encoders of the libraries that `config.init_encoder` reads; a trial compares ours with them.
+PRETRAINED_CHECK = ["torch>=2.13", "torchvision>=0.28", "timm>=1.0.31", "transformers>=5.24"]
 
 setup(
     name="pix2seq_jax",
@@ -73,5 +76,6 @@ setup(
         "tfds": TFDS,
         "video": VIDEO,
         "supervision": SUPERVISION,
+        "pretrained_check": PRETRAINED_CHECK,
     },
 )

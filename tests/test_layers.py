@@ -16,7 +16,7 @@ LAYERS = (
     ("decoding",),
     ("training",),
     ("data", "evaluation.metrics", "evaluation.pictures", "experiment.logs"),
-    ("evaluation", "experiment", "official", "portable", "serving", "config"),
+    ("evaluation", "experiment", "official", "portable", "serving", "pretrained", "config"),
     (
         *("main", "train", "evaluate", "predict", "import_tf", "weight_search"),
         *("plan", "prepare", "validate", "commands", "bench", "demo", "export", "serve"),

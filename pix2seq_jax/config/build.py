@@ -182,6 +182,8 @@ def base(variant: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
             "about": "",  # what the recipe aims at
             "seed": 0,
             "init_from": "",  # workdir or official checkpoint to take weights from where they fit
+            "init_encoder": "",  # file of an encoder that another library trained
+            "init_encoder_pixels": "",  # how that library normalises images; "": as the file says
             "data": data(variant.data, size=variant.size, slots=variant.slots),
             "more_data": {},  # name -> section like `data`, for tasks.NAME.mix
             # vocab_size and max_seq_len grow with what the data and the tasks need.

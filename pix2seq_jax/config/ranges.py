@@ -32,6 +32,7 @@ from pix2seq_jax.evaluation import HOST_TASKS
 from pix2seq_jax.models import pix2seq
 from pix2seq_jax.models.backbones import BACKBONES, base
 from pix2seq_jax.models.backbones.base import Backbone
+from pix2seq_jax.pretrained.pixels import NORMALISATIONS
 from pix2seq_jax.tasks import TASKS
 from pix2seq_jax.tasks.detection import CLASS_CORRUPTIONS
 from pix2seq_jax.training import losses, optim
@@ -57,7 +58,7 @@ def _model() -> dict[str, Allowed]:
             f"{part}_{name}": COUNT for name in ("layers", "mlp", "heads")
         }
     fields |= {name: RATE for name in ("drop_path", "drop_units", "drop_att")}
-    flags = ("use_cls_token", "shared_embedding", "output_bias", "remat")
+    flags = ("use_cls_token", "stem_norm", "shared_embedding", "output_bias", "remat")
     fields |= {name: FLAG for name in flags}
     fields |= {
         name: whole(0, also=" (0: what data and tasks need)")
@@ -182,7 +183,12 @@ EVERY_STEP = whole(
     1, also="; to do something never give more than config.train.steps (evaluation: --mode=train)"
 )
 TABLE = {  # by section; "" is the config itself
-    "": {"about": text(), "seed": whole(0), "init_from": text()},
+    "": {
+        "about": text(),
+        "seed": whole(0),
+        **{name: text() for name in ("init_from", "init_encoder")},
+        "init_encoder_pixels": one_of(("", *NORMALISATIONS)),
+    },
     "data": _data(),
     "model": _model(),
     **{f"{BACKBONE}={name}": _backbone(kind) for name, kind in BACKBONES.items()},

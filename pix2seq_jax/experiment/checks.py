@@ -19,6 +19,7 @@ from pix2seq_jax.data.ops.chain import read_chain
 from pix2seq_jax.experiment import memory, resolve
 from pix2seq_jax.experiment import workdir as folder
 from pix2seq_jax.models.pix2seq import Pix2Seq
+from pix2seq_jax.pretrained import files
 from pix2seq_jax.training import checkpoint, processes, sharding
 from pix2seq_jax.vocab import Vocab
 
@@ -51,6 +52,7 @@ def check(
         # Others have weights of their own.
         if not checkpoint.steps(Path(workdir) / folder.CHECKPOINTS):
             _check_source(config.init_from)
+            _check_encoder(config)
     memory.check(config, mesh, training=training)
     return mesh
 
@@ -100,6 +102,18 @@ def _check_source(init_from: str) -> None:
             "WORKDIR@STEP), an official checkpoint directory or the model.safetensors of an "
             "export, or ''"
         )
+
+
+def _check_encoder(config: ml_collections.ConfigDict) -> None:
+    """As `_check_source`, for the file of an encoder."""
+    if not config.init_encoder:
+        return
+    if config.init_from:
+        raise ValueError(
+            f"config.init_from={config.init_from!r} has an encoder of its own, so "
+            f"config.init_encoder={config.init_encoder!r} would overwrite it; give one of them"
+        )
+    files.check_path(config.init_encoder)
 
 
 def _check_ops(config: ml_collections.ConfigDict, name: str) -> None:

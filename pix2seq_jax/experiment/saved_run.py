@@ -18,6 +18,7 @@ from pix2seq_jax.experiment.resolve import check_classes
 from pix2seq_jax.experiment.workdir import CHECKPOINTS, CONFIG_FILE, check_named, read_json
 from pix2seq_jax.files.locations import path_of
 from pix2seq_jax.files.whole import write_whole
+from pix2seq_jax.models.backbones.resnet import ResNetBackbone
 from pix2seq_jax.models.pix2seq import Pix2Seq
 from pix2seq_jax.tasks import TASKS
 from pix2seq_jax.training import checkpoint
@@ -41,8 +42,12 @@ FREE_OF_MODEL = (
 
 # What early runs did not record, by section; "" is the config itself.
 EARLIER = {
-    "": {"init_from": ""},
-    "model": {"attention": Pix2Seq.attention, "remat_policy": Pix2Seq.remat_policy},
+    "": {"init_from": "", "init_encoder": "", "init_encoder_pixels": ""},
+    "model": {
+        "attention": Pix2Seq.attention,
+        "remat_policy": Pix2Seq.remat_policy,
+        "stem_norm": Pix2Seq.stem_norm,
+    },
     "data": {
         "worker_processes": 0,
         "keypoint_names": (),
@@ -61,6 +66,7 @@ EARLIER = {
     },
     "mesh": {"data": -1, "fsdp": 1, "model": 1, "allow_whole": False},
 }
+EARLIER_RESNET = {"convention": ResNetBackbone.convention}  # of the section model.backbone
 
 
 def load_config(workdir: str | Path) -> ml_collections.ConfigDict:
@@ -97,6 +103,10 @@ def complete(content: dict[str, Any], *, where: str) -> ml_collections.ConfigDic
         content["model"] = earlier.upgrade_model(content["model"])
     for section, values in EARLIER.items():
         _set_defaults(content.get(section) if section else content, values, section)
+    if isinstance(content.get("model"), dict):
+        backbone = content["model"].get("backbone")
+        if isinstance(backbone, dict) and backbone.get("name") == "resnet":
+            _set_defaults(backbone, EARLIER_RESNET, "model.backbone")
     sections = content.get("tasks")
     if isinstance(sections, dict):
         for name in sections.keys() & TASKS.keys():

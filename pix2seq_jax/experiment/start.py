@@ -1,8 +1,8 @@
 """Where the weights of a run come from.
 
 In this order: the newest whole checkpoint of the workdir (resume), the model that was imported into
-it (import_tf), another model as far as it fits (config.init_from, a warm start), scratch. The log
-says which ("weights: ...").
+it (import_tf), another model as far as it fits (config.init_from, a warm start) or the encoder of
+another library (config.init_encoder), scratch. The log says which ("weights: ...").
 """
 
 from pathlib import Path
@@ -14,6 +14,7 @@ from pix2seq_jax.experiment import saved_run
 from pix2seq_jax.experiment.logs import log, phase
 from pix2seq_jax.experiment.resolve import check_classes
 from pix2seq_jax.official import transfer
+from pix2seq_jax.pretrained import start as encoder_start
 from pix2seq_jax.training import checkpoint
 from pix2seq_jax.training import state as train_state
 
@@ -47,9 +48,10 @@ def restore_or_start(
 
 def passed_over(config: ml_collections.ConfigDict) -> str:
     """For the log, where the workdir has weights of its own."""
-    if not config.init_from:
-        return ""
-    return f"; config.init_from={config.init_from!r} is ignored, it is for a new workdir"
+    for name in ("init_from", "init_encoder"):
+        if config[name]:
+            return f"; config.{name}={config[name]!r} is ignored, it is for a new workdir"
+    return ""
 
 
 def first_state(
@@ -71,4 +73,6 @@ def first_state(
         return state, "imported" + passed_over(config)
     if config.init_from:
         return transfer.start(state, config, workdir, mesh, text=meta.get("text_model"))
+    if config.init_encoder:
+        return encoder_start.start(state, config, workdir)
     return state, "from scratch"

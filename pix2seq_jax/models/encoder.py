@@ -36,17 +36,20 @@ class EncoderLayer(nn.Module):
 
 class Encoder(nn.Module):
     """Tokens of the backbone [B,rows·columns,D] -> encoded image [B,S,D]; S counts the class
-    token, if there is one."""
+    token, if there is one. Without `stem_norm` the tokens are not normalised first, as in ViT."""
 
     stack: Stack
     grid: tuple[int, int]
     pos_encoding: str
     use_cls_token: bool
+    stem_norm: bool
 
     @nn.compact
     def __call__(self, tokens: jnp.ndarray, train: bool) -> jnp.ndarray:
         dtype = jnp.dtype(self.stack.dtype)
-        x = layer_norm(self.stack.dtype, "stem_norm")(tokens)
+        x = tokens.astype(dtype)
+        if self.stem_norm:
+            x = layer_norm(self.stack.dtype, "stem_norm")(x)
         positions = grid_positions(self, self.pos_encoding, *self.grid, self.stack.dim)
         x = x + positions.astype(dtype)[None]
         if self.use_cls_token:

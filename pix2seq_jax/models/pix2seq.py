@@ -45,6 +45,8 @@ class Pix2Seq(nn.Module):
         pos_encoding: of image tokens, 'sin_cos' or 'learned'.
         dec_pos_encoding: of sequence tokens, 'learned' or 'sin_cos'.
         use_cls_token: whether the encoder has a class token, which the decoder sees too.
+        stem_norm: whether the backbone's tokens are normalised before positions are added, as
+            published; a ViT pretrained elsewhere has no such norm.
         proj_mode: from encoder to decoder, 'mlp', 'linear' or 'linear_p' (linear with positions).
         shared_embedding: whether logits use the token embedding.
         output_bias: whether logits have a bias.
@@ -81,6 +83,7 @@ class Pix2Seq(nn.Module):
     pos_encoding: str = "sin_cos"
     dec_pos_encoding: str = "learned"
     use_cls_token: bool = False
+    stem_norm: bool = True
     proj_mode: str = "mlp"
     shared_embedding: bool = True
     output_bias: bool = True
@@ -124,7 +127,9 @@ class Pix2Seq(nn.Module):
         )
         grid = self.backbone.grid(self.image_size)
         self.stem = self.backbone.stem(enc)
-        self.image_encoder = Encoder(enc, grid, self.pos_encoding, self.use_cls_token)
+        self.image_encoder = Encoder(
+            enc, grid, self.pos_encoding, self.use_cls_token, self.stem_norm
+        )
         self.projection = Projection(
             proj, grid, self.pos_encoding, self.use_cls_token, self.proj_mode
         )

@@ -40,6 +40,7 @@ TABLES = (*TOKEN_TABLES, *GRID_TABLES, SEQUENCE_TABLE)
 OPTIONAL = (*TABLES[1:], "params/image_encoder/cls_token")
 # Fields of config.model that may differ without changing which parameters there are.
 FREE_FIELDS = ("image_size", "vocab_size", "max_seq_len", *saved_run.FREE_OF_MODEL)
+CONVENTION = "backbone.convention"  # changes what is computed, but no parameter
 SHOWN_NAMES = 20  # of classes, in the report
 WHAT = ("copied", "resized", "rows", "new", "dropped")  # becomes of a parameter
 
@@ -79,7 +80,7 @@ def start(
     named = trees.flatten_names(fresh)
     wanted = {name: leaf.shape for name, leaf in named.items()}
     parts = plan(source, config, wanted, text)
-    leaves = [_with_part(leaf, parts[name]) for name, leaf in named.items()]
+    leaves = [with_part(leaf, parts[name]) for name, leaf in named.items()]
     variables = jax.tree.unflatten(jax.tree.structure(fresh), leaves)
     if jax.process_index() == 0:
         Path(workdir).mkdir(parents=True, exist_ok=True)
@@ -131,6 +132,14 @@ def check_architecture(
 
     `config` is that of the model, `wanted` the shapes of its variables by name.
     """
+    sides = (dict(ranges.leaves(side.model.to_dict())) for side in (source.config, config))
+    conventions = [side[CONVENTION] for side in sides if CONVENTION in side]
+    if len(set(conventions)) > 1:
+        there, here = conventions
+        raise ValueError(
+            f"config.init_from: config.model.{CONVENTION} is {there!r} in {source.where} and "
+            f"{here!r} in the model; set it as there, or give another config.init_from"
+        )
     for name in dict.fromkeys([*wanted, *source.arrays]):
         there = source.arrays[name].shape if name in source.arrays else None
         here = wanted.get(name)
@@ -198,7 +207,7 @@ def _part(source: Source, config: ml_collections.ConfigDict, name: str, rows: Ro
     return Part("copied", "" if origin == name else f"from {origin}", values)
 
 
-def _with_part(fresh: jax.Array, part: Part) -> jax.Array:
+def with_part(fresh: jax.Array, part: Part) -> jax.Array:
     """A freshly initialised parameter with what the plan takes from the source, laid out as
     before."""
 

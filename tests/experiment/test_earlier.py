@@ -37,8 +37,19 @@ def test_flat_fields_go_to_the_section_of_their_backbone(name, backbone):
     upgraded = earlier.upgrade_model(FLAT | {"encoder": name})
     assert upgraded == {"enc_dim": 16, "backbone": {"name": name, **backbone}}
     assert earlier.upgrade_model(upgraded) == upgraded
-    fields = [field.name for field in dataclasses.fields(BACKBONES[name])]
-    assert set(upgraded["backbone"]) == {"name", *fields}
+    fields = {field.name for field in dataclasses.fields(BACKBONES[name])}
+    later = set(saved_run.EARLIER_RESNET) if name == "resnet" else set()
+    assert set(upgraded["backbone"]) == {"name", *fields} - later
+
+
+def test_an_earlier_resnet_is_the_official_one(golden_dir, tmp_path):
+    shutil.copytree(golden_dir / "workdir_0_1", tmp_path / "run")
+    path = tmp_path / "run" / "config.json"
+    content = json.loads(path.read_text())
+    content["model"]["encoder"] = "resnet"
+    path.write_text(json.dumps(content))
+    config = saved_run.load_config(tmp_path / "run")
+    assert config.model.backbone.convention == "official" and config.model.stem_norm
 
 
 @pytest.mark.parametrize("section", [{}, {"enc_dim": 3}, {"backbone": 3, "encoder": "vit"}])

@@ -201,6 +201,8 @@ OTHERS = [
     ("vocab.size=120", "vocab.size=120", "raise vocab.size"),
     ("train.best_metric=AP", "config.train.best_metric='AP'", "give one of"),
     ("init_from=/nowhere/run", "config.init_from='/nowhere/run'", "give a workdir"),
+    ("init_encoder=/nowhere/vit.npz", "config.init_encoder='/nowhere/vit.npz'", "give a file"),
+    ("init_encoder_pixels=gray", "config.init_encoder_pixels='gray'", "'imagenet'"),
     ("init_from=/nowhere/run@30", "config.init_from='/nowhere/run@30'", "give a workdir"),
     ("tasks.detection.train_ops=decode|melt", "config.tasks.detection.train_ops", "the ops are"),
     (

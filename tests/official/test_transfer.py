@@ -129,6 +129,14 @@ def test_another_architecture_is_refused(fields, parts):
         assert part in str(caught.value)
 
 
+def test_another_convention_of_resnets_is_refused():
+    """It changes what is computed, and no parameter shows it."""
+    fields = {"name": "resnet", "width": 1 / 16}
+    theirs = make(backbone=backbones.complete(fields))
+    with pytest.raises(ValueError, match=r"convention is 'official' in runs/a .* 'torch' in the"):
+        plan(theirs, make(backbone=backbones.complete(fields | {"convention": "torch"})))
+
+
 @pytest.mark.parametrize("name", ["vit_tiny", "resnet_tiny"])
 def test_an_official_checkpoint_with_an_unchanged_vocabulary(name, golden_dir):
     given = read(str(golden_dir / name), sharding.make_mesh())

@@ -2,7 +2,9 @@
 1512.03385)."""
 
 from dataclasses import dataclass
+from functools import partial
 from math import ceil
+from typing import Any
 
 import jax
 from flax import linen as nn
@@ -23,6 +25,13 @@ BLOCKS = {  # per group, by depth
 BASIC_DEPTHS = (18, 34)  # the others are built of bottlenecks
 GROUPS = {"standard": 4, "dc5": 4, "c4": 3, "c3": 2}
 PIXELS_PER_TOKEN = {"standard": 32, "dc5": 16, "c4": 16, "c3": 8}  # side, by variant
+# What libraries do differently, by who does so: the mean of RGB in [0,1] that is subtracted from
+# images before they are padded with zeros. Keras' is that of Caffe.
+CONVENTIONS = {
+    "official": None,
+    "torch": (0.485, 0.456, 0.406),
+    "keras": (123.68 / 255, 116.779 / 255, 103.939 / 255),
+}
 NORM_EPSILON, NORM_MOMENTUM = 1e-5, 0.9
 CONV_INIT = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
 NARROWEST = 128  # channels of the 3×3 convolutions of the last group of 'c3', for width 1
@@ -37,15 +46,22 @@ class ResNetBackbone(Backbone):
         variant: 'standard' (a token for 32 x 32 pixels), 'dc5' or 'c4' (16 x 16), 'c3' (8 x 8).
         width: multiplies all channels; below 1/32 none would be left.
         frozen_bn: whether training uses the recorded batch statistics and leaves them alone.
+        convention: 'official' as the published models; 'torch' and 'keras' as the ResNets of those
+            libraries: a mean is subtracted from the pixels, the pool is padded by the same on both
+            sides, and 'keras' has the stride of a bottleneck in its first convolution (version 1;
+            the others have it in the 3×3 convolution, which is called version 1.5).
     """
 
     depth: int = one_of(tuple(BLOCKS), default=50)
     variant: str = one_of(tuple(GROUPS), default="standard")
     width: float = at_least(1 / 32, default=1.0)
     frozen_bn: bool = False
+    convention: str = one_of(tuple(CONVENTIONS), default="official")
 
     def stem(self, stack: Stack) -> nn.Module:
-        return ResNetStem(stack, self.depth, self.variant, self.width, self.frozen_bn)
+        return ResNetStem(
+            stack, self.depth, self.variant, self.width, self.frozen_bn, self.convention
+        )
 
     def grid(self, image_size: tuple[int, int]) -> tuple[int, int]:
         side = PIXELS_PER_TOKEN[self.variant]
@@ -137,10 +153,10 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1×1, 3×3 (with the stride), 1×1 convolutions to `outputs` channels, added to the input or its
-    projection.
+    """1×1, 3×3, 1×1 convolutions to `outputs` channels, added to the input or its projection.
 
-    `dilation` as in BasicBlock.
+    `dilation` as in BasicBlock. The 3×3 convolution has the stride, or with `stride_first` the
+    first one.
     """
 
     features: int
@@ -150,6 +166,7 @@ class Bottleneck(nn.Module):
     stride: int = 1
     dilation: int = 1
     project: bool = False
+    stride_first: bool = False
 
     @nn.compact
     def __call__(self, x: jnp.ndarray) -> jnp.ndarray:
@@ -158,8 +175,9 @@ class Bottleneck(nn.Module):
         shortcut = x
         if self.project:
             shortcut = ConvNorm(self.outputs, 1, stride=self.stride, name="shortcut", **mode)(x)
-        h = nn.relu(ConvNorm(self.features, 1, name="conv1", **mode)(x))
-        strided = {"stride": self.stride, "dilation": dilation}
+        first, second = (self.stride, 1) if self.stride_first else (1, self.stride)
+        h = nn.relu(ConvNorm(self.features, 1, stride=first, name="conv1", **mode)(x))
+        strided = {"stride": second, "dilation": dilation}
         h = nn.relu(ConvNorm(self.features, 3, name="conv2", **strided, **mode)(h))
         # Starting at zero, the last scale makes every block the identity at first.
         h = ConvNorm(self.outputs, 1, zero_scale=True, name="conv3", **mode)(h)
@@ -182,22 +200,19 @@ class ResNet(nn.Module):
     train: bool
     dtype: str
     remat: bool
+    convention: str = "official"
 
     @nn.compact
     def __call__(self, x: jnp.ndarray) -> jnp.ndarray:
         mode = {"train": self.train, "dtype": self.dtype}
         base = 64 * self.width  # channels are cut to whole numbers last, as in the official release
-        x = x.astype(jnp.dtype(self.dtype))
-        if self.variant == "c3":
-            for i, features in enumerate((base // 2, base // 2, base), 1):
-                x = nn.relu(ConvNorm(int(features), 3, name=f"stem{i}", **mode)(x))
-        else:
-            x = nn.relu(ConvNorm(int(base), 7, stride=2, name="stem1", **mode)(x))
-        x = nn.max_pool(x, (3, 3), strides=(2, 2), padding="SAME")
+        x = self._stem(x, base, mode)
         kind, block, expansion = "block", Bottleneck, 4
         if self.depth in BASIC_DEPTHS:
             kind, block, expansion = "basic", BasicBlock, 1
         block = nn.remat(block) if self.remat else block
+        if kind == "block":
+            block = partial(block, stride_first=self.convention == "keras")
         for group in range(GROUPS[self.variant]):
             stride = 2 if group > 0 or self.variant == "c3" else 1
             dilated = self.variant == "dc5" and group == 3
@@ -213,6 +228,19 @@ class ResNet(nn.Module):
                 )(x)
         return x
 
+    def _stem(self, x: jnp.ndarray, base: float, mode: dict[str, Any]) -> jnp.ndarray:
+        """Images -> what the first group takes: convolutions and a pool."""
+        if CONVENTIONS[self.convention]:
+            x = x - jnp.asarray(CONVENTIONS[self.convention], x.dtype)[None, None, None]
+        x = x.astype(jnp.dtype(self.dtype))
+        if self.variant == "c3":
+            for i, features in enumerate((base // 2, base // 2, base), 1):
+                x = nn.relu(ConvNorm(int(features), 3, name=f"stem{i}", **mode)(x))
+        else:
+            x = nn.relu(ConvNorm(int(base), 7, stride=2, name="stem1", **mode)(x))
+        padding = "SAME" if self.convention == "official" else ((1, 1), (1, 1))
+        return nn.max_pool(x, (3, 3), strides=(2, 2), padding=padding)
+
 
 class ResNetStem(nn.Module):
     """Images [B,H,W,3] -> tokens [B,⌈H/s⌉·⌈W/s⌉,D] of the encoder's width: ResNet, dropout,
@@ -223,13 +251,14 @@ class ResNetStem(nn.Module):
     variant: str
     width: float
     frozen_bn: bool
+    convention: str
 
     @nn.compact
     def __call__(self, images: jnp.ndarray, train: bool) -> jnp.ndarray:
         stack, train_bn = self.stack, train and not self.frozen_bn
-        x = ResNet(
-            self.depth, self.variant, self.width, train_bn, stack.dtype, stack.remat, name="resnet"
-        )(images)
+        sizes = (self.depth, self.variant, self.width)
+        mode = (train_bn, stack.dtype, stack.remat, self.convention)
+        x = ResNet(*sizes, *mode, name="resnet")(images)
         x = x.reshape(x.shape[0], -1, x.shape[-1])  # [B,⌈H/s⌉·⌈W/s⌉,C]
         x = nn.Dropout(stack.drop_units, deterministic=not train)(x)
         return Dense(stack.dim, (None, "embed"), stack.dtype, name="dense")(x)

@@ -1,0 +1,1 @@
+"""Encoders that other libraries trained (`config.init_encoder`): a file per source."""
