@@ -154,6 +154,12 @@ def _training(recipe: dict) -> dict:
             "decay": "kernels",
             "momentum": 0.9,
             "clip": 0.0,
+            # Regex over names in parameters.txt: these are not trained, as in "^image_encoder/".
+            "frozen": "",
+            # Each encoder layer below the last learns at this times the rate of the next, as in
+            # BEiT; 1: all alike.
+            "layer_decay": 1.0,
+            "encoder_rate": 1.0,  # the encoder's learning rate as a part of that of the rest
         },
         "train": {
             "batch_size": recipe["batch_size"],
@@ -163,6 +169,8 @@ def _training(recipe: dict) -> dict:
             # a batch of every task each step; "data": one batch of examples of all tasks
             "mixing": "batch",
             "loss": "xent",
+            # decay of an average of the weights over the steps, which is evaluated; 0: none
+            "ema": 0.0,
             "log_steps": 100,
             "eval_steps": 5_000,
             "checkpoint_steps": 1_000,

@@ -59,6 +59,8 @@ EARLIER = {
         "split_seed": 0,
     },
     "mesh": {"data": -1, "fsdp": 1, "model": 1},
+    "optim": {"frozen": "", "layer_decay": 1.0, "encoder_rate": 1.0},
+    "train": {"ema": 0.0},
 }
 
 
