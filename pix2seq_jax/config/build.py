@@ -134,14 +134,14 @@ def data(name: str, *, size: int = 0, slots: int = 0) -> ml_collections.ConfigDi
     return config
 
 
-def _training(recipe: dict) -> dict:
+def training(recipe: dict) -> dict:
     """The sections on learning: schedule, optimizer, steps and intervals."""
     return {
         "schedule": {
             "name": "linear",
             "base": recipe["base"],
             "scaling": "none",
-            "warmup": recipe["warmup"],
+            "warmup": recipe["warmup"],  # steps; below 1: a share of train.steps
             "tail": 0,
             "end_factor": 0.01,
         },
@@ -203,7 +203,7 @@ def base(variant: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
                 "text_size": 0,
             },
             "tasks": {},
-            **_training(recipe),
+            **training(recipe),
             "eval": {
                 "batch_size": 32,
                 "step": 0,  # of the checkpoint that --mode=eval uses; 0: the newest
@@ -236,6 +236,9 @@ def build(arg: str, *, recipe: str, tasks: Sequence[str]) -> ml_collections.Conf
         config.tasks[name] = SECTIONS[name](slots=variant.slots)
     if "captioning" in tasks:
         config.vocab.size = 35_000  # room for the 32,000 pieces of the published text model
+    if variant.data not in [recipe["data"] for recipe in recipes.RECIPES.values()]:
+        # Nothing was published for these data: as small as they allow.
+        config.vocab.update({"size": 0, "coord_shift": 0, "text_shift": 0})
     if "detection" not in tasks:
         config.eval.boxes = "ground_truth"
     share_out(config, recipes.TASK_MIX)

@@ -17,6 +17,7 @@ from pix2seq_jax.config.allowed import (
     COUNT,
     EVEN,
     FLAG,
+    LARGEST,
     NOT_NEGATIVE,
     RATE,
     REGEX,
@@ -182,6 +183,10 @@ TASK_FIELDS = {
 EVERY_STEP = whole(
     1, also="; to do something never give more than config.train.steps (evaluation: --mode=train)"
 )
+STEPS_OR_SHARE = Allowed(
+    "a whole number of steps of at least 0, or a share of train.steps below 1, as in 0.1",
+    lambda value: number(0, LARGEST).holds(value) and (value < 1 or value == int(value)),
+)
 TABLE = {  # by section; "" is the config itself
     "": {"about": text(), "seed": whole(0), "init_from": text()},
     "data": _data(),
@@ -199,7 +204,7 @@ TABLE = {  # by section; "" is the config itself
         ),
         "base": NOT_NEGATIVE,
         "scaling": one_of(optim.SCALINGS),
-        "warmup": whole(0),
+        "warmup": STEPS_OR_SHARE,
         "tail": whole(0),
         "end_factor": SHARE,
     },

@@ -64,9 +64,9 @@ def resolve(
     return config.lock()
 
 
-def laid_out(vocab: ml_collections.ConfigDict) -> dict[str, int]:
+def laid_out(vocab: Mapping[str, int]) -> dict[str, int]:
     """The fields of a vocabulary with those that are 0 as small as the others allow."""
-    sizes = vocab.to_dict()
+    sizes = dict(vocab)
     sizes["num_classes"] = max(sizes["num_classes"], 1)
     sizes["coord_shift"] = sizes["coord_shift"] or CLASS_SHIFT + 1 + sizes["num_classes"]
     coordinates_end = sizes["coord_shift"] + sizes["num_bins"]

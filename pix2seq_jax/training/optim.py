@@ -14,6 +14,9 @@ from pix2seq_jax.training import trees
 SCALINGS = ("none", "linear", "sqrt")
 SCHEDULES = ("linear", "cosine", "cosine@RATE", "exp@RATE", "none")
 OPTIMIZERS = ("adamw", "lamb", "momentum")
+# The settings that each of them has beside those of all.
+_ADAM = ("beta1", "beta2", "eps", "weight_decay", "decay")
+SETTINGS = {"adamw": _ADAM, "lamb": _ADAM, "momentum": ("momentum",)}
 
 # Which parameters decay. The papers' runs decayed kernels only, the later release everything. The
 # release's LAMB leaves out biases and the scales of norms ("weights"), a later one embeddings and
