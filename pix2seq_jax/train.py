@@ -124,7 +124,8 @@ def _train(
 ) -> tuple[train_state.TrainState, dict]:
     """The loop, with the feeds that it reads from."""
     config, first = opened.config, int(state.step)
-    abstract = train_state.abstract_state(opened.model, tx, mesh=mesh)
+    options = resolve.state_options(config)
+    abstract = train_state.abstract_state(opened.model, tx, mesh=mesh, **options)
     opening = feeds.open_feeds(
         config, opened.streams, mesh, start=first, bad_images=opened.bad_images
     )

@@ -106,6 +106,16 @@ EVEN = Allowed(
 )
 
 
+def _is_regex(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and re.compile(value) is not None
+    except re.error:
+        return False
+
+
+REGEX = Allowed("a regular expression in quotes, or ''", _is_regex)
+
+
 def kinds(plain: Iterable[str], forms: Mapping[str, Allowed], listed: Iterable[str]) -> Allowed:
     """Words, and words with a number as in "exp@0.1"; `forms` has the range of the number by the
     word before the @."""

@@ -134,14 +134,14 @@ def data(name: str, *, size: int = 0, slots: int = 0) -> ml_collections.ConfigDi
     return config
 
 
-def _training(recipe: dict) -> dict:
+def training(recipe: dict) -> dict:
     """The sections on learning: schedule, optimizer, steps and intervals."""
     return {
         "schedule": {
             "name": "linear",
             "base": recipe["base"],
             "scaling": "none",
-            "warmup": recipe["warmup"],
+            "warmup": recipe["warmup"],  # steps; below 1: a share of train.steps
             "tail": 0,
             "end_factor": 0.01,
         },
@@ -154,6 +154,12 @@ def _training(recipe: dict) -> dict:
             "decay": "kernels",
             "momentum": 0.9,
             "clip": 0.0,
+            # Regex over names in parameters.txt: these are not trained, as in "^image_encoder/".
+            "frozen": "",
+            # Each encoder layer below the last learns at this times the rate of the next, as in
+            # BEiT; 1: all alike.
+            "layer_decay": 1.0,
+            "encoder_rate": 1.0,  # the encoder's learning rate as a part of that of the rest
         },
         "train": {
             "batch_size": recipe["batch_size"],
@@ -163,6 +169,8 @@ def _training(recipe: dict) -> dict:
             # a batch of every task each step; "data": one batch of examples of all tasks
             "mixing": "batch",
             "loss": "xent",
+            # decay of an average of the weights over the steps, which is evaluated; 0: none
+            "ema": 0.0,
             "log_steps": 100,
             "eval_steps": 5_000,
             "checkpoint_steps": 1_000,
@@ -197,7 +205,7 @@ def base(variant: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
                 "text_size": 0,
             },
             "tasks": {},
-            **_training(recipe),
+            **training(recipe),
             "eval": {
                 "batch_size": 32,
                 "step": 0,  # of the checkpoint that --mode=eval uses; 0: the newest
@@ -231,6 +239,9 @@ def build(arg: str, *, recipe: str, tasks: Sequence[str]) -> ml_collections.Conf
         config.tasks[name] = SECTIONS[name](slots=variant.slots)
     if "captioning" in tasks:
         config.vocab.size = 35_000  # room for the 32,000 pieces of the published text model
+    if variant.data not in [recipe["data"] for recipe in recipes.RECIPES.values()]:
+        # Nothing was published for these data: as small as they allow.
+        config.vocab.update({"size": 0, "coord_shift": 0, "text_shift": 0})
     if "detection" not in tasks:
         config.eval.boxes = "ground_truth"
     share_out(config, recipes.TASK_MIX)

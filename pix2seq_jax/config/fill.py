@@ -12,13 +12,16 @@ from pix2seq_jax.models import backbones
 def fill(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """A copy of a config without placeholders; one that has none stays as it is.
 
-    `model.image_size` () becomes data.size in whole patches, `max_instances` 0 becomes data.slots.
+    `model.image_size` () becomes data.size in whole patches, `max_instances` 0 becomes data.slots,
+    and a `schedule.warmup` below 1, a share of the steps, the number of them.
 
     Raises:
         ValueError: a preprocessing string with a placeholder that does not exist, or whose number
             the config does not have.
     """
-    config = ml_collections.ConfigDict(config.to_dict())
+    content = config.to_dict()
+    content["schedule"]["warmup"] = _steps(config.schedule.warmup, config.train.steps)
+    config = ml_collections.ConfigDict(content)
     model, data = config.model, config.data
     if not model.image_size:
         side = backbones.from_config(model.backbone).padded(data.size)
@@ -33,6 +36,10 @@ def fill(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
         for field in ("train_ops", "eval_ops"):
             section[field] = _filled(section[field], sizes | numbers, f"tasks.{name}.{field}")
     return config
+
+
+def _steps(warmup: float, total: int) -> int:
+    return round(warmup * total) if warmup < 1 else int(warmup)
 
 
 def _filled(text: str, values: dict, field: str) -> str:

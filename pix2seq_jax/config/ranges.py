@@ -17,8 +17,10 @@ from pix2seq_jax.config.allowed import (
     COUNT,
     EVEN,
     FLAG,
+    LARGEST,
     NOT_NEGATIVE,
     RATE,
+    REGEX,
     SHARE,
     Allowed,
     each,
@@ -182,6 +184,10 @@ TASK_FIELDS = {
 EVERY_STEP = whole(
     1, also="; to do something never give more than config.train.steps (evaluation: --mode=train)"
 )
+STEPS_OR_SHARE = Allowed(
+    "a whole number of steps of at least 0, or a share of train.steps below 1, as in 0.1",
+    lambda value: number(0, LARGEST).holds(value) and (value < 1 or value == int(value)),
+)
 TABLE = {  # by section; "" is the config itself
     "": {
         "about": text(),
@@ -204,7 +210,7 @@ TABLE = {  # by section; "" is the config itself
         ),
         "base": NOT_NEGATIVE,
         "scaling": one_of(optim.SCALINGS),
-        "warmup": whole(0),
+        "warmup": STEPS_OR_SHARE,
         "tail": whole(0),
         "end_factor": SHARE,
     },
@@ -217,6 +223,9 @@ TABLE = {  # by section; "" is the config itself
         "decay": one_of(optim.DECAY),
         "momentum": RATE,
         "clip": NOT_NEGATIVE,
+        "frozen": REGEX,
+        "layer_decay": number(0, 1, above=True),
+        "encoder_rate": number(0, above=True),
     },
     "train": {
         **{name: COUNT for name in ("batch_size", "steps", "accumulate", "repeats", "keep_latest")},
@@ -227,6 +236,7 @@ TABLE = {  # by section; "" is the config itself
             {"xent": RATE, "logistic": RATE, "focal": NOT_NEGATIVE},
             losses.LOSSES,
         ),
+        "ema": RATE,
         "best_metric": text(),
         "profile_at": whole(0, also=" (0: no trace)"),
     },

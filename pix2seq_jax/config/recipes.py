@@ -1,7 +1,8 @@
 """How the published models were trained, what they reach, and their preprocessing."""
 
 # How the published models were trained. `batch_size` counts rows, `repeats` of each image; an epoch
-# of COCO 2017 is all of its training images once.
+# of COCO 2017 is all of its training images once. `warmup` is a share of the steps, so that it is
+# shorter in a shorter run.
 _COCO_IMAGES = 118_287
 RECIPES = {
     # Pix2Seq, section 4.1 and appendix: 300 epochs, every image twice in a batch, 2000 bins. The
@@ -15,7 +16,7 @@ RECIPES = {
         "repeats": 2,
         "base": 1e-3,
         "steps": 300 * _COCO_IMAGES // 128,
-        "warmup": 10 * _COCO_IMAGES // 128,
+        "warmup": 10 / 300,
     },
     # 400k steps of 256 images; the warm-up is not published.
     "pretrain": {
@@ -27,7 +28,7 @@ RECIPES = {
         "repeats": 1,
         "base": 1e-3,
         "steps": 400_000,
-        "warmup": 20_000,
+        "warmup": 20 / 400,
     },
     # 20 to 60 epochs at 3e-5 to 1e-4; the release's config has 40, the first two of them warm-up.
     "finetune": {
@@ -39,7 +40,7 @@ RECIPES = {
         "repeats": 1,
         "base": 1e-4,
         "steps": 40 * _COCO_IMAGES // 128,
-        "warmup": 2 * _COCO_IMAGES // 128,
+        "warmup": 2 / 40,
     },
     # Pix2Seq v2, section 4.1: 100 epochs, the first 10 of them warm-up.
     "multitask": {
@@ -51,7 +52,7 @@ RECIPES = {
         "repeats": 1,
         "base": 1e-4,
         "steps": 100 * _COCO_IMAGES // 128,
-        "warmup": 10 * _COCO_IMAGES // 128,
+        "warmup": 10 / 100,
     },
 }
 # What the papers report on COCO's validation images, by recipe, architecture and image size.

@@ -54,9 +54,9 @@ def change(config: ml_collections.ConfigDict, slots: int) -> None:
         section.update(changes[name] | {"train_ops": SHAPES_TRAIN[name]})
     share_out(config, SHAPES_MIX)
     config.data.text_pieces = 256
-    config.vocab.update({"size": 0, "coord_shift": 0, "text_shift": 0, "num_bins": 48})
+    config.vocab.num_bins = 48
     config.model.max_seq_len = 0
     config.train.update({"batch_size": 48, "steps": 9_600, "log_steps": 100, "eval_steps": 4_800})
-    config.schedule.update({"name": "cosine", "base": 1e-3, "warmup": 300})
+    config.schedule.update({"name": "cosine", "base": 1e-3, "warmup": 300 / 9_600})
     config.optim.clip = 1.0
     config.eval.update({"batch_size": 100, "images_in_training": 100})

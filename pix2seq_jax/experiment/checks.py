@@ -20,7 +20,8 @@ from pix2seq_jax.experiment import memory, resolve
 from pix2seq_jax.experiment import workdir as folder
 from pix2seq_jax.models.pix2seq import Pix2Seq
 from pix2seq_jax.pretrained import files
-from pix2seq_jax.training import checkpoint, processes, sharding
+from pix2seq_jax.training import checkpoint, optim, processes, sharding
+from pix2seq_jax.training import state as train_state
 from pix2seq_jax.vocab import Vocab
 
 
@@ -42,13 +43,15 @@ def check(
     ranges.check(config)
     resolve.task_names(config)
     sizes = {name: max(config.model[name], 1) for name in ("vocab_size", "max_seq_len")}
-    Pix2Seq.from_config(config.model.to_dict() | sizes)
+    model = Pix2Seq.from_config(config.model.to_dict() | sizes)
     Vocab(**resolve.laid_out(config.vocab))
     for name in config.tasks:
         _check_ops(config, name)
     mesh = sharding.make_mesh({axis: config.mesh[axis] for axis in sharding.AXES})
     if training:
         _check_training(config, mesh)
+        if config.optim.frozen:
+            optim.check_frozen(train_state.parameter_names(model), config.optim.frozen)
         # Others have weights of their own.
         if not checkpoint.steps(Path(workdir) / folder.CHECKPOINTS):
             _check_source(config.init_from)

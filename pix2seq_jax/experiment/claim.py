@@ -32,6 +32,7 @@ FIXED = (
     "train.mixing",
     "train.loss",
     "optim.name",
+    "optim.frozen",  # the optimizer keeps nothing of what is frozen
     "more_data",
     "data.flip_pairs",
     "data.split_seed",

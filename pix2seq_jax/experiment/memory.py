@@ -109,7 +109,11 @@ def needed(
     """
     # Matrices are cut along these axes, at best.
     cut = math.prod(size for axis, size in mesh.shape.items() if axis != "data")
-    copies = 2 + MOMENTS[config.optim.name] if training else 1
+    copies = 1
+    if training:
+        copies += bool(config.train.ema)
+        if not config.optim.frozen:  # how much is frozen is not known here
+            copies += 1 + MOMENTS[config.optim.name]
     parts = [part._replace(size=part.size * copies * FLOAT // cut) for part in _matrices(config)]
     parts += _samples(config)
     return parts + _step(config, mesh) if training else parts

@@ -11,7 +11,7 @@ import ml_collections
 from pix2seq_jax.data.coco.json import Report
 from pix2seq_jax.data.text import Text
 from pix2seq_jax.evaluation.evaluator import Evaluator
-from pix2seq_jax.experiment import feeds, inputs, resolve, saved_run, text_model
+from pix2seq_jax.experiment import feeds, inputs, resolve, saved_run, text_model, unused
 from pix2seq_jax.experiment.logs import log
 from pix2seq_jax.models.pix2seq import Pix2Seq
 from pix2seq_jax.tasks import Task
@@ -79,6 +79,8 @@ def open_run(
     for lines in filter(None, descriptions):
         log.warning("data: %s", lines)
     log.info("%s", config.about)
+    for line in unused.settings(config):
+        log.warning("%s", line)
     read = {
         (name, number): stream.source
         for name, own in streams.items()

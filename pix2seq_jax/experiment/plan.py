@@ -160,7 +160,8 @@ def plan(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> Plan:
     train_state.check_divides(model, mesh=mesh, allow_whole=config.mesh.allow_whole)
     tx, step = resolve.make_update(config, model, trained)
     with jax.set_mesh(mesh):
-        state = train_state.abstract_state(model, tx, mesh=mesh)
+        options = resolve.state_options(config)
+        state = train_state.abstract_state(model, tx, mesh=mesh, **options)
         batches = {name: _batch(config, trained[name], size, mesh) for name, size in sizes.items()}
         lowered = train_step.jit_step(step, state, mesh=mesh).lower(
             state, batches, jax.random.key(0), np.float32(1)

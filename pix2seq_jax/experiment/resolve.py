@@ -21,6 +21,7 @@ from pix2seq_jax.evaluation import HOST_TASKS, make_host_tasks
 from pix2seq_jax.models.pix2seq import Pix2Seq
 from pix2seq_jax.tasks import TASKS, Task
 from pix2seq_jax.training import optim
+from pix2seq_jax.training import state as train_state
 from pix2seq_jax.training import step as train_step
 from pix2seq_jax.vocab import CLASS_SHIFT, Vocab
 
@@ -63,9 +64,9 @@ def resolve(
     return config.lock()
 
 
-def laid_out(vocab: ml_collections.ConfigDict) -> dict[str, int]:
+def laid_out(vocab: Mapping[str, int]) -> dict[str, int]:
     """The fields of a vocabulary with those that are 0 as small as the others allow."""
-    sizes = vocab.to_dict()
+    sizes = dict(vocab)
     sizes["num_classes"] = max(sizes["num_classes"], 1)
     sizes["coord_shift"] = sizes["coord_shift"] or CLASS_SHIFT + 1 + sizes["num_classes"]
     coordinates_end = sizes["coord_shift"] + sizes["num_bins"]
@@ -182,11 +183,18 @@ def make_update(
     Args:
         trained: the tasks by what has a batch of its own. Those that share one share its weight,
             too.
+
+    Raises:
+        ValueError: config.optim.frozen matches no parameter, or all.
     """
     schedule = optim.schedule(
         **config.schedule, batch_size=config.train.batch_size, total=config.train.steps
     )
-    tx = optim.make(learning_rate=schedule, **config.optim)
+    options = config.optim.to_dict()
+    frozen = options.pop("frozen")
+    optim.check_frozen(train_state.parameter_names(model), frozen)
+    layers = config.model.enc_layers
+    tx = optim.make(learning_rate=schedule, encoder_layers=layers, **options)
     weights = {name: config.tasks[name].weight if name in config.tasks else 1.0 for name in trained}
     update = train_step.make_step(
         model,
@@ -196,8 +204,16 @@ def make_update(
         loss=config.train.loss,
         accum=config.train.accumulate,
         weights=weights,
+        frozen=frozen,
+        ema=config.train.ema,
     )
     return tx, update
+
+
+def state_options(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """The keyword arguments of `training.state.abstract_state` and `init_state` that a config
+    decides."""
+    return {"averaged": config.train.ema > 0, "frozen": config.optim.frozen}
 
 
 def check_classes(names, config: ml_collections.ConfigDict, *, where: str) -> None:

@@ -14,7 +14,7 @@ from pix2seq_jax.data.text import Text
 from pix2seq_jax.evaluation import HOST_TASKS
 from pix2seq_jax.experiment import earlier
 from pix2seq_jax.experiment.logs import log
-from pix2seq_jax.experiment.resolve import check_classes
+from pix2seq_jax.experiment.resolve import check_classes, laid_out
 from pix2seq_jax.experiment.workdir import CHECKPOINTS, CONFIG_FILE, check_named, read_json
 from pix2seq_jax.files.locations import path_of
 from pix2seq_jax.files.whole import write_whole
@@ -65,6 +65,8 @@ EARLIER = {
         "split_seed": 0,
     },
     "mesh": {"data": -1, "fsdp": 1, "model": 1, "allow_whole": False},
+    "optim": {"frozen": "", "layer_decay": 1.0, "encoder_rate": 1.0},
+    "train": {"ema": 0.0},
 }
 EARLIER_RESNET = {"convention": ResNetBackbone.convention}  # of the section model.backbone
 
@@ -161,12 +163,21 @@ def keep_labels(
     config: ml_collections.ConfigDict, workdir: str | Path
 ) -> ml_collections.ConfigDict:
     """A copy of the config with as many labels, for the same category ids, as the run in the
-    workdir has, if any."""
+    workdir has, if any.
+
+    Its vocabulary, too, where that has more tokens than the config asks for: earlier versions gave
+    every folder a vocabulary of one size.
+    """
     config = ml_collections.ConfigDict(config.to_dict())
     if is_saved(workdir):
         saved = load_config(workdir)
         config.vocab.num_classes = saved.vocab.num_classes
         config.data.label_ids = tuple(saved.data.label_ids)
+        sizes = ("size", "coord_shift", "text_shift")
+        smallest = laid_out(saved.vocab.to_dict() | dict.fromkeys(sizes, 0))
+        for name in sizes:
+            if not config.vocab[name] and smallest[name] < saved.vocab[name]:
+                config.vocab[name] = saved.vocab[name]
     return config
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import ml_collections
 
-from pix2seq_jax.experiment import saved_run
+from pix2seq_jax.experiment import resolve, saved_run
 from pix2seq_jax.experiment.logs import log, phase
 from pix2seq_jax.experiment.resolve import check_classes
 from pix2seq_jax.official import transfer
@@ -34,7 +34,9 @@ def restore_or_start(
         ValueError: checkpoints or weights that are damaged or do not fit.
     """
     with phase("restore"):
-        restored = saver.restore_latest(train_state.abstract_state(model, tx, mesh=mesh))
+        options = resolve.state_options(config)
+        wanted = train_state.abstract_state(model, tx, mesh=mesh, **options)
+        restored = saver.restore_latest(wanted)
     if restored:
         state, saved = restored
         check_classes(saved["category_names"], config, where=f"{workdir}/checkpoints")
@@ -42,6 +44,8 @@ def restore_or_start(
     else:
         with phase("initialise"):
             state, origin = first_state(config, workdir, meta, model, tx, mesh)
+            if isinstance(state, train_state.AveragedState):  # the weights may be other ones now
+                state = train_state.with_average(state)
     log.info("weights: %s", origin)
     return state
 
@@ -64,7 +68,8 @@ def first_state(
 ) -> tuple[train_state.TrainState, str]:
     """(state of step 0, where its weights come from); the optimizer is fresh. `meta` is what
     checkpoints will hold."""
-    state = train_state.init_state(model, tx, jax.random.key(config.seed), mesh=mesh)
+    options, rng = resolve.state_options(config), jax.random.key(config.seed)
+    state = train_state.init_state(model, tx, rng, mesh=mesh, **options)
     if saved_run.is_imported(workdir):
         _, imported = saved_run.load_variables(workdir, config, model, mesh)
         state = state.replace(

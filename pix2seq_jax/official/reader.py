@@ -256,7 +256,14 @@ def make_config(official: Mapping[str, Any]) -> ml_collections.ConfigDict:
         log.warning(
             "tasks of the checkpoint that are not known here, and left out: %s", ", ".join(others)
         )
-    return fill(config).lock()
+    return _filled(config).lock()
+
+
+def _filled(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """`fill`, but for the warm-up: it follows the steps, which are not decided yet."""
+    content = fill(config).to_dict()
+    content["schedule"]["warmup"] = config.schedule.warmup
+    return ml_collections.ConfigDict(content)
 
 
 def classes(config: Mapping[str, Any], num_labels: int) -> tuple[tuple[str, ...], tuple[int, ...]]:

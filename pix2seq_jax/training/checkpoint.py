@@ -8,12 +8,10 @@ once; if it no longer agrees with its hashes, it is damaged.
 """
 
 import dataclasses
-import hashlib
 import json
 import logging
 import math
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any
 
@@ -25,12 +23,11 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, LatestN
 
 from pix2seq_jax.files.whole import write_whole
-from pix2seq_jax.training import trees
+from pix2seq_jax.training import hashes, trees
+from pix2seq_jax.training import state as train_state
 
-SUMS = "SHA256SUMS"
 METRICS = "metrics.json"
-# Orbax writes these two after the hashes: the time of the commit, no data.
-UNHASHED = (SUMS, "_CHECKPOINT_METADATA", "commit_success.txt")
+PARAMS, AVERAGE = "params", "average"  # of a state
 
 log = logging.getLogger("pix2seq_jax")
 
@@ -118,7 +115,7 @@ class Checkpointer:
         begins = f"{name}.orbax-checkpoint-tmp"
         unfinished = [path for path in self._directory.iterdir() if path.name.startswith(begins)]
         # Object stores write in place.
-        _write_sums(unfinished[0] if unfinished else self._directory / name)
+        hashes.write_sums(unfinished[0] if unfinished else self._directory / name)
 
     @cached_property
     def _manager(self) -> ocp.CheckpointManager:
@@ -167,7 +164,9 @@ class Checkpointer:
         step 0.
 
         Step 0 is an imported model, variables without an optimizer: `load_variables` reads it.
-        Damaged checkpoints that are newer are named in the log and set aside.
+        Damaged checkpoints that are newer are named in the log and set aside. An average of the
+        parameters starts from them where the checkpoint has none, and is left out where the run
+        keeps none; the log says so.
 
         Args:
             abstract_state: ShapeDtypeStructs with shardings, `state.abstract_state`; any mesh
@@ -177,9 +176,9 @@ class Checkpointer:
             ValueError: every checkpoint is damaged, or the newest whole one is of another model.
         """
         step = newest_whole_step(self._directory, set_aside=True)
-        return (
-            _restore(self._directory / str(step), abstract_state, partial=False) if step else None
-        )
+        if not step:
+            return None
+        return _restore_state(self._directory / str(step), abstract_state)
 
     def wait(self) -> None:
         """Returns when the last save is on disk; raises what went wrong in it."""
@@ -212,8 +211,8 @@ class _Best:
 def load_variables(
     directory: epath.PathLike, abstract: Mapping[str, Any], *, step: int | None = None
 ) -> tuple[int, dict[str, Any], dict]:
-    """(step, variables, meta) of a checkpoint without its optimizer, for evaluation; changes
-    nothing on disk.
+    """(step, variables, meta) of a checkpoint without its optimizer, for evaluation: the averaged
+    parameters where it has some. Changes nothing on disk.
 
     Args:
         directory: that a Checkpointer wrote.
@@ -230,9 +229,15 @@ def load_variables(
         step = newest_whole_step(directory)
         if step is None:
             raise ValueError(f"no checkpoint in {directory}: train first, or check the path")
-    elif damage := _damage(directory / str(step)):
+    elif damage := hashes.damage(directory / str(step)):
         raise ValueError(f"step {step} cannot be used: {damage}; steps there: {steps(directory)}")
-    state, meta = _restore(directory / str(step), dict(abstract), partial=True)
+    folder, wanted = directory / str(step), dict(abstract)
+    averaged = PARAMS in wanted and _has_average(folder)
+    if averaged:
+        wanted[AVERAGE] = wanted.pop(PARAMS)
+    state, meta = _restore(folder, wanted, partial=True)
+    if averaged:
+        state[PARAMS] = state.pop(AVERAGE)
     return step, state, meta
 
 
@@ -272,7 +277,7 @@ def newest_whole_step(directory: epath.PathLike, *, set_aside: bool = False) -> 
     newest = -1  # no checkpoint; -2: all are damaged
     if jax.process_index() == 0:
         for step in steps(directory):
-            damage = _damage(directory / str(step))
+            damage = hashes.damage(directory / str(step))
             if not damage:
                 newest = step
                 break
@@ -284,7 +289,7 @@ def newest_whole_step(directory: epath.PathLike, *, set_aside: bool = False) -> 
             for step in steps(directory):
                 # Orbax reads the metrics of all steps when it starts to save, and fails where it
                 # cannot.
-                if step > newest or _damage(directory / str(step), item="metrics/"):
+                if step > newest or hashes.damage(directory / str(step), item="metrics/"):
                     log.warning(
                         "checkpoint of step %d is damaged: moved to %s",
                         step,
@@ -312,6 +317,28 @@ def _set_aside(folder: epath.Path) -> epath.Path:
     )
 
 
+def _restore_state(folder: epath.Path, abstract: Any) -> tuple[Any, dict]:
+    """(state, meta) of a checkpoint folder, with an average where `abstract` has one."""
+    has, wants = _has_average(folder), isinstance(abstract, train_state.AveragedState)
+    if has == wants:
+        return _restore(folder, abstract, partial=False)
+    if has:
+        log.warning(
+            "%s has averaged parameters and config.train.ema is 0: the average ends here, and the "
+            "parameters themselves are evaluated from now on",
+            folder,
+        )
+        state, meta = _restore(folder, train_state.with_average(abstract), partial=False)
+        return train_state.without_average(state), meta
+    log.warning(
+        "%s has no averaged parameters: the average (config.train.ema) starts from the parameters "
+        "there",
+        folder,
+    )
+    state, meta = _restore(folder, train_state.without_average(abstract), partial=False)
+    return train_state.with_average(state), meta
+
+
 def _restore(folder: epath.Path, wanted: Any, *, partial: bool) -> tuple[Any, dict]:
     """(state or the wanted part of it, meta) of a checkpoint folder."""
     handler = ocp.PyTreeCheckpointHandler()
@@ -327,6 +354,12 @@ def _restore(folder: epath.Path, wanted: Any, *, partial: bool) -> tuple[Any, di
             folder, ocp.args.Composite(state=state, meta=ocp.args.JsonRestore())
         )
     return restored.state, restored.meta
+
+
+def _has_average(folder: epath.Path) -> bool:
+    """Whether a checkpoint folder holds averaged parameters."""
+    saved = ocp.PyTreeCheckpointHandler().metadata(folder / "state").tree
+    return any(name.startswith(f"{AVERAGE}/") for name in trees.flatten_names(saved))
 
 
 def _check_matches(saved: Any, wanted: Any, folder: epath.Path, *, partial: bool) -> None:
@@ -349,50 +382,3 @@ def _check_matches(saved: Any, wanted: Any, folder: epath.Path, *, partial: bool
                 f"and {here} in the model; use the config that it was trained with (classes and "
                 "vocabulary too), or another workdir"
             )
-
-
-def _damage(folder: epath.Path, *, item: str = "") -> str:
-    """What is wrong with a checkpoint folder (or one item of it): the first odd file and its hash;
-    empty if nothing."""
-    if not (folder / SUMS).exists():
-        return f"{folder}: {SUMS} is missing"
-    text = (folder / SUMS).read_bytes().decode(errors="replace")
-    lines = (line.split("  ", 1) for line in text.splitlines())
-    listed = {name[0]: value for value, *name in lines if name and name[0].startswith(item)}
-    actual = {f"{item}{name}": value for name, value in _hashes(folder / item).items()}
-    for name in sorted(listed.keys() | actual.keys()):
-        if listed.get(name) != actual.get(name):
-            want, have = listed.get(name, "not listed"), actual.get(name, "no such file")
-            return f"{folder / name}: SHA-256 {have}, in {SUMS}: {want}"
-    return ""
-
-
-def _write_sums(folder: epath.Path) -> None:
-    (folder / SUMS).write_text(
-        "".join(f"{value}  {name}\n" for name, value in sorted(_hashes(folder).items()))
-    )
-
-
-def _hashes(folder: epath.Path) -> dict[str, str]:
-    """SHA-256 by name relative to the folder, of all files below it but UNHASHED; none where there
-    is no folder."""
-
-    def digest(path: epath.Path) -> str:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-
-    files = {
-        str(path.relative_to(folder)): path for path in _files(folder) if path.name not in UNHASHED
-    }
-    with ThreadPoolExecutor() as pool:  # hashing releases the interpreter lock
-        return dict(zip(files, pool.map(digest, files.values()), strict=True))
-
-
-def _files(folder: epath.Path) -> list[epath.Path]:
-    """All files below a folder, if there is one (object stores know no recursive glob)."""
-    if not folder.exists():
-        return []
-    files = []
-    for path in folder.iterdir():
-        files += _files(path) if path.is_dir() else [path]
-    return files

@@ -1,6 +1,9 @@
 """Learning-rate schedules and optimizers, equal to those of the published runs."""
 
+import difflib
 import math
+import re
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +14,9 @@ from pix2seq_jax.training import trees
 SCALINGS = ("none", "linear", "sqrt")
 SCHEDULES = ("linear", "cosine", "cosine@RATE", "exp@RATE", "none")
 OPTIMIZERS = ("adamw", "lamb", "momentum")
+# The settings that each of them has beside those of all.
+_ADAM = ("beta1", "beta2", "eps", "weight_decay", "decay")
+SETTINGS = {"adamw": _ADAM, "lamb": _ADAM, "momentum": ("momentum",)}
 
 # Which parameters decay. The papers' runs decayed kernels only, the later release everything. The
 # release's LAMB leaves out biases and the scales of norms ("weights"), a later one embeddings and
@@ -18,6 +24,12 @@ OPTIMIZERS = ("adamw", "lamb", "momentum")
 DECAY = {"kernels": r"kernel$", "weights": r"^(?!.*(bias|scale)$)", "all": ""}
 # parameters that hold those of all layers of a stack, along their first axis
 STACKED = r"(^|/)(layers|cross)/"
+# the encoder: its layers, what stands above them, and what stands below (stem, positions)
+ENCODER, ENCODER_LAYERS, ENCODER_TOP = (
+    r"^(stem|image_encoder)/",
+    r"^image_encoder/layers/",
+    r"^image_encoder/norm/",
+)
 
 
 def schedule(
@@ -107,6 +119,9 @@ def make(
     decay: str = "kernels",
     momentum: float = 0.9,
     clip: float = 0.0,
+    layer_decay: float = 1.0,
+    encoder_rate: float = 1.0,
+    encoder_layers: int = 0,
 ) -> optax.GradientTransformation:
     """Optimizer of the published runs behind an optional clip by the global norm of all gradients.
 
@@ -118,6 +133,10 @@ def make(
         learning_rate: number, or a `schedule`.
         decay: which parameters decay, one of DECAY.
         clip: largest global norm; 0 or less turns clipping off.
+        layer_decay: each encoder layer learns at this times the rate of the next one, see
+            `rate_factors`.
+        encoder_rate: rate of the encoder as a part of that of the rest.
+        encoder_layers: how many layers the encoder has; for layer_decay.
 
     Raises:
         ValueError: unknown name or decay.
@@ -143,7 +162,68 @@ def make(
     # Always one link of the chain, so that a run may change its mind about clipping and still
     # resume.
     clipping = optax.clip_by_global_norm(clip) if clip > 0 else optax.identity()
-    return optax.chain(clipping, *chain)
+    tx = optax.chain(clipping, *chain)
+    if layer_decay == encoder_rate == 1:
+        return tx
+
+    def update(updates, state, params):
+        updates, state = tx.update(updates, state, params)
+        factors = rate_factors(params, layer_decay, encoder_rate, encoder_layers)
+        return jax.tree.map(lambda u, f: u * f, updates, factors), state
+
+    # Around the chain, not a link of it, so that a run may change the rates and still resume.
+    return optax.GradientTransformation(tx.init, update)
+
+
+def rate_factors(
+    params: trees.Tree, layer_decay: float, encoder_rate: float, layers: int
+) -> trees.Tree:
+    """What the learning rate of each parameter is multiplied by: f32[], or f32[L,1,…] for the
+    stacked layers of the encoder.
+
+    In the manner of BEiT (Bao et al. 2022, appendix): layer i of L, counted from 0, learns at
+    layer_decay ** (L - i), what stands below the layers (stem or ResNet, positions, class token) at
+    layer_decay ** (L + 1), the last norm of the encoder at 1; all of them times `encoder_rate`. The
+    rest of the model has the factor 1.
+    """
+
+    def factor(name, leaf):
+        if not re.search(ENCODER, name):
+            return jnp.ones(())
+        if re.search(ENCODER_LAYERS, name):
+            powers = encoder_rate * layer_decay ** (layers - jnp.arange(leaf.shape[0]))
+            return powers.reshape(-1, *(1,) * (leaf.ndim - 1))  # [L,1,…]
+        power = 0 if re.search(ENCODER_TOP, name) else layers + 1
+        return jnp.asarray(encoder_rate * layer_decay**power)
+
+    leaves = [factor(name, leaf) for name, leaf in trees.flatten_names(params).items()]
+    return jax.tree.unflatten(jax.tree.structure(params), leaves)
+
+
+def check_frozen(names: Sequence[str], pattern: str) -> None:
+    """Refuses a regex of frozen parameters that does not leave some frozen and some trained.
+
+    Args:
+        names: of all parameters, as in "image_encoder/norm/scale".
+        pattern: searched for in each name; "" freezes none.
+
+    Raises:
+        ValueError: with names that are near.
+    """
+    frozen = [name for name in names if pattern and re.search(pattern, name)]
+    if not pattern or 0 < len(frozen) < len(names):
+        return
+    parts = dict.fromkeys(
+        "/".join(name.split("/")[:depth]) for depth in (1, 2, 3, 9) for name in names
+    )
+    near = difflib.get_close_matches(re.sub(r"[^\w/]", "", pattern), parts, n=3, cutoff=0.4)
+    first = [name for name in parts if "/" not in name]
+    which = "all parameters" if frozen else "no parameter"
+    hint = f"near it are {near}" if near and not frozen else f"their names begin with {first}"
+    raise ValueError(
+        f"config.optim.frozen={pattern!r} matches {which}; {hint}, all of them are in "
+        "parameters.txt of a workdir; give a regex of some of them, or ''"
+    )
 
 
 def _decay_mask(decay: str):

@@ -9,7 +9,7 @@ from flax import linen as nn
 from flax import struct
 from jax.sharding import Mesh
 
-from pix2seq_jax.training import sharding
+from pix2seq_jax.training import sharding, trees
 
 
 @struct.dataclass
@@ -20,7 +20,7 @@ class TrainState:
         step: i32[] updates done so far.
         params: f32 parameters.
         batch_stats: running statistics of BatchNorm; empty for a ViT.
-        opt_state: of the optax transformation.
+        opt_state: of the optax transformation, for the parameters that are trained.
     """
 
     step: jax.Array
@@ -29,41 +29,78 @@ class TrainState:
     opt_state: Any
 
 
+@struct.dataclass
+class AveragedState(TrainState):
+    """A state with an average of its parameters over the steps. A class of its own, so that states
+    and checkpoints without one stay as they are.
+
+    Attributes:
+        average: f32, like params; evaluated, predicted with and exported in their place.
+    """
+
+    average: Any
+
+
 def init_state(
-    model: nn.Module, tx: optax.GradientTransformation, rng: jax.Array, *, mesh: Mesh
+    model: nn.Module,
+    tx: optax.GradientTransformation,
+    rng: jax.Array,
+    *,
+    mesh: Mesh,
+    averaged: bool = False,
+    frozen: str = "",
 ) -> TrainState:
-    """Freshly initialised state, created where `abstract_state` says."""
+    """Freshly initialised state, created where `abstract_state` says; arguments as there."""
 
     def create(rng):
         created = nn.meta.unbox(_init_variables(model, rng))
-        return TrainState(
+        state = TrainState(
             step=jnp.zeros((), jnp.int32),
             params=created["params"],
             batch_stats=created.get("batch_stats", {}),
-            opt_state=tx.init(created["params"]),
+            opt_state=tx.init(trees.split(created["params"], frozen)[0]),
         )
+        return with_average(state) if averaged else state
 
-    layout = jax.tree.map(lambda x: x.sharding, abstract_state(model, tx, mesh=mesh))
-    return jax.jit(create, out_shardings=layout)(rng)
+    abstract = abstract_state(model, tx, mesh=mesh, averaged=averaged, frozen=frozen)
+    return jax.jit(create, out_shardings=jax.tree.map(lambda x: x.sharding, abstract))(rng)
 
 
-def abstract_state(model: nn.Module, tx: optax.GradientTransformation, *, mesh: Mesh) -> TrainState:
-    """The train state's shapes, dtypes and shardings as ShapeDtypeStructs; nothing is computed."""
+def abstract_state(
+    model: nn.Module,
+    tx: optax.GradientTransformation,
+    *,
+    mesh: Mesh,
+    averaged: bool = False,
+    frozen: str = "",
+) -> TrainState:
+    """The train state's shapes, dtypes and shardings as ShapeDtypeStructs; nothing is computed.
+
+    Args:
+        model: whose parameters they are.
+        tx: optimizer.
+        mesh: where the state lies.
+        averaged: whether it has an average of the parameters.
+        frozen: regex over the names of parameters ("stem/kernel") that are not trained; "" for
+            none. The optimizer keeps nothing of them.
+    """
     abstract, replicated = abstract_variables(model, mesh=mesh), sharding.replicated(mesh)
+    trained, _ = trees.split(abstract["params"], frozen)
     # What the optimizer keeps per parameter (moments) lies where the parameter lies.
     opt_state = optax.tree.map_params(
         tx,
         lambda x, p: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=p.sharding),
-        jax.eval_shape(tx.init, abstract["params"]),
-        abstract["params"],
+        jax.eval_shape(tx.init, trained),
+        trained,
         transform_non_params=lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated),
     )
-    return TrainState(
+    state = TrainState(
         step=jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated),
         params=abstract["params"],
         batch_stats=abstract.get("batch_stats", {}),
         opt_state=opt_state,
     )
+    return AveragedState(**vars(state), average=state.params) if averaged else state
 
 
 def abstract_variables(model: nn.Module, *, mesh: Mesh) -> dict[str, Any]:
@@ -96,12 +133,35 @@ def check_divides(model: nn.Module, *, mesh: Mesh, allow_whole: bool) -> list[st
     return whole
 
 
+def parameter_names(model: nn.Module) -> list[str]:
+    """The names of the parameters of a model, as in "image_encoder/norm/scale"."""
+    boxed = jax.eval_shape(lambda: _init_variables(model, jax.random.key(0)))
+    return list(trees.flatten_names(nn.meta.unbox(boxed)["params"]))
+
+
 def _init_variables(model: nn.Module, rng: jax.Array) -> Any:
     return model.init(rng, jnp.zeros((1, *model.image_size, 3)), jnp.zeros((1, 1), jnp.int32))
 
 
 def variables(state: TrainState) -> dict[str, Any]:
-    """What `model.apply` takes, of a state."""
-    return {"params": state.params} | (
-        {"batch_stats": state.batch_stats} if state.batch_stats else {}
-    )
+    """What `model.apply` takes, of a state: the averaged parameters where there are some."""
+    params = state.average if isinstance(state, AveragedState) else state.params
+    return {"params": params} | ({"batch_stats": state.batch_stats} if state.batch_stats else {})
+
+
+def with_average(state: TrainState) -> AveragedState:
+    """The state with an average that starts anew from its parameters; abstract ones, too."""
+    fields = vars(without_average(state))
+    if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(state.params)):
+        return AveragedState(**fields, average=state.params)
+    # Arrays of their own, because a step is given the buffers of the whole state; lying alike.
+    layout = None
+    if not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(state.params)):
+        layout = jax.tree.map(lambda x: x.sharding, state.params)
+    copy = jax.jit(lambda params: jax.tree.map(jnp.copy, params), out_shardings=layout)
+    return AveragedState(**fields, average=copy(state.params))
+
+
+def without_average(state: TrainState) -> TrainState:
+    """The state without its average, if there is one."""
+    return TrainState(state.step, state.params, state.batch_stats, state.opt_state)

@@ -18,8 +18,8 @@ from jax.sharding import Mesh, PartitionSpec
 
 from pix2seq_jax.tasks.base import PICTURE_FIELDS, Sequences, images
 from pix2seq_jax.tasks.mixed import Mixed
-from pix2seq_jax.training import losses, sharding
-from pix2seq_jax.training.state import TrainState
+from pix2seq_jax.training import losses, sharding, trees
+from pix2seq_jax.training.state import AveragedState, TrainState
 
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
@@ -34,6 +34,8 @@ def make_step(
     loss: str = "xent",
     accum: int = 1,
     weights: Mapping[str, float] | None = None,
+    frozen: str = "",
+    ema: float = 0.0,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """The step (state, batches, rng, before=1) -> (state, metrics); pure. Arguments as for
     `make_gradients`, and
@@ -41,6 +43,7 @@ def make_step(
     Args:
         tx: optimizer.
         learning_rate: the schedule that tx follows, for the metrics.
+        ema: decay of the average of the parameters, for a state that has one, see `_averaged`.
 
     The step folds `state.step` into `rng`, so pass the run's one key each time. Metrics are those
     of the gradients and `grad_norm` (before clipping), `lr` and `finite`: where the loss or the
@@ -48,16 +51,22 @@ def make_step(
     can still be saved. The same where `before`, f32[], is 0: it is `finite` of the step before,
     which the loop reads only after it has sent this one.
     """
-    gradients = make_gradients(model, tasks, loss=loss, accum=accum, weights=weights)
+    gradients = make_gradients(model, tasks, loss=loss, accum=accum, weights=weights, frozen=frozen)
 
     def step(state, batches, rng, before=1.0):
         grads, batch_stats, metrics = gradients(state, batches, jax.random.fold_in(rng, state.step))
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(grad_norm) & (before > 0)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        new = TrainState(
-            state.step + 1, optax.apply_updates(state.params, updates), batch_stats, opt_state
+        trained, fixed = trees.split(state.params, frozen)
+        updates, opt_state = tx.update(grads, state.opt_state, trained)
+        new = state.replace(
+            step=state.step + 1,
+            params=trees.merge(optax.apply_updates(trained, updates), fixed),
+            batch_stats=batch_stats,
+            opt_state=opt_state,
         )
+        if isinstance(state, AveragedState):
+            new = new.replace(average=_averaged(state.average, new.params, state.step, ema))
         metrics |= {
             "grad_norm": grad_norm,
             "lr": jnp.asarray(learning_rate(state.step), jnp.float32),
@@ -66,6 +75,17 @@ def make_step(
         return jax.tree.map(lambda good, old: jnp.where(finite, good, old), new, state), metrics
 
     return step
+
+
+def _averaged(average: Any, params: Any, step: jax.Array, ema: float) -> Any:
+    """The exponential moving average after a step: d * average + (1 - d) * parameters.
+
+    d = min(ema, (1 + t) / (10 + t)) after t steps, as is usual (TensorFlow's
+    ExponentialMovingAverage with num_updates), so that early parameters are soon forgotten.
+    """
+    decay = jnp.minimum(ema, (1.0 + step) / (10.0 + step))
+    # In this form a frozen parameter stays the same to the bit.
+    return jax.tree.map(lambda a, p: a + (1.0 - decay) * (p - a), average, params)
 
 
 def jit_step(step: Callable, state: TrainState, *, mesh: Mesh) -> Callable:
@@ -91,6 +111,7 @@ def make_gradients(
     loss: str = "xent",
     accum: int = 1,
     weights: Mapping[str, float] | None = None,
+    frozen: str = "",
 ) -> Callable[..., tuple[Any, Any, Metrics]]:
     """Function (state, batches, rng) -> (gradients, batch_stats, metrics) of the weighted sum of
     the tasks' losses.
@@ -105,6 +126,8 @@ def make_gradients(
             sees one part at a time, and dropout draws differ from those of a whole batch, as they
             do with the number of devices on the data axis; all else is the same.
         weights: of the tasks' losses; default 1 each.
+        frozen: regex over the names of parameters without a gradient; "" for none. The gradients
+            are those of the rest, `trees.split`.
 
     `batches` are Example dicts by task name. Rows whose `valid` is False weigh nothing. Metrics,
     f32[]: `loss`, `token_accuracy` (likeliest token is the target, over targets that weigh),
@@ -135,12 +158,13 @@ def make_gradients(
             cut, whole = PartitionSpec(axes), PartitionSpec()
             run = jax.shard_map(
                 functools.partial(run, axes=axes),
-                in_specs=(whole, whole, cut, whole),
+                in_specs=(whole, whole, whole, cut, whole),
                 out_specs=(whole, whole, whole),
                 axis_names=set(axes),
                 check_vma=False,  # or gradients of whole parameters would be added at once
             )
-        grads, batch_stats, sums = run(state.params, state.batch_stats, prepared, dropout)
+        trained, fixed = trees.split(state.params, frozen)
+        grads, batch_stats, sums = run(trained, fixed, state.batch_stats, prepared, dropout)
         return grads, batch_stats, _metrics(sums, dict(zip(names, factors, strict=True)))
 
     return gradients
@@ -201,6 +225,7 @@ def _normalised(sequences: Sequences, batch: Batch) -> Sequences:
 
 def _all_tasks(
     params: Any,
+    fixed: Any,
     batch_stats: Any,
     prepared: Mapping[str, Prepared],
     rngs: Mapping[str, jax.Array],
@@ -215,6 +240,8 @@ def _all_tasks(
     """Gradients of the weighted sum of the losses of some rows, those of a device or all.
 
     Args:
+        params: trained ones.
+        fixed: the other parameters.
         rngs: of dropout, by task.
         groups: tasks in the batch of each of the tasks.
         axes: of the mesh, over which the rows of other devices are added.
@@ -233,6 +260,7 @@ def _all_tasks(
             grads, batch_stats, own = _add_task(
                 grads,
                 params,
+                fixed,
                 batch_stats,
                 prepared[name],
                 rng,
@@ -262,6 +290,7 @@ def _all_tasks(
 def _add_task(
     grads: Any,
     params: Any,
+    fixed: Any,
     batch_stats: Any,
     prepared: Prepared,
     rng: jax.Array,
@@ -283,6 +312,7 @@ def _add_task(
         index, (pictures, sequences, group) = part
         (_, (batch_stats, rows)), new = jax.value_and_grad(_weighted_loss, has_aux=True)(
             params,
+            fixed,
             batch_stats,
             model,
             images(pictures),  # float32 of one part at a time
@@ -306,6 +336,7 @@ def _cut(x: jax.Array, accum: int) -> jax.Array:
 
 def _weighted_loss(
     params: Any,
+    fixed: Any,
     batch_stats: Any,
     model: nn.Module,
     pixels: jax.Array,
@@ -324,7 +355,7 @@ def _weighted_loss(
     pad = [(0, 0)] * (targets.ndim - 1) + [(prompt.shape[-1] - 1, 0)]
     targets, weights = jnp.pad(targets, pad), jnp.pad(weights, pad)
     output, updated = model.apply(
-        {"params": params, "batch_stats": batch_stats},
+        {"params": trees.merge(params, fixed), "batch_stats": batch_stats},
         pixels,
         tokens,
         train=True,

@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 import jax
+from flax import traverse_util
 
 Tree = Any
 
@@ -25,6 +26,25 @@ def mask_by_regex(tree: Tree, pattern: str) -> Tree:
     return jax.tree_util.tree_map_with_path(
         lambda path, _: compiled.search(_name(path)) is not None, tree
     )
+
+
+def split(tree: Tree, pattern: str) -> tuple[Tree, Tree]:
+    """(the leaves of nested dictionaries whose names `pattern` does not match, those that it does),
+    each as nested dictionaries without blank ones; (tree, {}) for the pattern ""."""
+    if not pattern:
+        return tree, {}
+    compiled, parts = re.compile(pattern), ({}, {})
+    for name, leaf in flatten_names(tree).items():
+        parts[compiled.search(name) is not None][name] = leaf
+    rest, matching = (traverse_util.unflatten_dict(part, sep="/") for part in parts)
+    return rest, matching
+
+
+def merge(rest: Tree, matching: Tree) -> Tree:
+    """The tree that `split` has cut."""
+    if not matching:
+        return rest
+    return traverse_util.unflatten_dict(flatten_names(rest) | flatten_names(matching), sep="/")
 
 
 def count(tree: Tree) -> int:

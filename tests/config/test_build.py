@@ -90,4 +90,15 @@ def test_task_mix_is_the_published_one():
     ) == pytest.approx(1.0)
     # The only task has the whole of the loss.
     assert small.load("segmentation.py").tasks.segmentation.weight == 1.0
-    assert config.schedule.warmup * 10 == pytest.approx(config.train.steps, abs=10)
+    assert config.schedule.warmup == 0.1
+
+
+@pytest.mark.parametrize("file", ["detection.py", "multitask.py"])
+def test_the_vocabulary_of_a_folder_is_as_small_as_its_data_allow(file, tmp_path):
+    sizes = ("size", "coord_shift", "text_shift")
+    own = small.load(f"{file}:data={tmp_path}").vocab
+    assert [own[name] for name in sizes] == [0, 0, 0]
+    # Published recipes keep theirs.
+    for data in ("coco", "objects365"):
+        fixed = small.load(f"{file}:data={data}").vocab
+        assert [fixed[name] for name in sizes] == [35_000 if "multi" in file else 3000, 1000, 3000]

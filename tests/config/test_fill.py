@@ -58,3 +58,29 @@ def test_placeholders_that_do_not_exist_are_named(ops, message):
 def test_a_size_that_is_needed_and_missing_is_named():
     with pytest.raises(ValueError, match=r"needs size, which is 0; set config\.data\.size"):
         filled("detection.py", data__size=0, model__image_size=(64, 64))
+
+
+@pytest.mark.parametrize(
+    "name,published",
+    [
+        ("detection.py:recipe=scratch", 10 * 118_287 // 128),
+        ("detection.py:recipe=pretrain", 20_000),
+        ("detection.py", 2 * 118_287 // 128),
+        ("multitask.py", 10 * 118_287 // 128),
+        ("detection.py:shapes", 300),
+    ],
+)
+def test_the_warm_up_follows_the_steps(name, published):
+    """At the length of the recipe it is the published one."""
+    assert filled(name).schedule.warmup == published
+    steps = small.load(name).train.steps
+    short = filled(name, train__steps=steps // 10).schedule.warmup
+    assert isinstance(short, int) and short == pytest.approx(published / 10, abs=1)
+    assert filled(name, train__steps=20).schedule.warmup < 20
+
+
+def test_a_warm_up_that_is_given_stays():
+    for given in (0, 1, 7):
+        config = filled("detection.py:shapes", schedule__warmup=given, train__steps=20)
+        assert config.schedule.warmup == given and fill(config) == config
+    assert filled("detection.py", schedule__warmup=0.25, train__steps=20).schedule.warmup == 5

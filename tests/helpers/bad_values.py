@@ -41,7 +41,7 @@ BY_RANGE = {
         **{"mesh.model": ("0", "-1"), "train.steps": ("0", "-1", "2147483648")},
     },
     WHOLE_0: {
-        **{f"schedule.{name}": ("-1",) for name in ("warmup", "tail")},
+        "schedule.tail": ("-1",),
         **{
             f"eval.{name}": ("-1",) for name in ("step", "images", "images_in_training", "pictures")
         },
@@ -62,6 +62,9 @@ BY_RANGE = {
         **{"data.workers": ("-1", "100000"), "data.slots": ("-1",)},
         **{"tasks.detection.max_instances": ("-3",)},
     },
+    "or a share of train.steps below 1": {"schedule.warmup": ("-1", "1.5", "nan", "inf")},
+    "give a regular expression": {"optim.frozen": ("(", "*x")},
+    "give a finite number above 0 and at most 1": {"optim.layer_decay": ("0", "-1", "1.1", "nan")},
     "give a whole number of at least 2": {"vocab.num_bins": ("1", "0", "-5")},
     "give a whole number of at least 3": {"tasks.segmentation.max_points": ("2", "0", "-1")},
     "give a whole number of at least 4": {"data.text_pieces": ("0", "-1", "1000000000")},
@@ -81,8 +84,9 @@ BY_RANGE = {
         },
         **{"tasks.keypoints.invisible_weight": ("-0.5", "nan")},
     },
-    ABOVE_0: {"optim.eps": ("0", "-1e-8", "nan")},
+    ABOVE_0: {"optim.eps": ("0", "-1e-8", "nan"), "optim.encoder_rate": ("0", "-1", "nan")},
     RATE: {
+        "train.ema": ("-0.1", "1", "nan"),
         **{f"optim.{name}": ("-0.1", "1", "1.5", "nan") for name in ("beta1", "beta2", "momentum")},
         **{
             f"model.{name}": ("-0.1", "1", "nan")
@@ -181,6 +185,8 @@ OTHERS = [
         "backbone.patch_size=1000000000",
         "change the patch size",
     ),
+    ("optim.frozen=^encoder/", "config.optim.frozen='^encoder/' matches no", "image_encoder"),
+    ("optim.frozen=.", "config.optim.frozen='.' matches all parameters", "give a regex of some"),
     ("schedule.warmup=2", "config.schedule.warmup=2", "train longer or shorten"),
     ("schedule.tail=5", "config.schedule.tail=5", "train longer or shorten"),
     ("train.batch_size=12", "config.train.batch_size", "use 8 or 16"),

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pix2seq_jax.training import checkpoint, optim, sharding
+from pix2seq_jax.training import checkpoint, hashes, optim, sharding
 from pix2seq_jax.training.state import TrainState
 
 META = {"category_names": ["Straße", "person"]}
@@ -144,7 +144,7 @@ def damage_meta(step):
 
 
 def damage_sums(step):
-    flip_bit(step / checkpoint.SUMS)
+    flip_bit(step / hashes.SUMS)
 
 
 def drop_file(step):
@@ -157,7 +157,7 @@ def truncate(step):
 
 
 def drop_sums(step):
-    (step / checkpoint.SUMS).unlink()
+    (step / hashes.SUMS).unlink()
 
 
 def drop_all_but_one(step):
@@ -192,7 +192,7 @@ def test_damaged_newest_is_named_and_the_previous_used(directory, harm, caplog):
 
 
 def test_damage_to_what_is_not_hashed_is_harmless(directory):
-    for name in set(checkpoint.UNHASHED) - {checkpoint.SUMS}:
+    for name in set(hashes.UNHASHED) - {hashes.SUMS}:
         (directory / "20" / name).write_bytes(b"\x00garbage")
     assert_equal(restore(directory)[0], make_state(20))
     save(directory, 30)
@@ -227,7 +227,7 @@ saver = t.checkpoint.Checkpointer(directory)
 saver.save(1, t.make_state(1), t.META)
 saver.wait()
 # All is written, nothing is renamed.
-t.checkpoint._write_sums = lambda folder: os.kill(os.getpid(), signal.SIGKILL)
+t.hashes.write_sums = lambda folder: os.kill(os.getpid(), signal.SIGKILL)
 saver.save(2, t.make_state(2), t.META)
 saver.wait()
 """
@@ -391,7 +391,7 @@ def test_failed_save_is_not_silent(tmp_path, monkeypatch):
         raise OSError("disk full")
 
     saver = checkpoint.Checkpointer(tmp_path)
-    monkeypatch.setattr(checkpoint, "_write_sums", fail)
+    monkeypatch.setattr(hashes, "write_sums", fail)
     saver.save(1, make_state(1), META)
     with pytest.raises(OSError, match="disk full"):
         saver.wait()

@@ -1,0 +1,137 @@
+"""The average of the weights: its numbers, in checkpoints, on a resume, and in a run."""
+
+import functools
+import logging
+
+import jax
+import numpy as np
+import pytest
+
+from pix2seq_jax import train
+from pix2seq_jax.experiment import resolve, saved_run
+from pix2seq_jax.training import checkpoint, optim, sharding, trees
+from pix2seq_jax.training import state as train_state
+from pix2seq_jax.training import step as train_step
+from tests.helpers import four_tasks, small
+
+MODEL, KEY = four_tasks.tiny(), jax.random.key(0)
+TASKS = {"detection": four_tasks.TASKS["detection"]}
+RATE = optim.schedule("none", base=1e-2, batch_size=4, total=10)
+TX = optim.make("adamw", RATE)
+EMA = 0.15
+
+
+def mesh():
+    return sharding.make_mesh(devices=jax.devices()[:1])
+
+
+@functools.cache
+def compiled(averaged: bool):
+    """(first state, step)."""
+    step = train_step.make_step(MODEL, TASKS, TX, RATE, ema=EMA * averaged)
+    with jax.set_mesh(mesh()):
+        state = train_state.init_state(MODEL, TX, KEY, mesh=mesh(), averaged=averaged)
+    return state, jax.jit(step)
+
+
+@functools.cache
+def trajectory(averaged: bool):
+    """The states of three steps, the first one included."""
+    state, step = compiled(averaged)
+    batch = {"detection": four_tasks.example(4, four_tasks.slots_of("detection"))}
+    states = [state]
+    with jax.set_mesh(mesh()):
+        for _ in range(3):
+            states.append(step(states[-1], batch, KEY)[0])
+    return states
+
+
+def assert_equal(tree, other):
+    assert jax.tree.structure(tree) == jax.tree.structure(other)
+    assert jax.tree.all(jax.tree.map(lambda a, b: np.array_equal(a, b), tree, other))
+
+
+def abstract(averaged: bool):
+    return train_state.abstract_state(MODEL, TX, mesh=mesh(), averaged=averaged)
+
+
+def test_the_average_is_the_moving_one_with_its_warm_up():
+    states = trajectory(True)
+    assert_equal(states[0].average, states[0].params)
+    expected = trees.flatten_names(states[0].params)
+    for step, state in enumerate(states[1:]):
+        decay = min(EMA, (1 + step) / (10 + step))  # .1, then EMA
+        for name, value in trees.flatten_names(state.params).items():
+            expected[name] = decay * expected[name] + (1 - decay) * value
+        for name, value in trees.flatten_names(state.average).items():
+            np.testing.assert_allclose(value, expected[name], atol=1e-6, err_msg=name)
+    assert train_state.variables(states[3])["params"] is states[3].average
+
+
+def test_the_parameters_are_those_of_a_run_without_average():
+    for state, plain in zip(trajectory(True), trajectory(False), strict=True):
+        assert_equal(train_state.without_average(state), plain)
+
+
+def save(folder, state):
+    saver = checkpoint.Checkpointer(folder)
+    saver.save(int(state.step), state, {})
+    saver.close()
+
+
+def restore(folder, averaged: bool):
+    saver = checkpoint.Checkpointer(folder)
+    try:
+        return saver.restore_latest(abstract(averaged))[0]
+    finally:
+        saver.close()
+
+
+def test_a_resume_is_exact_and_the_average_is_loaded(tmp_path):
+    states = trajectory(True)
+    save(tmp_path, states[2])
+    restored = restore(tmp_path, averaged=True)
+    assert_equal(restored, states[2])
+    batch = {"detection": four_tasks.example(4, four_tasks.slots_of("detection"))}
+    with jax.set_mesh(mesh()):
+        assert_equal(compiled(True)[1](restored, batch, KEY)[0], states[3])
+    wanted = train_state.abstract_variables(MODEL, mesh=mesh())
+    _, variables, _ = checkpoint.load_variables(tmp_path, wanted)
+    assert_equal(variables["params"], states[2].average)
+
+
+def test_an_average_may_begin_and_end_at_a_resume(tmp_path, caplog):
+    caplog.set_level(logging.WARNING, "pix2seq_jax")
+    logging.getLogger("pix2seq_jax").propagate = True
+    save(tmp_path / "plain", trajectory(False)[2])
+    begun = restore(tmp_path / "plain", averaged=True)
+    assert_equal(begun, train_state.with_average(trajectory(False)[2]))
+    assert "has no averaged parameters" in caplog.text
+    pointers = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(begun)]
+    assert len(set(pointers)) == len(pointers)  # or the buffers could not be donated
+    save(tmp_path / "averaged", trajectory(True)[2])
+    assert_equal(restore(tmp_path / "averaged", averaged=False), trajectory(False)[2])
+    assert "the average ends here" in caplog.text
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return small.make_shapes(tmp_path_factory.mktemp("data") / "shapes")
+
+
+def test_a_run_predicts_with_the_average(folder, tmp_path):
+    config = small.config("detection.py:shapes", folder, train__ema=0.9)
+    train.run(config, tmp_path, evaluate_too=False)
+    config = saved_run.load_config(tmp_path)
+    model, (tx, _) = resolve.make_model(config), _update(config)
+    state = train_state.abstract_state(model, tx, mesh=mesh(), **resolve.state_options(config))
+    saver = checkpoint.Checkpointer(tmp_path / "checkpoints")
+    state, _ = saver.restore_latest(state)
+    saver.close()
+    assert not jax.tree.all(jax.tree.map(np.array_equal, state.average, state.params))
+    _, variables = saved_run.load_variables(tmp_path, config, model, mesh())
+    assert_equal(variables["params"], state.average)
+
+
+def _update(config):
+    return resolve.make_update(config, resolve.make_model(config), resolve.make_tasks(config))
