@@ -132,7 +132,7 @@ def _train(
     with memory.explained(config, mesh), opening as own:
         return loop.train(
             state,
-            train_step.jit_step(update, abstract, mesh=mesh),
+            train_step.jit_step(update, abstract, mesh=mesh, chained=True),
             own,
             jax.random.fold_in(jax.random.key(config.seed), 1),
             start=first,

@@ -163,9 +163,8 @@ def plan(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> Plan:
         options = resolve.state_options(config)
         state = train_state.abstract_state(model, tx, mesh=mesh, **options)
         batches = {name: _batch(config, trained[name], size, mesh) for name, size in sizes.items()}
-        lowered = train_step.jit_step(step, state, mesh=mesh).lower(
-            state, batches, jax.random.key(0), np.float32(1)
-        )
+        jitted = train_step.jit_step(step, state, mesh=mesh)
+        lowered = jitted.lower(state, batches, jax.random.key(0))
     program = lowered.compile()
     tokens = sum(feeds.tokens_per_step(images, trained).values())
     work = flops.of_step(model, tasks, images) + flops.of_logits(model, tokens)

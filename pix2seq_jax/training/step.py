@@ -88,17 +88,18 @@ def _averaged(average: Any, params: Any, step: jax.Array, ema: float) -> Any:
     return jax.tree.map(lambda a, p: a + (1.0 - decay) * (p - a), average, params)
 
 
-def jit_step(step: Callable, state: TrainState, *, mesh: Mesh) -> Callable:
-    """The step compiled for a mesh, with all four arguments: `state` (arrays or abstract) gives the
-    layout, its buffers are donated.
+def jit_step(step: Callable, state: TrainState, *, mesh: Mesh, chained: bool = False) -> Callable:
+    """The step compiled for a mesh: `state` (arrays or abstract) gives the layout, its buffers are
+    donated. With `chained` it takes all four arguments, else no `before`.
 
     Call it under `jax.set_mesh(mesh)`; batches are cut over the data axes, metrics are on every
     device.
     """
     layout, replicated = jax.tree.map(lambda x: x.sharding, state), sharding.replicated(mesh)
+    arguments = layout, sharding.batch_sharding(mesh), replicated
     return jax.jit(
         step,
-        in_shardings=(layout, sharding.batch_sharding(mesh), replicated, replicated),
+        in_shardings=(*arguments, replicated) if chained else arguments,
         out_shardings=(layout, replicated),
         donate_argnums=0,
     )

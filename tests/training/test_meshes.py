@@ -45,8 +45,8 @@ class Run:
             if decodes:
                 self.logits = decoded(model, state, batch["detection"]["image"])
             jitted = train_step.jit_step(step, state, mesh=mesh)
-            program = jitted.lower(state, batch, jax.random.key(1), np.float32(1)).compile()
-            after, metrics = program(state, batch, jax.random.key(1), np.float32(1))
+            program = jitted.lower(state, batch, jax.random.key(1)).compile()
+            after, metrics = program(state, batch, jax.random.key(1))
         self.loss = float(metrics["loss"])
         self.gradients = jax.tree.map(lambda a, b: a - np.asarray(b), before, after.params)
         self.temporaries = program.memory_analysis().temp_size_in_bytes

@@ -105,7 +105,7 @@ def compiled_step(mesh, model, task):
     tx, _ = initial_state(model)
     abstract = train_state.abstract_state(model, tx, mesh=mesh)
     step = train_step.make_step(model, {"detection": task}, tx, constant(3e-3))
-    return abstract, train_step.jit_step(step, abstract, mesh=mesh)
+    return abstract, train_step.jit_step(step, abstract, mesh=mesh, chained=True)
 
 
 def step_on(mesh, model=MODEL, task=TASK):
