@@ -50,6 +50,7 @@ TEST = [
 TFDS = ["apache-beam>=2.77", "mlcroissant>=1.1", "importlib-resources>=6.5"]
 VIDEO = ["av>=18.0"]  # predict on videos
 SUPERVISION = ["supervision>=0.31"]  # Prediction.to_supervision
+TRACKERS = ["wandb>=0.31", "mlflow-skinny>=3.17"]  # config.train.trackers
 ORACLE = ["pycocoevalcap>=1.2"]  # a test compares the caption metrics with it; 100 MB
 # Encoders of the libraries that `config.init_encoder` reads; a trial compares ours with them.
 PRETRAINED_CHECK = ["torch>=2.13", "torchvision>=0.28", "timm>=1.0.31", "transformers>=5.24"]
@@ -69,11 +70,12 @@ setup(
     python_requires=">=3.11",
     install_requires=CORE,
     extras_require={
-        "test": TEST + SERVE + VIDEO + SUPERVISION,
+        "test": TEST + SERVE + VIDEO + SUPERVISION + TRACKERS,
         "serve": SERVE,
         "notebooks": NOTEBOOKS,
         "oracle": ORACLE,
         "tfds": TFDS,
+        "trackers": TRACKERS,
         "video": VIDEO,
         "supervision": SUPERVISION,
         "pretrained_check": PRETRAINED_CHECK,

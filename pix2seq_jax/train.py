@@ -24,6 +24,7 @@ from pix2seq_jax.experiment import (
     start,
     stopping,
     text_model,
+    trackers,
 )
 from pix2seq_jax.experiment.logs import MetricWriter, log, parameter_table, phase, setup_logging
 from pix2seq_jax.experiment.opened import OpenedRun, open_run
@@ -65,7 +66,7 @@ def run(
         # Find the weights.
         state = start.restore_or_start(config, workdir, saver, opened.meta, opened.model, tx, mesh)
         first = int(state.step)
-        writer = MetricWriter(workdir, active=jax.process_index() == 0, after=first)
+        writer = _writer(config, workdir, first)
         stack.callback(writer.close)
         _log_parameters(state, opened, mesh, writer)
         evaluations = None
@@ -104,6 +105,14 @@ def _claim(opened: OpenedRun, workdir: str | Path, best_metric: str) -> checkpoi
     opened.cache.save()
     keep_latest, folder = opened.config.train.keep_latest, Path(workdir) / CHECKPOINTS
     return checkpoint.Checkpointer(folder, keep_latest=keep_latest, best_metric=best_metric)
+
+
+def _writer(config: ml_collections.ConfigDict, workdir: str | Path, first: int) -> MetricWriter:
+    """Where figures and pictures go, from step `first` on."""
+    if jax.process_index():
+        return MetricWriter(workdir, active=False)
+    others = trackers.open_trackers(config.train.trackers, workdir, config.to_dict())
+    return MetricWriter(workdir, after=first, trackers=others)
 
 
 def _log_parameters(

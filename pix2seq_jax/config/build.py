@@ -176,6 +176,7 @@ def training(recipe: dict) -> dict:
             "checkpoint_steps": 1_000,
             "keep_latest": 2,
             "best_metric": "",  # "detection/AP" and the like; "": that of the first task
+            "trackers": "",  # "wandb", "mlflow", or both joined by +
             "profile_at": 0,  # step at which a trace is recorded; 0: none
         },
     }

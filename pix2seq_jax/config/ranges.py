@@ -238,6 +238,7 @@ TABLE = {  # by section; "" is the config itself
         ),
         "ema": RATE,
         "best_metric": text(),
+        "trackers": text(),
         "profile_at": whole(0, also=" (0: no trace)"),
     },
     "eval": {

@@ -16,7 +16,7 @@ from pix2seq_jax.data.ops import geometry
 from pix2seq_jax.data.ops import image as ops_image
 from pix2seq_jax.data.ops import objects as ops_objects
 from pix2seq_jax.data.ops.chain import read_chain
-from pix2seq_jax.experiment import memory, resolve
+from pix2seq_jax.experiment import memory, resolve, trackers
 from pix2seq_jax.experiment import workdir as folder
 from pix2seq_jax.models.pix2seq import Pix2Seq
 from pix2seq_jax.pretrained import files
@@ -49,6 +49,7 @@ def check(
         _check_ops(config, name)
     mesh = sharding.make_mesh({axis: config.mesh[axis] for axis in sharding.AXES})
     if training:
+        trackers.names_of(config.train.trackers)
         _check_training(config, mesh)
         if config.optim.frozen:
             optim.check_frozen(train_state.parameter_names(model), config.optim.frozen)

@@ -11,7 +11,7 @@ import math
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,11 +87,16 @@ def _is_later(row: bytes, step: int) -> bool:
 
 
 class MetricWriter:
-    """Scalars and pictures of a run, to TensorBoard (clu) and to `metrics.jsonl`; silent on
-    processes other than 0."""
+    """Scalars and pictures of a run, to TensorBoard (clu), to `metrics.jsonl` and to trackers;
+    silent on processes other than 0."""
 
     def __init__(
-        self, workdir: str | Path, *, active: bool = True, after: int | None = None
+        self,
+        workdir: str | Path,
+        *,
+        active: bool = True,
+        after: int | None = None,
+        trackers: Sequence[Any] = (),
     ) -> None:
         """Opens the files for appending.
 
@@ -99,8 +104,9 @@ class MetricWriter:
             workdir: folder of the run.
             active: whether this process writes.
             after: drop the rows of later steps first; an interrupted run does them again.
+            trackers: `trackers.Tracker`s; closed with the files.
         """
-        self._writer, self._workdir = None, Path(workdir)
+        self._writer, self._workdir, self._trackers = None, Path(workdir), trackers
         if active:
             from clu import metric_writers
 
@@ -123,6 +129,8 @@ class MetricWriter:
         row = {"step": step} | {k: v if math.isfinite(v) else None for k, v in plain.items()}
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
+        for tracker in self._trackers:
+            tracker.scalars(step, {k: v for k, v in plain.items() if math.isfinite(v)})
 
     def text(self, name: str, content: str) -> None:
         """A text file in the workdir."""
@@ -135,12 +143,16 @@ class MetricWriter:
             self._writer.write_images(
                 step, {name: picture[None] for name, picture in pictures.items()}
             )
+            for tracker in self._trackers:
+                tracker.images(step, pictures)
 
     def close(self) -> None:
         """Writes what is buffered."""
         if self._writer is not None:
             self._writer.close()
             self._file.close()
+            for tracker in self._trackers:
+                tracker.close()
 
 
 def _speed(rates: Mapping[str, float]) -> str:

@@ -33,6 +33,7 @@ FREE = (
     "train/checkpoint_steps",
     "train/keep_latest",
     "train/profile_at",
+    "train/trackers",
 )
 
 
