@@ -251,8 +251,11 @@ def _open_more(
     Raises:
         ValueError: its classes or keypoints are not those of config.data.
     """
+    paths = ("train_", "val_")
     shared = {
-        key: value for key, value in config.data.items() if not key.startswith(("train_", "val_"))
+        key: value
+        for key, value in config.data.items()
+        if key == "val_share" or not key.startswith(paths)
     }
     shared["hint"] = f"correct config.more_data.{dataset}"
     data = ml_collections.ConfigDict(shared | config.more_data[dataset].to_dict())

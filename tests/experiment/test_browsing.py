@@ -50,11 +50,9 @@ def test_the_samples_are_those_of_training(opened):
     config, text, streams = opened
     tasks, host_tasks = resolve.make_tasks(config), browsing.make_host_tasks(config)
     mesh = sharding.make_mesh()
-    own = feeds.open_feeds(config, streams, mesh, start=3, bad_images=None)
-    with jax.set_mesh(mesh):
+    opening = feeds.open_feeds(config, streams, mesh, start=3, bad_images=None)
+    with jax.set_mesh(mesh), opening as own:
         batch = {name: np.asarray(x) for name, x in next(iter(own["detection"]))[0].items()}
-    for feed in own.values():
-        feed.__exit__(None, None, None)
     mine = next(browsing._batches(config, streams, tasks, "detection", 3))
     for name in ("image", "boxes", "labels"):
         np.testing.assert_array_equal(mine[name], batch[name])

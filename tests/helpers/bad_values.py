@@ -330,12 +330,12 @@ COMMAND_LINES = [  # instead of the flags of a run
     (
         ["--workdir=gs://bucket/run"],
         "--workdir=gs://bucket/run",
-        "a workdir is a folder; mount the bucket",
+        "what is written goes to a folder; mount the bucket",
     ),
     (
         ["--workdir=s3://bucket/run"],
         "--workdir=s3://bucket/run",
-        "a workdir is a folder; mount the bucket",
+        "what is written goes to a folder; mount the bucket",
     ),
     *(
         ([f"--workdir=run{c}"], f"--workdir=run{c}", "give a path without any of [ ] * ?")
@@ -344,7 +344,7 @@ COMMAND_LINES = [  # instead of the flags of a run
     (
         ["--workdir=gs:/bucket/run"],
         "--workdir=gs:/bucket/run",
-        "a workdir is a folder; mount the bucket",
+        "what is written goes to a folder; mount the bucket",
     ),
 ]
 # Values that no flag can have, but a config made by a program: (field, value, remedy).

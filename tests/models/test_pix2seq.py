@@ -235,7 +235,7 @@ def test_bfloat16_keeps_float32_parameters_and_logits():
         ({"backbone": {"name": "swin"}}, "model.backbone.name='swin'; it may be one of"),
         ({"backbone": {"patch_size": 8}}, "model.backbone.name=None; it may be one of"),
         ({"backbone": {"name": "vit"}}, r"'vit' has exactly \['patch_size'\]"),
-        ({"backbone": RESNET | {"patch_size": 8}}, r"has the fields \['depth', .*, 'patch_size'"),
+        ({"backbone": RESNET | {"patch_size": 8}}, r"has the fields \['convention', 'depth', .*"),
         ({"backbone": {"name": "vit", "patch_size": 0}}, "model.backbone.patch_size=0; .* least 1"),
         ({"proj_mode": "conv"}, "model.proj_mode='conv'"),
         ({"backbone": RESNET | {"depth": 42}}, "model.backbone.depth=42; it may be one of"),

@@ -41,7 +41,8 @@ def taken(parts) -> dict:
 def start(config, workdir, mesh=None):
     """(fresh variables, variables after run_start.first_state, where they come from)."""
     mesh = mesh or sharding.make_mesh()
-    model, tx = resolve.make_model(config), optim.make(learning_rate=1e-3, **config.optim)
+    options = {name: value for name, value in config.optim.items() if name != "frozen"}
+    model, tx = resolve.make_model(config), optim.make(learning_rate=1e-3, **options)
     fresh = train_state.variables(
         train_state.init_state(model, tx, jax.random.key(config.seed), mesh=mesh)
     )

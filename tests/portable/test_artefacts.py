@@ -162,7 +162,7 @@ def test_the_loader_prepares_and_predicts_like_the_library(exported, library, pi
     for section in predictor.config.tasks.values():
         section.sampler, section.num_samples = "greedy", 1
     greedy = type(predictor)(
-        predictor.config, predictor._variables, predictor._mesh, text=predictor._text
+        predictor.config, predictor.variables, predictor.mesh, text=predictor.text
     )
     for row, result in zip(
         model.predict(pixels, threshold=0.0), greedy(pixels, threshold=0.0), strict=True

@@ -16,7 +16,8 @@ from tests.helpers.warm_start import make
 
 
 def first_state(config, workdir, mesh):
-    model, tx = resolve.make_model(config), optim.make(learning_rate=1e-3, **config.optim)
+    options = {name: value for name, value in config.optim.items() if name != "frozen"}
+    model, tx = resolve.make_model(config), optim.make(learning_rate=1e-3, **options)
     with jax.set_mesh(mesh):
         state, origin = run_start.first_state(config, workdir, {}, model, tx, mesh)
     return trees.flatten_names(train_state.variables(state)), origin
