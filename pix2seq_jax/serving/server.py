@@ -58,8 +58,9 @@ class _Server(uvicorn.Server):
         try:
             yield
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            signal.signal(signal.SIGINT, before[signal.SIGINT])
+            # All is answered and the process ends: one more SIGTERM would only spoil its code.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _listen(host: str, port: int) -> socket.socket:
