@@ -24,7 +24,8 @@ def _one_by_one(arrays: Arrays) -> Arrays:
 
 SOURCE = VitSource(
     title="a ViT of google-research/big_vision",
-    mark=r"(params/|img/)*Transformer/encoderblock(_0)?/MultiHeadDotProductAttention_0/query/kernel",
+    mark=r"(params/|img/)*Transformer/encoderblock(_0)?/"
+    r"MultiHeadDotProductAttention_0/query/kernel",
     prefix=r"^(params/|img/)*",
     layout="flax",
     pixels="half",
