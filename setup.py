@@ -46,6 +46,8 @@ TEST = [
     "httpx>=0.28",
     *NOTEBOOKS,
 ]
+# The site of docs/; the tests build it. Sphinx 9.0 is the last one for Python 3.11.
+DOCS = ["sphinx>=9.0", "myst-parser>=5.2", "sphinx-autoapi>=3.9", "furo>=2025.12"]
 # What the command `tfds build` imports and tensorflow-datasets does not bring.
 TFDS = ["apache-beam>=2.77", "mlcroissant>=1.1", "importlib-resources>=6.5"]
 VIDEO = ["av>=18.0"]  # predict on videos
@@ -70,7 +72,8 @@ setup(
     python_requires=">=3.11",
     install_requires=CORE,
     extras_require={
-        "test": TEST + SERVE + VIDEO + SUPERVISION + TRACKERS,
+        "test": TEST + SERVE + VIDEO + SUPERVISION + TRACKERS + DOCS,
+        "docs": DOCS,
         "serve": SERVE,
         "notebooks": NOTEBOOKS,
         "oracle": ORACLE,

@@ -9,7 +9,7 @@ from pathlib import Path
 from sphinx.ext import napoleon
 
 PACKAGE = Path(__file__).resolve().parent.parent / "pix2seq_jax"
-# The modules whose names docs/api shows. Reading all of the package would take a quarter of a minute.
+# The modules whose names docs/api shows; reading all of the package takes much longer.
 SHOWN = {
     *("__init__", "vocab", "import_tf", "tasks/__init__", "tasks/base", "tasks/detection"),
     *("tasks/segmentation", "tasks/keypoints", "tasks/captioning", "tasks/mixed"),
@@ -49,7 +49,8 @@ default_role = "code"
 # autoapi overlooks constants that are assigned in pairs, and modules that are not shown.
 suppress_warnings = ["autoapi.python_import_resolution"]
 
-# A reference to a name of this library must lead to an entry. Those of other libraries lead nowhere.
+# A reference to a name of this library must lead to an entry; those of other libraries lead
+# nowhere.
 nitpicky = True
 nitpick_ignore_regex = [("py:.*", r"(?!pix2seq_jax).*")]
 nitpick_ignore = [  # names in signatures that are no part of the contracts
