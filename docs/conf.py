@@ -4,6 +4,7 @@ The API reference is read from the source text; nothing of the library is import
 fetched from the network.
 """
 
+import re
 from pathlib import Path
 
 from sphinx.ext import napoleon
@@ -26,6 +27,8 @@ copyright = "The pix2seq_jax authors, Apache License 2.0"
 html_title = "pix2seq_jax"
 extensions = ["myst_parser", "autoapi.extension"]
 html_theme = "furo"
+html_static_path = ["site.css"]
+html_css_files = ["site.css"]
 html_show_sphinx = False
 highlight_language = "text"
 
@@ -42,6 +45,7 @@ autoapi_generate_api_docs = False
 autoapi_add_toctree_entry = False
 autoapi_keep_files = False
 autodoc_typehints = "signature"
+autodoc_member_order = "bysource"
 
 # Docstrings are written in plain text: one pair of backquotes is code.
 default_role = "code"
@@ -72,4 +76,10 @@ def google_style(app, what, name, obj, options, lines):
     """
     what = "method" if what == "property" else what
     config = napoleon.Config(napoleon_use_ivar=True)
-    lines[:] = napoleon.GoogleDocstring(lines, config, app, what, name, obj, options).lines()
+    text = napoleon.GoogleDocstring(lines, config, app, what, name, obj, options).lines()
+    # "height, width: ..." are two names; with the space the first would be taken for a type.
+    lines[:] = [re.sub(r"^:(ivar|param) ([^:]+):", _without_spaces, line) for line in text]
+
+
+def _without_spaces(field: re.Match) -> str:
+    return f":{field[1]} {field[2].replace(' ', '')}:"
