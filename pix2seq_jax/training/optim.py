@@ -9,14 +9,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from pix2seq_jax.training import trees
+from pix2seq_jax.training import muon, trees
 
 SCALINGS = ("none", "linear", "sqrt")
 SCHEDULES = ("linear", "cosine", "cosine@RATE", "exp@RATE", "none")
-OPTIMIZERS = ("adamw", "lamb", "momentum")
+OPTIMIZERS = ("adamw", "lamb", "momentum", "muon")
 # The settings that each of them has beside those of all.
 _ADAM = ("beta1", "beta2", "eps", "weight_decay", "decay")
 SETTINGS = {"adamw": _ADAM, "lamb": _ADAM, "momentum": ("momentum",)}
+SETTINGS["muon"] = (*_ADAM, "momentum")
 
 # Which parameters decay. The papers' runs decayed kernels only, the later release everything. The
 # release's LAMB leaves out biases and the scales of norms ("weights"), a later one embeddings and
@@ -127,9 +128,9 @@ def make(
 
     Args:
         name: "adamw" (Loshchilov & Hutter 2019), "lamb" (You et al. 2020; parameters that do not
-            decay are not scaled by the trust ratio) or "momentum" (Nesterov, no decay; the learning
-            rate of a step stays with its gradient). The release's "adam" is "adamw" with a
-            weight_decay of 0.
+            decay are not scaled by the trust ratio), "momentum" (Nesterov, no decay; the learning
+            rate of a step stays with its gradient) or "muon" (see muon.scale_by_muon; what is no
+            matrix moves as by "adamw"). The release's "adam" is "adamw" with a weight_decay of 0.
         learning_rate: number, or a `schedule`.
         decay: which parameters decay, one of DECAY.
         clip: largest global norm; 0 or less turns clipping off.
@@ -142,12 +143,11 @@ def make(
         ValueError: unknown name or decay.
     """
     mask, rate = _decay_mask(decay), optax.scale_by_learning_rate(learning_rate)
-    if name == "adamw":
-        chain = [
-            _scale_by_adam(beta1, beta2, eps),
-            optax.add_decayed_weights(weight_decay, mask),
-            rate,
-        ]
+    if name in ("adamw", "muon"):
+        scale = _scale_by_adam(beta1, beta2, eps)
+        if name == "muon":
+            scale = muon.scale_by_muon(momentum, scale, STACKED)
+        chain = [scale, optax.add_decayed_weights(weight_decay, mask), rate]
     elif name == "lamb":
         chain = [
             optax.scale_by_adam(beta1, beta2, eps),
