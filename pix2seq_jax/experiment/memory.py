@@ -17,7 +17,8 @@ from pix2seq_jax.tasks import TASKS
 from pix2seq_jax.training import losses, sharding
 
 FLOAT = 4  # bytes of a parameter, of a logit, of a channel of a pixel
-MOMENTS = {"adamw": 2, "lamb": 2, "momentum": 1}  # that the optimizer keeps of each parameter
+# that the optimizer keeps of each parameter
+MOMENTS = {"adamw": 2, "lamb": 2, "momentum": 1, "muon": 2}
 GIB = 2**30
 EXHAUSTED = "RESOURCE_EXHAUSTED"  # in the message of XLA's error
 # Any vocabulary will do to ask the tasks for their lengths.
