@@ -17,15 +17,13 @@ MATRICES = r"^(?!stem/).*kernel$"
 # The root mean square of an update of Adam, so that both take the same learning rate (Liu et al.
 # 2025, "Muon is scalable for LLM training", section 2.2).
 RMS = 0.2
+MOMENTUM = 0.95  # decay of the average of the gradients, as published
 
 
-def scale_by_muon(
-    momentum: float, rest: optax.GradientTransformation, stacked: str
-) -> optax.GradientTransformation:
+def scale_by_muon(rest: optax.GradientTransformation, stacked: str) -> optax.GradientTransformation:
     """Nesterov momentum of the matrices made orthogonal, with a root mean square of RMS.
 
     Args:
-        momentum: decay of the average of the gradients of a matrix.
         rest: moves all other parameters. Its state is an optax.ScaleByAdamState, and so is that of
             the result: `mu` of a matrix is the momentum, `nu` is 0.
         stacked: regex over names; such a parameter holds the matrices of all layers.
@@ -35,17 +33,17 @@ def scale_by_muon(
         moves, new = rest.update(updates, state, params)
         names = [name for name in trees.flatten_names(updates) if re.search(MATRICES, name)]
         gradients, before = trees.flatten_names(updates), trees.flatten_names(state.mu)
-        average = {
-            name: momentum * before[name] + (1.0 - momentum) * gradients[name] for name in names
-        }
-        ahead = {
-            name: momentum * average[name] + (1.0 - momentum) * gradients[name] for name in names
-        }
+        average = {name: _mean(before[name], gradients[name]) for name in names}
+        ahead = {name: _mean(average[name], gradients[name]) for name in names}  # Nesterov
         still = {name: jnp.zeros_like(gradients[name]) for name in names}
         mu, nu = _replaced(new.mu, average), _replaced(new.nu, still)
         return _replaced(moves, _orthogonal(ahead, stacked)), new._replace(mu=mu, nu=nu)
 
     return optax.GradientTransformation(rest.init, update)
+
+
+def _mean(average: jax.Array, gradient: jax.Array) -> jax.Array:
+    return MOMENTUM * average + (1.0 - MOMENTUM) * gradient
 
 
 def dimensions(name: str, ndim: int, stacked: bool) -> contrib.MuonDimensionNumbers:

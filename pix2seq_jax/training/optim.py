@@ -16,8 +16,7 @@ SCHEDULES = ("linear", "cosine", "cosine@RATE", "exp@RATE", "none")
 OPTIMIZERS = ("adamw", "lamb", "momentum", "muon")
 # The settings that each of them has beside those of all.
 _ADAM = ("beta1", "beta2", "eps", "weight_decay", "decay")
-SETTINGS = {"adamw": _ADAM, "lamb": _ADAM, "momentum": ("momentum",)}
-SETTINGS["muon"] = (*_ADAM, "momentum")
+SETTINGS = {"adamw": _ADAM, "lamb": _ADAM, "momentum": ("momentum",), "muon": _ADAM}
 
 # Which parameters decay. The papers' runs decayed kernels only, the later release everything. The
 # release's LAMB leaves out biases and the scales of norms ("weights"), a later one embeddings and
@@ -146,7 +145,7 @@ def make(
     if name in ("adamw", "muon"):
         scale = _scale_by_adam(beta1, beta2, eps)
         if name == "muon":
-            scale = muon.scale_by_muon(momentum, scale, STACKED)
+            scale = muon.scale_by_muon(scale, STACKED)
         chain = [scale, optax.add_decayed_weights(weight_decay, mask), rate]
     elif name == "lamb":
         chain = [

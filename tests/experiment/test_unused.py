@@ -3,11 +3,12 @@
 import pytest
 
 from pix2seq_jax.experiment import unused
+from pix2seq_jax.training import optim
 from tests.helpers import small
 
 
 @pytest.mark.parametrize("variant", ["detection.py", "detection.py:shapes", "multitask.py"])
-@pytest.mark.parametrize("optimizer", ["adamw", "lamb", "momentum"])
+@pytest.mark.parametrize("optimizer", optim.OPTIMIZERS)
 def test_shipped_settings_count_as_not_given(variant, optimizer):
     config = small.load(variant)
     config.optim.name = optimizer
@@ -17,7 +18,7 @@ def test_shipped_settings_count_as_not_given(variant, optimizer):
 @pytest.mark.parametrize(
     "flags,line",
     [
-        ({"optim.momentum": 0.5}, "optim.momentum=0.5 is not used: config.optim.name='adamw'"),
+        ({"optim.momentum": 0.5}, "optim.momentum=0.5 is not used: config.optim.name='muon'"),
         ({"optim.name": "momentum", "optim.weight_decay": 0.1}, "optim.weight_decay=0.1 is not"),
         ({"optim.name": "momentum", "optim.eps": 1e-6}, "optim.eps=1e-06 is not used"),
         ({"optim.weight_decay": 0.0, "optim.decay": "all"}, "config.optim.weight_decay is 0"),

@@ -33,6 +33,8 @@ SHRUNK_BACKBONES = {
     "vit": {"model.backbone.patch_size": 16},
     "resnet": {"model.backbone.width": 0.0625},
 }
+# In place of the demo's Muon, which takes longer to compile; tests/training/test_muon.py has that.
+ADAMW = {"optim.name": "adamw", "schedule.base": 1e-3}
 
 
 def make_shapes(folder: Path) -> Path:
@@ -65,7 +67,8 @@ def load(name: str) -> ml_collections.ConfigDict:
 
 def shrunk(config: ml_collections.ConfigDict) -> dict:
     """Overrides that make a config's model and run small."""
-    return SHRUNK | SHRUNK_BACKBONES[config.model.backbone.name]
+    optimizer = ADAMW if config.optim.name == "muon" else {}
+    return SHRUNK | SHRUNK_BACKBONES[config.model.backbone.name] | optimizer
 
 
 def config(name: str, folder: Path, **overrides) -> ml_collections.ConfigDict:

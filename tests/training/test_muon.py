@@ -93,8 +93,8 @@ def test_all_else_moves_as_by_adamw():
 def test_the_momentum_is_that_of_optax():
     """Three steps of one matrix against optax's Muon, which corrects the momentum's start: its
     direction does not depend on that."""
-    ours = optim.make("muon", 1.0, momentum=0.9, weight_decay=0.0)
-    theirs = optax.contrib.muon(1.0, beta=0.9, consistent_rms=muon.RMS)
+    ours = optim.make("muon", 1.0, weight_decay=0.0)
+    theirs = optax.contrib.muon(1.0, beta=muon.MOMENTUM, consistent_rms=muon.RMS)
     params = {"kernel": jnp.zeros((4, 6))}
     states = ours.init(params), theirs.init(params)
     for step in range(3):
