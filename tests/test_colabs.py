@@ -1,5 +1,5 @@
 """The notebooks run from top to bottom, in the order of this file: the first trains the model that
-the others find. One kernel runs all of them, emptied before each: a third of the time was imports."""
+the others find. One kernel runs them all, emptied before each: a third of the time was imports."""
 
 import base64
 import io
@@ -65,7 +65,9 @@ def test_it_runs_from_top_to_bottom(name, folder, kernel):
     runner.execute()
     outputs = [output for cell in book.cells for output in cell.get("outputs", ())]
     text = "".join(output.get("text", "") for output in outputs)
-    shown = [output.data["image/png"] for output in outputs if "image/png" in output.get("data", {})]
+    shown = [
+        output.data["image/png"] for output in outputs if "image/png" in output.get("data", {})
+    ]
     pictures = [Image.open(io.BytesIO(base64.b64decode(data))) for data in shown]
     assert pictures and not [output for output in outputs if output.output_type == "error"]
     CHECKS[name](text, folder, pictures)
