@@ -184,9 +184,9 @@ def main() -> None:
         most = memory.pop(-1)
         print("resident after", ", ".join(f"{n} pictures {m} MiB" for n, m in memory.items()))
         print(f"most {most} MiB")
-        bad = wrong(files, out)
-        if code != 1:
-            bad.append(f"the exit code is {code}, and files are broken")
+        bad = [f"the exit code is {code}, and files are broken"]
+        if code == 1:
+            bad = wrong(files, out)
         print("\n".join(bad[:20]) or "all good files answered, all broken ones listed")
     sys.exit(bool(bad))
 
