@@ -5,7 +5,8 @@ among them.
     python benchmarks/serve.py --workdir=runs/shapes
 
 The server is a process of its own on the same machine, so on a CPU clients, server and model share
-the cores. Images are the embedded data's, 64 pixels.
+the cores. Images are the embedded data's, 64 pixels, or those of a folder (--images=photos).
+--requests=0 leaves the timing out. Ends with 1 if a request was lost or answered wrongly.
 """
 
 import argparse
@@ -41,9 +42,12 @@ def percentiles(seconds: list[float]) -> str:
 
 
 def one_at_a_time(workdir: str, files: list[Path], count: int, threshold: float) -> list[dict]:
-    """Predicts in this process, image by image; the answers for the files."""
+    """Predicts in this process, image by image, `count` of them for the time; the answers for the
+    files."""
     predictor = pix2seq_jax.load(workdir, batch_size=1)
     answers = [predictor(file, threshold=threshold)[0].to_dict() for file in files]  # compiles, too
+    if not count:
+        return answers
     seconds = []
     for file in itertools.islice(itertools.cycle(files), count):
         start = time.perf_counter()
@@ -86,7 +90,8 @@ def load(address: str, bodies: list[bytes], clients: int) -> tuple[list, list[fl
                 if number is None:
                     return
                 start = time.perf_counter()
-                answers[number] = session.post("/predict", content=bodies[number])
+                with contextlib.suppress(httpx.HTTPError):  # it stays without an answer
+                    answers[number] = session.post("/predict", content=bodies[number])
                 seconds[number] = time.perf_counter() - start
 
     start = time.perf_counter()
@@ -105,26 +110,48 @@ def is_same(row: dict, wanted: dict) -> bool:
         a["category"] == b["category"]
         and np.allclose(a["box"], b["box"], atol=TOLERANCE)
         and abs(a["score"] - b["score"]) < TOLERANCE
+        and a.get("mask") == b.get("mask")
+        and np.shape(a.get("keypoints")) == np.shape(b.get("keypoints"))
+        and np.allclose(a.get("keypoints", 0), b.get("keypoints", 0), atol=TOLERANCE)
         for a, b in zip(one, other, strict=True)
     )
 
 
-def mixed(address: str, files: list[Path], wanted: list[dict], count: int, broken: int) -> None:
-    """Sends requests with broken ones among them and counts what was lost or wrong."""
+def broken_body(body: bytes, number: int) -> bytes:
+    """One of five kinds of requests that hold no whole image."""
+    kinds = (b"", body[: 1 + number % 400], body[: len(body) // 2], b"no image", b"<!doctype html>")
+    return kinds[number % len(kinds)]
+
+
+def mixed(address: str, files: list[Path], wanted: list[dict], count: int, broken: int) -> int:
+    """Sends requests with broken ones among them; how many were lost or answered wrongly."""
     rng = np.random.default_rng(0)
     odd = set(rng.choice(count, broken, replace=False).tolist())
     bodies = [files[number % len(files)].read_bytes() for number in range(count)]
     for number in odd:
-        bodies[number] = bodies[number][: rng.integers(0, 400)]
+        bodies[number] = broken_body(bodies[number], number)
     answers, _, whole = load(address, bodies, max(CLIENTS))
     lost = sum(answer is None for answer in answers)
     wrong = 0
     for number, answer in enumerate(answers):
+        if answer is None:
+            continue
         if number in odd:
             wrong += answer.status_code != 400 or not answer.json()["error"]
         elif answer.status_code != 200 or not is_same(answer.json(), wanted[number % len(files)]):
             wrong += 1
     print(f"{count} requests, {broken} broken: {lost} lost, {wrong} wrong, {whole:.1f} s")
+    return lost + wrong
+
+
+def timed(address: str, files: list[Path], count: int) -> None:
+    """Prints requests/s and latency of each number of clients."""
+    bodies = [files[number % len(files)].read_bytes() for number in range(count)]
+    for clients in CLIENTS:
+        answers, seconds, whole = load(address, bodies, clients)
+        refused = sum(one is None or one.status_code != 200 for one in answers)
+        rate = f"{count / whole:7.1f} requests/s  {percentiles(seconds)}"
+        print(f"{clients:2d} clients              {rate}  {refused} refused", flush=True)
 
 
 def main() -> None:
@@ -136,22 +163,21 @@ def main() -> None:
     parser.add_argument("--broken", type=int, default=50, help="of them")
     parser.add_argument("--flags", default="", help="of the server, separated by blanks")
     parser.add_argument("--threshold", type=float, default=0.3, help="lowest score")
+    parser.add_argument("--images", default="", help="folder of JPEG files to send")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         dataset.generate(Path(temporary), dataset.Spec(train=1, val=20, size=64), 1)
-        files = sorted((Path(temporary) / "val").glob("*.jpg"))
+        files = sorted(Path(given.images or Path(temporary) / "val").glob("*.jpg"))[:20]
         wanted = one_at_a_time(given.workdir, files, given.requests, given.threshold)
-        objects = sum(len(one["objects"]) for one in wanted)
-        print(f"{objects} objects on {len(files)} images")
+        every = [one for row in wanted for one in row["objects"]]
+        parts = [f"{sum(kind in one for one in every)} {kind}" for kind in ("mask", "keypoints")]
+        print(f"{len(every)} objects ({', '.join(parts)}) on {len(files)} images")
         flags = [*given.flags.split(), f"--threshold={given.threshold}"]
         with server(given.workdir, flags) as address:
-            bodies = [files[number % len(files)].read_bytes() for number in range(given.requests)]
-            for clients in CLIENTS:
-                answers, seconds, whole = load(address, bodies, clients)
-                bad = sum(answer.status_code != 200 for answer in answers)
-                rate = f"{given.requests / whole:7.1f} requests/s  {percentiles(seconds)}"
-                print(f"{clients:2d} clients              {rate}  {bad} refused", flush=True)
-            mixed(address, files, wanted, given.mixed, given.broken)
+            if given.requests:
+                timed(address, files, given.requests)
+            bad = mixed(address, files, wanted, given.mixed, given.broken)
+    sys.exit(bool(bad))
 
 
 if __name__ == "__main__":

@@ -133,8 +133,10 @@ class Skipped:
     def __call__(self, file: str, size: tuple[int, int], error: ValueError) -> None:
         """See chunks.Pictures.broken."""
         del size
-        log.warning("skipped: %s", error)
-        self.files.append((file, str(error)))
+        # What follows is about annotations, and there are none.
+        reason = f"{str(error).split('; ')[0]}; give a whole image"
+        log.warning("skipped: %s", reason)
+        self.files.append((file, reason))
 
 
 def run(*args, **options) -> list[dict]:

@@ -8,9 +8,9 @@ where it was stopped: it checks the shards that are there and writes those that 
 damaged.
 
 --from says how the source is laid out: coco (train2017, val2017, annotations), coco_dir (train,
-val, annotations), objects365 (as distributed), voc (VOCdevkit or VOC2012), yolo (data.yaml), or
-tfds:NAME (the --data_dir of `tfds build NAME`). Without it every layout in COCO's format is
-recognised, as by data=DIR of a config.
+val, annotations), objects365 (as distributed), voc (VOCdevkit, VOC2012 or XML beside images),
+yolo (data.yaml), or tfds:NAME (the --data_dir of `tfds build NAME`). Without it every layout in
+COCO's format is recognised, as by data=DIR of a config.
 """
 
 from collections.abc import Sequence

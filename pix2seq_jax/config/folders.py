@@ -294,17 +294,15 @@ def _inside(folder: Path) -> list[Path]:
 
 def _foreign(folder: Path) -> Folder | None:
     """Pascal VOC or YOLO, which become shards first."""
-    kind, title, source = "voc", "a Pascal VOC folder", folder
-    try:
-        source = voc.folder_of(folder)
-    except ValueError:
+    kind, title = "voc", "a Pascal VOC folder"
+    if not voc.is_there(folder):
         kind, title = "yolo", "a YOLO folder"
         if not (folder / yolo.FILE).is_file():
             return None
     out = f"{str(folder).rstrip('/')}_shards"
     hint = (
         f"{folder} is {title}, which is not read as it is; run `python -m pix2seq_jax.prepare "
-        f"--from={kind} --source={source} --out={out}` and give data={out}"
+        f"--from={kind} --source={folder} --out={out}` and give data={out}"
     )
     return _plain(kind, str(folder), SPLITS, hint)
 
@@ -316,7 +314,7 @@ def _looked_for(folder: Path) -> str:
         f"{folder} is no data folder that is recognised; looked for: "
         f"{', '.join(FILES['annotations'])} with {splits} for {{split}}; a single COCO JSON in "
         "it or in annotations/; train/index.json (shards); Annotations/, ImageSets/Main/ and "
-        f"JPEGImages/ (Pascal VOC); {yolo.FILE} (YOLO); {_FLAGS}"
+        f"JPEGImages/, or XML files beside the images (Pascal VOC); {yolo.FILE} (YOLO); {_FLAGS}"
     )
 
 

@@ -6,6 +6,8 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from pix2seq_jax.config import folders, layouts
 from pix2seq_jax.data.coco.files import listed
 from pix2seq_jax.data.coco.json import Report, read_json
@@ -60,8 +62,9 @@ def run(
         every = {split: coco_split(root, kind, split) for split in splits}
     elif kind in CONVERTERS:
         own = CONVERTERS[kind](root)
-        made = {split: (own[split][0], {"instances": own[split][1]}) for split in splits}
-        every = _converted(made, root, target)
+        if "" in own:
+            own = _split_by_seed(*own[""], root, splits, **part)
+        every = _converted({split: own[split] for split in splits}, root, target)
     elif kind:
         name = kind.removeprefix(TFDS)
         made = tfds_sets.convert(name, root, target / IMAGES, splits)
@@ -124,6 +127,26 @@ def _recognised(
         made[split] = one.images, {k: _cut(path, part) for k, path in one.annotations.items()}
         logs.log.info("data: %s by share %g and seed %d", split, part.val_share, part.seed)
     return _converted(made, Path(source), out)
+
+
+def _split_by_seed(
+    images: Path,
+    contents: Mapping[str, dict],
+    source: Path,
+    splits: Sequence[str],
+    *,
+    val_share: float,
+    split_seed: int,
+) -> dict[str, tuple[Path, dict[str, dict]]]:
+    """Splits of converted annotations that say none."""
+    made = {}
+    for split in splits:
+        part = Part(split, val_share or folders.VAL_SHARE, split_seed)
+        for content in contents.values():
+            part.choose(source, np.array([one["id"] for one in content["images"]]))
+        made[split] = images, {kind: part.cut(content) for kind, content in contents.items()}
+        logs.log.info("data: %s by share %g and seed %d", split, part.val_share, part.seed)
+    return made
 
 
 def _split_of(folder: folders.Folder, split: str) -> Split:

@@ -17,6 +17,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from pix2seq_jax.evaluation.pictures.marks import color
 from pix2seq_jax.evaluation.predictor import Predictor
 from pix2seq_jax.experiment.logs import log
 from pix2seq_jax.serving.batching import Batcher
@@ -193,7 +194,7 @@ class Service:
         return HTMLResponse(PAGE.read_text(encoding="utf-8"))
 
     async def info(self, request: Request) -> Response:
-        """GET /info: what the model knows."""
+        """GET /info: what the model knows, and the colours that pictures have (#rrggbb)."""
         del request
         config, limits = self._predictor.config, self._limits
         return JSONResponse(
@@ -201,7 +202,9 @@ class Service:
                 "step": self._predictor.step,
                 "tasks": list(config.tasks),
                 "classes": list(config.data.category_names),
+                "colours": [_hexadecimal(i + 1) for i in range(len(config.data.category_names))],
                 "skeleton": [list(pair) for pair in config.data.skeleton],
+                "limb_colours": [_hexadecimal(i + 1) for i in range(len(config.data.skeleton))],
                 "threshold": self._threshold,
                 "max_bytes": limits.max_bytes,
                 "max_pixels": limits.max_pixels,
@@ -219,6 +222,11 @@ class Service:
         del request
         text = generate_latest(self._metrics.registry)
         return Response(text, headers={"content-type": CONTENT_TYPE_LATEST})
+
+
+def _hexadecimal(label: int) -> str:
+    """The colour of a label, see `marks.color`, as CSS has it."""
+    return "#{:02x}{:02x}{:02x}".format(*color(label))
 
 
 def _refusal(status: int, message: str) -> Response:

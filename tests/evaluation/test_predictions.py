@@ -4,6 +4,7 @@ broken."""
 import io
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from pix2seq_jax.evaluation.decoders import only_classes
 from pix2seq_jax.evaluation.predictions import coco_rows, sources, video
 from pix2seq_jax.evaluation.predictor import Predictor
 from pix2seq_jax.vocab import Vocab
+from tests.helpers.browser import CHROMIUM, Browser
 
 RECORDED = Path(__file__).parents[1] / "golden" / "workdir_0_1"  # of all four tasks
 BROKEN = 3
@@ -119,6 +121,53 @@ def test_the_gallery_needs_no_network(mixed, predicted):
     names = {one["category"] for row in rows for one in row["objects"]}
     assert all(f'data-class="{name}"' in page for name in names)
     assert "0012_broken.png" in page
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+def test_a_browser_shows_the_gallery(predicted, tmp_path):
+    """No script error, no missing picture, nothing wider than the window; buttons choose."""
+    out, rows, skipped = predicted
+    with Browser(tmp_path / "profile") as page:
+        page.open(f"file://{out / 'index.html'}")
+        assert load_all(page) == len(rows) and page.errors == []
+        assert page.value("document.documentElement.scrollWidth <= window.innerWidth")
+        assert page.value("document.querySelectorAll('table tr').length") == len(skipped.files)
+        every = [{one["category"] for one in row["objects"]} for row in rows]
+        names = set.union(*every)
+        for name in ["", *sorted(names)]:
+            page.click(f"button[data-class='{name}']")
+            cards = [i for i, own in enumerate(every) if not name or name in own]
+            seen = "[...document.querySelectorAll('figure')].map((one) => one.checkVisibility())"
+            assert np.flatnonzero(page.value(seen)).tolist() == cards
+            words = page.value("document.getElementById('count').textContent")
+            assert words == f"{len(cards)} of {len(rows)} shown"
+        assert len(names) > 1 and any(names - own for own in every)
+        page.click("button[data-class='']")
+        page.click("figure img")
+        page.wait(f"location.pathname.endsWith('/{Path(rows[0]['file']).stem}.png')")
+        page.wait("document.images.length === 1 && document.images[0].naturalWidth >= 480")
+        assert page.errors == []
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+def test_the_browser_tells_what_is_broken(predicted, tmp_path):
+    """Else the test above could not fail."""
+    broken = shutil.copytree(predicted[0], tmp_path / "broken")
+    next((broken / "thumbnails").iterdir()).unlink()
+    text = (broken / "index.html").read_text()
+    (broken / "index.html").write_text(text.replace("<script>", "<script>undefinedName();"))
+    with Browser(tmp_path / "profile") as page:
+        page.open(f"file://{broken / 'index.html'}")
+        assert load_all(page) == len(predicted[1]) - 1
+        errors = " ".join(page.errors)
+        assert "undefinedName is not defined" in errors and "ERR_FILE_NOT_FOUND" in errors
+
+
+def load_all(page: Browser) -> int:
+    """Loads the pictures that wait until one scrolls to them; how many are there."""
+    page.value("for (const one of document.images) one.loading = 'eager'")
+    page.wait("[...document.images].every((one) => one.complete)")
+    return page.value("[...document.images].filter((one) => one.naturalWidth).length")
 
 
 def test_the_exit_code_says_what_was_skipped(mixed, tmp_path):

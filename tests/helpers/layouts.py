@@ -97,6 +97,18 @@ def voc(shapes: Path, folder: Path) -> Path:
     return folder
 
 
+def voc_beside(shapes: Path, folder: Path) -> Path:
+    """XML files beside their images, as Roboflow exports them."""
+    source = voc(shapes, folder / "kit") / "VOCdevkit" / "VOC2012"
+    for split, name in (("train", "train"), ("val", "valid")):
+        (folder / name).mkdir()
+        for line in (source / "ImageSets" / "Main" / f"{split}.txt").read_text().splitlines():
+            shutil.move(source / "JPEGImages" / f"{line}.jpg", folder / name)
+            shutil.move(source / "Annotations" / f"{line}.xml", folder / name)
+    shutil.rmtree(folder / "kit")
+    return folder
+
+
 def yolo(shapes: Path, folder: Path) -> Path:
     """Two images of each split in YOLO's layout, with the paths that Roboflow writes."""
     for split, name in (("train", "train"), ("val", "valid")):
@@ -120,4 +132,4 @@ WITH_SPLITS = {
     "ours": shutil.copytree,
 }
 WITHOUT_SPLITS = {"one_file": one_file, "several_kinds": several_kinds}
-FOREIGN = {"voc": voc, "yolo": yolo}
+FOREIGN = {"voc": (voc, voc_beside), "yolo": (yolo,)}

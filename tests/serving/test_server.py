@@ -3,6 +3,7 @@
 import asyncio
 import concurrent.futures
 import io
+import json
 import re
 import signal
 import socket
@@ -19,8 +20,10 @@ import pytest
 from PIL import Image
 
 import pix2seq_jax
+from pix2seq_jax.evaluation.metrics import masks
 from pix2seq_jax.serving.app import Limits, Service
 from tests.helpers import small
+from tests.helpers.browser import CHROMIUM, Browser
 from tests.helpers.commands import command
 
 RECORDED = Path(__file__).parents[1] / "golden" / "workdir_0_1"
@@ -221,6 +224,92 @@ def test_pages(server):
     assert server.client.get("/predict").status_code == 405
     assert sample(server, "pix2seq_ready") == 1
     assert sample(server, "pix2seq_open_requests") == 0
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+def test_a_browser_drops_an_image_on_the_page(server, files, wanted, tmp_path):
+    """The answer and the boxes appear, without an error of the script or a missing file."""
+    with Browser(tmp_path / "profile") as page:
+        page.open(str(server.client.base_url))
+        page.wait("document.getElementById('status').textContent.startsWith('Step ')")
+        assert not page.value("document.getElementById('view').checkVisibility()")
+        page.drop("#drop", files[0])
+        answered(page, wanted[0])
+        boxes_are_drawn(page, wanted[0])
+        page.choose("#file", files[1])
+        answered(page, wanted[1])
+        boxes_are_drawn(page, wanted[1])
+        masks_and_keypoints_are_drawn(page)
+        assert page.errors == []
+        (tmp_path / "odd.txt").write_text("no image")
+        page.drop("#drop", tmp_path / "odd.txt")
+        message = page.wait("document.getElementById('error').textContent")
+        assert "none that can be read" in message
+        assert not page.value("document.getElementById('view').checkVisibility()")
+        assert len(page.errors) == 1 and "400" in page.errors[0]  # what the browser says of it
+
+
+def answered(page: Browser, row: dict) -> None:
+    """The caption and the table say what the library says; nothing is wider than the window."""
+    words = page.wait(
+        "/ ms/.test(document.getElementById('status').textContent)"
+        " && document.getElementById('status').textContent"
+    )
+    assert words.endswith(row["caption"].strip()[-20:])
+    assert page.value("document.getElementById('view').checkVisibility()")
+    lines = "[...document.getElementById('rows').rows]"
+    table = page.value(f"{lines}.map((one) => [...one.cells].map((cell) => cell.textContent))")
+    assert [line[0] for line in table] == [one["category"] for one in row["objects"]]
+    for line, one in zip(table, row["objects"], strict=True):
+        assert float(line[1]) == pytest.approx(one["score"], abs=6e-4)
+        box = [float(edge) for edge in line[2].split(", ")]
+        np.testing.assert_allclose(box, one["box"], atol=0.52)
+    assert page.value("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+def boxes_are_drawn(page: Browser, row: dict) -> None:
+    """On the lower edge of each box there is the colour of a class."""
+    colours = page.value("info.colours")
+    scale = page.value("canvas.width / image.width")
+    width, height = page.value("[canvas.width, canvas.height]")
+    assert row["objects"] and width >= 640
+    for one in row["objects"]:
+        _, left, bottom, right = (scale * edge for edge in one["box"])
+        y = min(int(bottom), height - 1)
+        for x in np.linspace(left, right, 9)[1:-1].clip(0, width - 1).astype(int).tolist():
+            pixel = page.value(f"[...pen.getImageData({x}, {y}, 1, 1).data]")
+            if "#{:02x}{:02x}{:02x}".format(*pixel[:3]) in colours:
+                break
+        else:
+            raise AssertionError(f"no edge of {one['box']} is drawn")
+
+
+def masks_and_keypoints_are_drawn(page: Browser) -> None:
+    """The recorded model finds none, so the page gets another answer for the image that it shows:
+    exactly the mask's pixels change with one box, and some more with the other."""
+    width, height = page.value("[image.width, image.height]")
+    mask = np.random.default_rng(0).random((height, width)) > 0.4
+    mask[:8] = False  # the name of the object stands there
+    points = [[20.5, 20.5], [30.5, 25.5]] * 8 + [[40.5, 20.5]]  # middles of pixels
+    one = {"box": [0, 0, 1, 1], "category": "person", "score": 0.9, "keypoints": points}
+    answer = json.dumps({"objects": [one | {"mask": masks.to_rle(mask)}]})
+    page.value(f"found = {answer}; draw()")
+    everything = middles(page)
+    page.click("#points")
+    without_points = middles(page)
+    page.click("#masks")
+    bare = middles(page)
+    np.testing.assert_array_equal((without_points != bare).any(-1), mask)
+    changed = (everything != without_points).any(-1)
+    assert changed[20, 20] and changed[30, 25] and changed[40, 20]
+
+
+def middles(page: Browser) -> np.ndarray:
+    """u8[H,W,3] of the middles of the image's pixels on the canvas."""
+    width, scale = page.value("[canvas.width, canvas.width / image.width]")
+    data = page.value("[...pen.getImageData(0, 0, canvas.width, canvas.height).data]")
+    pixels = np.array(data, np.uint8).reshape(-1, width, 4)
+    return pixels[scale // 2 :: scale, scale // 2 :: scale, :3]
 
 
 def test_too_many_requests_and_sigterm(files, wanted, tmp_path):

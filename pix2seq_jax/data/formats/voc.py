@@ -1,16 +1,24 @@
 """PASCAL VOC as COCO's JSON: VOC2012/{Annotations/NAME.xml, ImageSets/Main/{train,val}.txt,
-JPEGImages/NAME.jpg}.
+JPEGImages/NAME.jpg}, or XML files beside their images as programs that label images write them
+(`voc_folders` says where they are looked for).
 
 Pixels of VOC are counted from 1 and its boxes contain their last pixel, so xmin..xmax becomes x =
 xmin - 1 and width = xmax - xmin + 1. Objects that are `difficult` do not count in VOC's evaluation;
 they become crowd regions, which do not count in COCO's. Categories are numbered from 1 on in the
 order of the alphabet, as VOC's own twenty are.
+
+Some programs count from 0, against the format. XML files beside images are read so where one of
+their boxes starts at 0; the log says it. An image without XML file has no objects there.
 """
 
+import logging
 import math
 import xml.etree.ElementTree
 from pathlib import Path
 
+from pix2seq_jax.data.formats import voc_folders
+
+log = logging.getLogger("pix2seq_jax")
 SPLITS = ("train", "val")
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _YEAR = "VOC2012"  # where the folder of all years is given, the year that is read
@@ -29,30 +37,83 @@ def folder_of(source: Path) -> Path:
             return folder
     raise ValueError(
         f"--source={source}: no folder with Annotations, ImageSets/Main and JPEGImages is there or "
-        f"in {tried[1]} or {tried[2]}; give the folder of a year, as in VOCdevkit/VOC2012"
+        f"in {tried[1]} or {tried[2]}; give the folder of a year, as in VOCdevkit/VOC2012, or one "
+        f"with {voc_folders.WORDS}"
     )
 
 
-def convert(source: Path) -> dict[str, tuple[Path, dict]]:
-    """Split -> (folder of images, COCO's JSON with images, annotations and categories).
+def is_there(source: Path) -> bool:
+    """Whether `convert` finds a layout that it reads, perhaps with something wrong in it."""
+    try:
+        return bool(voc_folders.find(source)) or folder_of(source).is_dir()
+    except voc_folders.NotOneImage:
+        return True
+    except ValueError:
+        return False
+
+
+def convert(source: Path) -> dict[str, tuple[Path, dict[str, dict]]]:
+    """Split -> (folder of images, {"instances": COCO's JSON with images, annotations and
+    categories}); the split is "" where all images are in one folder.
 
     Args:
-        source: see `folder_of`.
+        source: see `folder_of` and `voc_folders.find`.
 
     Raises:
         ValueError: a file is missing or cannot be read; names it, the value and the remedy.
     """
-    folder = folder_of(source)
-    records = {split: _read_split(folder, split) for split in SPLITS}
+    beside = voc_folders.find(source)
+    if beside:
+        folders = {split: own.images for split, own in beside.items()}
+        records = {split: _read_beside(own) for split, own in beside.items()}
+        _count_from_one(source, [row for rows in records.values() for row in rows])
+    else:
+        folder = folder_of(source)
+        folders = dict.fromkeys(SPLITS, folder / "JPEGImages")
+        records = {split: _read_split(folder, split) for split in SPLITS}
     every = [row for rows in records.values() for row in rows]
     names = sorted({one["name"] for row in every for one in row["objects"]})
     if not names:
-        raise ValueError(f"{folder / 'Annotations'}: no image of train or val has an object")
+        raise ValueError(f"{source}: no image has an object in its XML file")
     numbers = {name: number for number, name in enumerate(names, 1)}
     categories = [{"id": number, "name": name} for name, number in numbers.items()]
     content = {split: _content(rows, numbers) for split, rows in records.items()}
-    images = folder / "JPEGImages"
-    return {split: (images, own | {"categories": categories}) for split, own in content.items()}
+    return {
+        split: (folders[split], {"instances": own | {"categories": categories}})
+        for split, own in content.items()
+    }
+
+
+def _read_beside(folder: voc_folders.Beside) -> list[dict]:
+    """The images of a folder, those without XML file without objects."""
+    rows, bare = [], []
+    for image in folder.files:
+        path = folder.annotations / f"{image.stem}.xml"
+        if not path.is_file():
+            bare.append(image.name)
+            rows.append({"image": {"file_name": image.name}, "objects": []})
+            continue
+        row = _read_image(path, image.stem)
+        rows.append(row | {"image": row["image"] | {"file_name": image.name}})
+    if bare:
+        text = "%d of %d images in %s have no XML file and are taken for images without objects: %s"
+        log.warning(text, len(bare), len(rows), folder.images, ", ".join(bare[:3]))
+    return rows
+
+
+def _count_from_one(source: Path, rows: list[dict]) -> None:
+    """Moves all boxes by a pixel where one starts before the first pixel of VOC."""
+    boxes = [one["bbox"] for row in rows for one in row["objects"]]
+    least = min((min(box[:2]) for box in boxes), default=0)
+    if least != -1:  # 0 in the file
+        return
+    text = "%s: a box starts at 0, so pixels are counted from 0 and boxes end before xmax and ymax"
+    log.info(text, source)
+    for row in rows:
+        for one in row["objects"]:
+            x, y, width, height = one["bbox"]
+            one["bbox"] = [x + 1, y + 1, width - 1, height - 1]
+            one["area"] = one["bbox"][2] * one["bbox"][3]
 
 
 def _content(rows: list[dict], numbers: dict[str, int]) -> dict[str, list]:
@@ -95,7 +156,9 @@ def _read_image(path: Path, name: str) -> dict:
     for side in ("width", "height"):
         text = root.findtext(f"size/{side}")
         if text is not None:
-            image[side] = int(_number(path, side, text))
+            value = int(_number(path, side, text))
+            if value > 0:  # some programs write 0 for what they do not know
+                image[side] = value
     return {"image": image, "objects": [_object(path, one) for one in root.findall("object")]}
 
 

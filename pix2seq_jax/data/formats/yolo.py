@@ -4,26 +4,52 @@ images/FOLDER, and labels/FOLDER/NAME.txt for images/FOLDER/NAME.jpg.
 A line of a label file is a class, counted from 0, and a box as centre x, centre y, width, height,
 or a polygon x, y, x, y, … of at least three points; all are shares of the width and height of the
 image. Class c becomes category c + 1. An image without a label file has no objects.
+
+Where data.yaml has `kpt_shape: [J, 2 or 3]`, every line has a box and J keypoints behind it: x, y
+and, of three, v as in COCO (0 not labelled, 1 hidden, 2 visible). Of two, all are visible but those
+at 0, 0 or below, which are not labelled. The area of such an object is that of its box.
 """
 
+import logging
 import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import yaml
 
+from pix2seq_jax.data.coco.keypoints import mirrored
+from pix2seq_jax.data.coco.person import COCO_KEYPOINTS
 from pix2seq_jax.data.images import header
 from pix2seq_jax.geometry.rings import area
 
+log = logging.getLogger("pix2seq_jax")
 SPLITS = ("train", "val")
 FILE = "data.yaml"
 ENDS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
-def convert(source: Path) -> dict[str, tuple[Path, dict]]:
-    """Split -> (folder of images, COCO's JSON with images, annotations and categories).
+class Schema(NamedTuple):
+    """What the lines of label files hold.
+
+    Attributes:
+        classes: names by their number.
+        keypoints: names of the J keypoints; () where lines have none.
+        numbers: of a keypoint, 2 or 3.
+        skeleton: pairs of keypoints, counted from 1.
+    """
+
+    classes: dict[int, str]
+    keypoints: tuple[str, ...] = ()
+    numbers: int = 3
+    skeleton: tuple[tuple[int, int], ...] = ()
+
+
+def convert(source: Path) -> dict[str, tuple[Path, dict[str, dict]]]:
+    """Split -> (folder of images, COCO's JSON by kind: "instances" and, where there are keypoints,
+    "person_keypoints", each with images, annotations and categories).
 
     Args:
         source: data.yaml, or the folder that it is in.
@@ -37,14 +63,16 @@ def convert(source: Path) -> dict[str, tuple[Path, dict]]:
     if not root.is_dir():  # written for another machine
         root = path.parent
     names = _class_names(path, content.get("names"))
-    categories = [{"id": number + 1, "name": name} for number, name in sorted(names.items())]
+    schema = Schema(names)
+    if "kpt_shape" in content:
+        schema = _keypoints(path, content, names)
     made = {}
     for split in SPLITS:
         files = _images(path, root, split, content.get(split))
         folder = Path(os.path.commonpath([file.parent for file in files]))
         with ThreadPoolExecutor() as pool:  # headers of images, which wait for the disk
-            rows = list(pool.map(lambda file: _read_image(file, names), files))
-        made[split] = folder, _content(folder, files, rows) | {"categories": categories}
+            rows = list(pool.map(lambda file: _read_image(file, schema), files))
+        made[split] = folder, _contents(folder, files, rows, schema)
     return made
 
 
@@ -57,11 +85,6 @@ def _read_yaml(path: Path) -> dict:
         ) from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} is no YAML with the keys names, train and val; correct it")
-    if "kpt_shape" in content:
-        raise ValueError(
-            f"{path} has kpt_shape={content['kpt_shape']}: keypoints of YOLO are not read; "
-            "convert the data to COCO's person_keypoints JSON and use --from=coco_dir"
-        )
     return content
 
 
@@ -78,6 +101,58 @@ def _class_names(path: Path, names) -> dict[int, str]:
             f"{path}: names={names!r}; give a list of names, or their numbers from 0 on with names"
         )
     return {number: str(name) for number, name in names.items()}
+
+
+def _keypoints(path: Path, content: dict, classes: dict[int, str]) -> Schema:
+    """The keypoints that data.yaml describes: those of COCO's person where there are 17 that
+    `flip_idx` mirrors like a person's, else named by `kpt_names`, or keypoint_1 and so on."""
+    shape, flipped = content["kpt_shape"], content.get("flip_idx")
+    whole = isinstance(shape, list) and len(shape) == 2 and all(type(n) is int for n in shape)
+    if not whole or shape[0] < 1 or shape[1] not in (2, 3):
+        raise ValueError(
+            f"{path}: kpt_shape={shape!r}; give the number of keypoints and 2 (x, y) or 3 (x, y, "
+            "v), as in [17, 3]"
+        )
+    if flipped is not None and not _is_mirroring(flipped, shape[0]):
+        raise ValueError(
+            f"{path}: flip_idx={flipped!r}; give for each of the {shape[0]} keypoints the number, "
+            "from 0 on, of the one that it changes places with in a mirrored image, or leave it out"
+        )
+    person = COCO_KEYPOINTS["names"]
+    names, skeleton = _keypoint_names(path, content.get("kpt_names"), shape[0]), ()
+    if not names and flipped == mirrored(person).tolist():
+        names = person
+    if names == person:
+        skeleton = tuple((first + 1, last + 1) for first, last in COCO_KEYPOINTS["skeleton"])
+    names = names or tuple(f"keypoint_{number + 1}" for number in range(shape[0]))
+    if flipped is not None and flipped != mirrored(names).tolist():
+        pairs = tuple((names[a], names[b]) for a, b in enumerate(flipped) if a < b)
+        text = "%s: the names of keypoints do not say what flip_idx says; train with "
+        log.warning(text + '--config.data.flip_pairs="%s"', path, str(pairs).replace(" ", ""))
+    return Schema(classes, names, shape[1], skeleton)
+
+
+def _is_mirroring(flipped, count: int) -> bool:
+    """Whether it is a list that exchanges some of 0 to `count` - 1 in pairs."""
+    if not isinstance(flipped, list) or not all(type(number) is int for number in flipped):
+        return False
+    if sorted(flipped) != list(range(count)):
+        return False
+    return all(flipped[flipped[number]] == number for number in range(count))
+
+
+def _keypoint_names(path: Path, names, count: int) -> tuple[str, ...]:
+    """The names that all classes have in `kpt_names`: a list, or a list by class. () for None."""
+    if names is None:
+        return ()
+    every = list(names.values()) if isinstance(names, dict) else [names]
+    first = every[0] if every else []
+    whole = isinstance(first, list) and all(isinstance(name, str) for name in first)
+    if not whole or len(set(first)) != count or any(own != first for own in every):
+        raise ValueError(
+            f"{path}: kpt_names={names!r}; give {count} different names, the same for every class"
+        )
+    return tuple(first)
 
 
 def _images(path: Path, root: Path, split: str, told) -> list[Path]:
@@ -118,7 +193,7 @@ def _label_file(image: Path) -> Path:
     return Path(*parts)
 
 
-def _read_image(file: Path, names: dict[int, str]) -> tuple[tuple[int, int], list[dict]]:
+def _read_image(file: Path, schema: Schema) -> tuple[tuple[int, int], list[dict]]:
     """(height, width) and the objects of an image, in pixels; annotations are made on what viewers
     show (EXIF orientation)."""
     height, width, turned = header(str(file))
@@ -132,49 +207,105 @@ def _read_image(file: Path, names: dict[int, str]) -> tuple[tuple[int, int], lis
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"label file {labels} cannot be read: {error}; copy it again") from error
     where = [(f"{labels}, line {number}", line) for number, line in enumerate(lines, 1)]
-    objects = [_object(*one, (height, width), names) for one in where if one[1].strip()]
+    objects = [_object(*one, (height, width), schema) for one in where if one[1].strip()]
     return (height, width), objects
 
 
-def _object(place: str, line: str, size: tuple[int, int], names: dict[int, str]) -> dict:
-    """An annotation without ids."""
+def _object(place: str, line: str, size: tuple[int, int], schema: Schema) -> dict:
+    """An annotation without ids; `keypoints` as in COCO where the schema has some."""
     try:
         values = [float(word) for word in line.split()]
     except ValueError:
         values = []
-    polygon = len(values) >= 7 and len(values) % 2 == 1
-    if not (len(values) == 5 or polygon) or not all(math.isfinite(value) for value in values):
-        raise ValueError(
-            f"{place}: {line.strip()[:200]!r}; a class and four numbers are expected (x, y of the "
-            "centre, width, height), or a class and a polygon of at least three points"
-        )
+    count = schema.numbers * len(schema.keypoints)
+    polygon = not count and len(values) >= 7 and len(values) % 2 == 1
+    if not (len(values) == 5 + count or polygon) or not all(map(math.isfinite, values)):
+        raise ValueError(f"{place}: {line.strip()[:200]!r}; {_expected(schema, len(values))}")
     number = int(values[0])
-    if number != values[0] or number not in names:
+    if number != values[0] or number not in schema.classes:
         raise ValueError(
-            f"{place}: class {values[0]:g} has no name in data.yaml, which has {sorted(names)}; "
-            "correct one of them"
+            f"{place}: class {values[0]:g} has no name in data.yaml, which has "
+            f"{sorted(schema.classes)}; correct one of them"
         )
     height, width = size
-    xs = [value * width for value in values[1::2]]
-    ys = [value * height for value in values[2::2]]
     if polygon:
-        ring = [coordinate for point in zip(xs, ys, strict=True) for coordinate in point]
-        left, top = min(xs), min(ys)
-        box = [left, top, max(xs) - left, max(ys) - top]
-        more = {"segmentation": [ring], "area": abs(area(np.array([xs, ys]).T))}
+        more = _polygon(np.reshape(values[1:], (-1, 2)) * (width, height))
     else:
-        (x, w), (y, h) = xs, ys
-        box = [x - w / 2, y - h / 2, w, h]
-        more = {"area": w * h}
-    return {"category_id": number + 1, "bbox": box, "iscrowd": 0, **more}
+        x, y, w, h = np.multiply(values[1:5], (width, height, width, height)).tolist()
+        more = {"bbox": [x - w / 2, y - h / 2, w, h], "area": w * h}
+    if count:
+        points = np.reshape(values[5:], (-1, schema.numbers))
+        more |= _keypoint_fields(place, points, size)
+    return {"category_id": number + 1, "bbox": more.pop("bbox"), "iscrowd": 0, **more}
 
 
-def _content(folder: Path, files: list[Path], rows: list) -> dict[str, list]:
-    """The lists of images and annotations of a split."""
-    images, annotations = [], []
+def _expected(schema: Schema, count: int) -> str:
+    """What a line should hold, where it has `count` numbers."""
+    if schema.keypoints:
+        number = len(schema.keypoints)
+        return (
+            f"a class, four numbers of the box and {schema.numbers} for each of {number} keypoints "
+            f"are expected by kpt_shape of data.yaml, {5 + schema.numbers * number} in all, and "
+            f"there are {count}"
+        )
+    hint = ""
+    if count > 5:
+        hint = "; lines with keypoints need kpt_shape in data.yaml"
+    return (
+        "a class and four numbers are expected (x, y of the centre, width, height), or a class "
+        f"and a polygon of at least three points{hint}"
+    )
+
+
+def _polygon(points: np.ndarray) -> dict:
+    """The fields of f64[n,2], x and y in pixels."""
+    (left, top), (right, bottom) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
+    return {
+        "bbox": [left, top, right - left, bottom - top],
+        "segmentation": [points.ravel().tolist()],
+        "area": abs(area(points)),
+    }
+
+
+def _keypoint_fields(place: str, points: np.ndarray, size: tuple[int, int]) -> dict:
+    """`keypoints` [x, y, v, …] in pixels and `num_keypoints` of f64[J,2 or 3], shares of the size
+    (height, width)."""
+    if points.shape[1] == 3:
+        visible = points[:, 2]
+        wrong = [value for value in visible.tolist() if value not in (0, 1, 2)]
+        if wrong:
+            raise ValueError(
+                f"{place}: a keypoint has v={wrong[0]:g}; give 0 (not labelled), 1 (hidden) or 2"
+            )
+    else:
+        missing = (points < 0).any(axis=1) | (points == 0).all(axis=1)
+        visible = np.where(missing, 0, 2)
+    pixels = points[:, :2] * (size[1], size[0]) * (visible > 0)[:, None]
+    made = np.column_stack([pixels, visible])
+    return {"keypoints": made.ravel().tolist(), "num_keypoints": int((visible > 0).sum())}
+
+
+def _contents(folder: Path, files: list[Path], rows: list, schema: Schema) -> dict[str, dict]:
+    """COCO's JSON of a split by kind."""
+    images, annotations, persons = [], [], []
     for image_id, (file, ((height, width), objects)) in enumerate(zip(files, rows, strict=True), 1):
         name = file.relative_to(folder).as_posix()
         images.append({"id": image_id, "file_name": name, "height": height, "width": width})
         for one in objects:
-            annotations.append({"id": len(annotations) + 1, "image_id": image_id, **one})
-    return {"images": images, "annotations": annotations}
+            whole = {"id": len(annotations) + 1, "image_id": image_id, **one}
+            persons.append(whole)
+            annotations.append(
+                {key: value for key, value in whole.items() if "keypoints" not in key}
+            )
+    categories = [
+        {"id": number + 1, "name": name} for number, name in sorted(schema.classes.items())
+    ]
+    contents = {"instances": annotations}
+    if schema.keypoints:
+        contents["person_keypoints"] = persons
+    named = {"keypoints": list(schema.keypoints), "skeleton": list(map(list, schema.skeleton))}
+    own = {"instances": categories, "person_keypoints": [one | named for one in categories]}
+    return {
+        kind: {"images": images, "annotations": objects, "categories": own[kind]}
+        for kind, objects in contents.items()
+    }

@@ -72,7 +72,7 @@ class Page:
         """
         self.file(name, header, rows)
         shown = rows[: most or None]
-        numeric = [any(isinstance(row[c], int | float) for row in rows) for c in range(len(header))]
+        numeric = [not all(isinstance(row[c], str) for row in rows) for c in range(len(header))]
         head = "".join(_cell("th", h, n) for h, n in zip(header, numeric, strict=True))
         body = "".join(
             f"<tr>{''.join(_cell('td', v, n) for v, n in zip(row, numeric, strict=True))}</tr>"

@@ -60,7 +60,7 @@ def card(name: str, picture: str, thumbnail: str, words: Mapping[str, int], text
     """A picture of a gallery.
 
     Args:
-        name: of the image.
+        name: of the image; its folder and its own name are shown.
         picture: path of the annotated picture or video, relative to the page.
         thumbnail: of a small picture, relative to the page; "" shows `picture` as a video.
         words: how many objects of each class are in it.
@@ -74,7 +74,8 @@ def card(name: str, picture: str, thumbnail: str, words: Mapping[str, int], text
         shown = f'<video controls preload=metadata src="{link(picture)}"></video>'
     lines = [html.escape(line) for line in (listed or "nothing", text) if line]
     small = "".join(f"<small>{line}</small>" for line in lines)
-    caption = f"<figcaption>{html.escape(name)}{small}</figcaption>"
+    short = html.escape("/".join(name.replace("\\", "/").split("/")[-2:]))
+    caption = f'<figcaption title="{html.escape(name, quote=True)}">{short}{small}</figcaption>'
     return f'<figure data-classes="{classes}">{shown}{caption}</figure>'
 
 

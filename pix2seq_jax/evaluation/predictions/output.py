@@ -54,10 +54,11 @@ class Output:
             objects: what `Predictor.stream` gives of it.
         """
         prediction = self.row(file, image_id, pixels, objects)
-        picture = self.picture(pixels, objects)
-        picture.save(self.folder / name)
+        plain = {key: value for key, value in objects.items() if key != "captions"}
+        picture = self.picture(pixels, plain)
+        draw.captioned(picture, objects.get("captions", ())).save(self.folder / name)
         thumbnail = f"{THUMBNAILS}/{Path(name).with_suffix('.jpg')}"
-        picture.thumbnail(THUMBNAIL)
+        picture.thumbnail(THUMBNAIL)  # without captions, which nobody could read
         (self.folder / THUMBNAILS).mkdir(exist_ok=True)
         picture.save(self.folder / thumbnail, quality=85)
         self.card(file, name, thumbnail, Counter(prediction.names), " ".join(prediction.texts))

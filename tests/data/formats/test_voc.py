@@ -60,7 +60,8 @@ def kit(tmp_path):
 @pytest.mark.parametrize("start", ["", "VOC2012", ".."])
 def test_boxes_are_those_of_the_files(kit, start):
     made = voc.convert(kit / start)
-    images, content = made["train"]
+    images, contents = made["train"]
+    content = contents["instances"]
     assert images.resolve() == (kit / "VOC2012" / "JPEGImages").resolve()
     size = {"width": WIDTH, "height": HEIGHT}
     assert content["images"] == [
@@ -68,8 +69,8 @@ def test_boxes_are_those_of_the_files(kit, start):
     ]
     names = ["boat", "person", "tvmonitor"]
     assert content["categories"] == [{"id": i, "name": name} for i, name in enumerate(names, 1)]
-    assert content["categories"] == made["val"][1]["categories"]
-    every = [*content["annotations"], *made["val"][1]["annotations"]]
+    assert content["categories"] == made["val"][1]["instances"]["categories"]
+    every = [*content["annotations"], *made["val"][1]["instances"]["annotations"]]
     boxes = [(one["category_id"], one["iscrowd"], one["bbox"], one["area"]) for one in every]
     assert boxes == [
         (3, 0, [0, 0, 40, 30], 1200),  # the whole image
@@ -120,3 +121,78 @@ def test_another_folder_is_refused(tmp_path):
     said = prepare("voc", tmp_path, tmp_path / "out", code=2)
     assert "no folder with Annotations, ImageSets/Main and JPEGImages" in said
     assert "give the folder of a year, as in VOCdevkit/VOC2012" in said
+
+
+def write_beside(folder, names, box=(1, 1, 4, 4), images=".", annotations=".") -> None:
+    """Images with XML files of one object each."""
+    for place in (images, annotations):
+        (folder / place).mkdir(parents=True, exist_ok=True)
+    for name in names:
+        Image.new("RGB", (WIDTH, HEIGHT), "red").save(folder / images / f"{name}.png")
+        text = OBJECT.format(name="cat", difficult=0, box=box)
+        text = XML.format(name="another name", width=0, height=0, objects=text)
+        (folder / annotations / f"{name}.xml").write_text(text)
+
+
+@pytest.mark.parametrize("val", ["val", "valid", "test"])
+def test_xml_files_beside_their_images(tmp_path, caplog, val):
+    root = tmp_path / "mine"
+    write_beside(root / "train", ["a", "b"])
+    write_beside(root / val, ["c"])
+    (root / "train" / "b.xml").unlink()
+    made = voc.convert(root)
+    images, contents = made["train"]
+    content = contents["instances"]
+    assert images == root / "train"
+    assert content["images"] == [{"id": 1, "file_name": "a.png"}, {"id": 2, "file_name": "b.png"}]
+    assert [one["bbox"] for one in content["annotations"]] == [[0, 0, 4, 4]]
+    assert (
+        "1 of 2 images" in caplog.text and "taken for images without objects: b.png" in caplog.text
+    )
+    assert [one["file_name"] for one in made["val"][1]["instances"]["images"]] == ["c.png"]
+    out = tmp_path / "out"
+    prepare("voc", root, out)
+    source = CocoDir(ImageShards(out / "train"), out / "annotations" / "instances_train.json")
+    np.testing.assert_allclose(source[0]["boxes"], [[0, 0, 4 / HEIGHT, 4 / WIDTH]])
+    assert source[1]["boxes"].shape == (0, 4)
+
+
+@pytest.mark.parametrize(
+    "places", [(".", "."), ("images", "annotations"), ("JPEGImages", "Annotations")]
+)
+def test_a_folder_without_splits_is_split_by_a_seed(tmp_path, places):
+    root, names = tmp_path / "mine", [f"{number:02d}" for number in range(20)]
+    write_beside(root, names, images=places[0], annotations=places[1])
+    (images, contents) = voc.convert(root)[""]
+    assert images == root / places[0] and len(contents["instances"]["images"]) == 20
+    said = prepare("voc", root, tmp_path / "out", "--val_share=0.4", "--split_seed=3")
+    assert "val by share 0.4 and seed 3" in said
+    sizes = []
+    for split in ("train", "val"):
+        path = tmp_path / "out" / "annotations" / f"instances_{split}.json"
+        sizes.append(len(json.loads(path.read_text())["images"]))
+    assert sum(sizes) == 20 and 2 < sizes[1] < 14
+    assert sizes[0] == len(
+        CocoDir(ImageShards(tmp_path / "out" / "train"), path.with_name("instances_train.json"))
+    )
+
+
+def test_files_that_count_from_zero_are_seen(tmp_path, caplog):
+    write_beside(tmp_path, ["a"], box=(0, 2, 4, 4))
+    write_beside(tmp_path, ["b"], box=(1, 1, 4, 4))
+    caplog.set_level("INFO")
+    first, second = voc.convert(tmp_path)[""][1]["instances"]["annotations"]
+    assert first["bbox"] == [0, 2, 4, 2] and first["area"] == 8
+    assert second["bbox"] == [1, 1, 3, 3] and "pixels are counted from 0" in caplog.text
+
+
+def test_xml_files_and_images_that_do_not_belong_together(tmp_path):
+    root = tmp_path / "mine"
+    write_beside(root, ["a", "b"])
+    (root / "a.png").rename(root / "c.png")
+    said = prepare("voc", root, tmp_path / "out", code=2)
+    assert "1 annotation files have no image of the same name" in said and "a.xml" in said
+    Image.new("RGB", (WIDTH, HEIGHT)).save(root / "a.png")
+    Image.new("RGB", (WIDTH, HEIGHT)).save(root / "a.jpg")
+    said = prepare("voc", root, tmp_path / "out", code=2)
+    assert "belong to the same a.xml; rename one of them" in said

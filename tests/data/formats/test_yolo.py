@@ -47,7 +47,8 @@ def folder(tmp_path):
 @pytest.mark.parametrize("start", ["", "data.yaml"])
 def test_objects_are_those_of_the_files(folder, start):
     made = yolo.convert(folder / start)
-    images, content = made["train"]
+    images, contents = made["train"]
+    content = contents["instances"]
     size = {"height": HEIGHT, "width": WIDTH}
     assert images == folder / "images" / "train"
     assert content["images"] == [
@@ -63,7 +64,10 @@ def test_objects_are_those_of_the_files(folder, start):
     np.testing.assert_allclose(third["bbox"], [10, 10, 20, 10])
     np.testing.assert_allclose(third["segmentation"], [[10, 10, 30, 10, 30, 20]])
     np.testing.assert_allclose([first["area"], third["area"]], [100, 100])
-    assert made["val"][1]["annotations"] == [] and len(made["val"][1]["images"]) == 1
+    assert (
+        made["val"][1]["instances"]["annotations"] == []
+        and len(made["val"][1]["instances"]["images"]) == 1
+    )
 
 
 def test_lists_of_images_and_of_names(folder):
@@ -71,7 +75,8 @@ def test_lists_of_images_and_of_names(folder):
     text = YAML.replace("train: images/train", "train: [train.txt]")
     text = text.split("names:")[0] + "names: [person, bicycle]\n"
     (folder / "data.yaml").write_text(text)
-    images, content = yolo.convert(folder)["train"]
+    images, contents = yolo.convert(folder)["train"]
+    content = contents["instances"]
     assert images == folder / "images"
     assert [image["file_name"] for image in content["images"]] == ["train/a.png", "val/d.png"]
     assert len(content["annotations"]) == 2
@@ -102,7 +107,9 @@ LABEL = "labels/train/a.txt"
         (LABEL, "0 0.1", "7 0.1", "a.txt, line 2: class 7 has no name in data.yaml, which has"),
         (LABEL, "0 0.1", "0.5 0.1", "a.txt, line 2: class 0.5 has no name in data.yaml"),
         ("data.yaml", "names:", "labels:", "names=None; give a list of names"),
-        ("data.yaml", "names:", "kpt_shape: [17, 3]\nnames:", "keypoints of YOLO are not read; c"),
+        ("data.yaml", "names:", "kpt_shape: [2, 3]\nnames:", "11 in all, and there are 5"),
+        ("data.yaml", "names:", "kpt_shape: 17\nnames:", "kpt_shape=17; give the number of keyp"),
+        (LABEL, "0.25 0.5\n", "0.25 0.5 0 0 1\n", "lines with keypoints need kpt_shape in data."),
         ("data.yaml", "train: images/train", "", "train=None; give a folder of images as in"),
         ("data.yaml", "images/val", "images/other", "val names 'images/other', and "),
         ("data.yaml", "names:", "names: [", "data.yaml cannot be read: "),
@@ -113,6 +120,74 @@ def test_what_does_not_fit_is_named(folder, tmp_path, file, old, new, says):
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new))
+    assert says in prepare("yolo", folder, tmp_path / "out", code=2)
+
+
+POSE = """train: images/train
+val: images/val
+kpt_shape: [3, 3]
+flip_idx: [0, 2, 1]
+kpt_names: {0: [nose, left_ear, right_ear]}
+names: [dog]
+"""
+
+
+def write_pose(folder, text: str, line: str) -> None:
+    """Replaces the labels and data.yaml."""
+    (folder / "data.yaml").write_text(text)
+    for path in (folder / "labels").rglob("*.txt"):
+        path.write_text(line + "\n")
+
+
+def test_keypoints_are_those_of_the_files(folder, tmp_path):
+    write_pose(folder, POSE, "0 0.5 0.5 0.25 0.5  0.5 0.25 2  0.375 0.5 1  0.9 0.9 0")
+    made = yolo.convert(folder)["train"][1]
+    (one, *_), (person, *_) = (made[kind]["annotations"] for kind in made)
+    assert list(made) == ["instances", "person_keypoints"] and "keypoints" not in one
+    np.testing.assert_allclose(person["keypoints"], [20, 5, 2, 15, 10, 1, 0, 0, 0])
+    assert person["num_keypoints"] == 2 and person["area"] == 100
+    assert {key: person[key] for key in one} == one
+    out = tmp_path / "out"
+    prepare("yolo", folder, out)
+    path = out / "annotations" / "person_keypoints_train.json"
+    source = CocoDir(ImageShards(out / "train"), path, keypoints=True, bad_annotations="error")
+    assert source.keypoint_names == ("nose", "left_ear", "right_ear")
+    points = source[0]["keypoints"][0]
+    np.testing.assert_allclose(points, [0.25, 0.5, 0.5, 0.375, -3, -3], atol=1e-6)
+
+
+def test_two_numbers_and_no_names(folder, caplog):
+    text = POSE.replace("[3, 3]", "[3, 2]").replace("kpt_names", "other")
+    write_pose(folder, text, "0 0.5 0.5 0.25 0.5  0.5 0.25  0 0  -1 -1")
+    content = yolo.convert(folder)["train"][1]["person_keypoints"]
+    assert content["annotations"][0]["keypoints"] == [20, 5, 2, *[0] * 6]
+    assert content["categories"][0]["keypoints"] == ["keypoint_1", "keypoint_2", "keypoint_3"]
+    assert """--config.data.flip_pairs="(('keypoint_2','keypoint_3'),)\"""" in caplog.text
+
+
+def test_seventeen_that_are_mirrored_like_a_person_are_one(folder):
+    flipped = "[0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15]"
+    text = f"{POSE.split('kpt')[0]}kpt_shape: [17, 3]\nflip_idx: {flipped}\nnames: [person]\n"
+    write_pose(folder, text, "0 0.5 0.5 0.25 0.5" + " 0.5 0.5 2" * 17)
+    (category,) = yolo.convert(folder)["train"][1]["person_keypoints"]["categories"]
+    assert category["keypoints"][:2] == ["nose", "left_eye"] and [16, 14] in category["skeleton"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("[0, 2, 1]", "[0, 2]", "flip_idx=[0, 2]; give for each of the 3 keypoints"),
+        ("[0, 2, 1]", "[1, 2, 0]", "flip_idx=[1, 2, 0]; give for each of the 3"),
+        ("nose, left_ear", "nose", "give 3 different names, the same for every class"),
+        ("[3, 3]", "[3, 4]", "kpt_shape=[3, 4]; give the number of keypoints and 2 (x, y) or 3"),
+        ("[3, 3]", "[3, 2]", "a.txt, line 1: '0 0.5 0.5 0.2 0.2 0.5 0.5 7 0.5 0.5 2 0.5 0.5 2'; a"),
+        ("dog", "dog", "a.txt, line 1: a keypoint has v=7; give 0 (not labelled), 1 (hidden) or 2"),
+    ],
+)
+def test_keypoints_that_do_not_fit_are_named(folder, tmp_path, old, new, says):
+    assert old in POSE
+    line = "0 0.5 0.5 0.2 0.2 0.5 0.5 7 0.5 0.5 2 0.5 0.5 2"
+    write_pose(folder, POSE.replace(old, new), line)
     assert says in prepare("yolo", folder, tmp_path / "out", code=2)
 
 
