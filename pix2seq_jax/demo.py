@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pix2seq_jax.experiment import command
 from pix2seq_jax.experiment.command import Flag
 from pix2seq_jax.experiment.guard import TERMINATED
+from pix2seq_jax.experiment.workdir import check_local
 
 FLAGS = (
     Flag("workdir", "runs/shapes", "Folder of the run; rerun to go on."),
@@ -36,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def call(workdir: str, steps: int) -> None:
     """Runs the steps, each in a process of its own."""
+    check_local(workdir, what="the demo")
     for module, flags in commands(workdir, steps):
         line = [sys.executable, "-m", f"pix2seq_jax.{module}", *flags]
         process = subprocess.Popen(line, env=TUNABLES | os.environ)

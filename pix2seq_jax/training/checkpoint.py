@@ -22,11 +22,13 @@ from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, LatestN
 
+from pix2seq_jax.files.locations import absolute, is_address
 from pix2seq_jax.files.whole import write_whole
 from pix2seq_jax.training import hashes, trees
 from pix2seq_jax.training import state as train_state
 
 METRICS = "metrics.json"
+COMMITTED = "commit_success.txt"  # Orbax writes it last into a checkpoint in an object store
 PARAMS, AVERAGE = "params", "average"  # of a state
 
 log = logging.getLogger("pix2seq_jax")
@@ -54,7 +56,7 @@ class Checkpointer:
                 f"keep_latest={keep_latest}: keep at least 1 checkpoint, or there is nothing "
                 "to resume from"
             )
-        self._directory = epath.Path(directory).resolve()
+        self._directory = absolute(directory)
         self._keep_latest, self._best_metric, self._keep_best = keep_latest, best_metric, keep_best
         self._saving = 0
 
@@ -224,7 +226,7 @@ def load_variables(
         ValueError: no whole checkpoint, the one asked for is damaged or missing, or it is of
             another model.
     """
-    directory = epath.Path(directory).resolve()
+    directory = absolute(directory)
     if step is None:
         step = newest_whole_step(directory)
         if step is None:
@@ -247,16 +249,22 @@ def load_meta(directory: epath.PathLike) -> dict:
     if step is None:
         return {}
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-        folder = epath.Path(directory).resolve() / str(step)
+        folder = absolute(directory) / str(step)
         return checkpointer.restore(folder, ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
 
 
 def steps(directory: epath.PathLike) -> list[int]:
-    """Steps of the folders that are not empty, damaged ones too, newest first."""
+    """Steps of the folders that are not empty, damaged ones too, newest first.
+
+    Object stores rename nothing: what was not finished there has the name of a checkpoint, and the
+    next save removes it.
+    """
     directory = epath.Path(directory)
     if not directory.exists():
         return []
     folders = [path for path in directory.iterdir() if path.name.isdecimal() and path.is_dir()]
+    if is_address(directory):
+        folders = [path for path in folders if (path / COMMITTED).exists()]
     return sorted((int(path.name) for path in folders if any(path.iterdir())), reverse=True)
 
 
