@@ -13,6 +13,7 @@ from etils import epath
 
 import pix2seq_jax
 from pix2seq_jax import evaluate, train
+from pix2seq_jax.config.fill import fill
 from pix2seq_jax.experiment import checks, guard, reporting, saved_run, weight_search, workdir
 from pix2seq_jax.official import source
 from pix2seq_jax.training import checkpoint, sharding, trees
@@ -24,6 +25,16 @@ if shutil.which("openssl") is None:
 
 THERE = f"gs://{bucket.BUCKET}/folder/run"
 STEPS = 3
+FILES = (
+    "config.json",
+    "text.model",
+    "metrics.json",
+    "results/captioning.json",
+    "parameters.txt",
+    "report.html",
+    "pictures/2.png",
+    "columns/images.npz",
+)
 
 
 @pytest.fixture(scope="module")
@@ -83,8 +94,7 @@ def test_a_run_is_written_and_goes_on_there(address, here):
     assert there[1] == rows(here)[1]
     folder = epath.Path(address)
     assert checkpoint.newest_whole_step(folder / "checkpoints") == STEPS
-    for name in ("config.json", "text.model", "metrics.json", "results/captioning.json",
-                 "parameters.txt", "report.html", "pictures/2.png", "columns/images.npz"):  # fmt: skip
+    for name in FILES:
         assert (folder / name).is_file() and (here / name).is_file(), name
     assert [path.name for path in folder.iterdir() if path.name.startswith("events.out")]
     assert not [path for path in folder.iterdir() if "partial" in path.name]
@@ -123,8 +133,10 @@ def test_a_run_predicts_from_there(address):
 
 def test_a_run_starts_from_there(address, tmp_path):
     mesh, last = sharding.make_mesh(), checkpoint.steps(f"{address}/checkpoints")[0]
-    for path in _files(epath.Path(address)):
-        copy = tmp_path / path.relative_to(epath.Path(address))
+    folder = epath.Path(address)
+    parts = [*_files(folder / "checkpoints" / str(last)), folder / "config.json"]
+    for path in (*parts, folder / "text.model"):
+        copy = tmp_path / path.relative_to(folder)
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_bytes(path.read_bytes())
     there, here = source.read(f"{address}@{last}", mesh), source.read(str(tmp_path), mesh)
@@ -157,10 +169,10 @@ def test_what_cannot_be_there_is_refused(store, data, tmp_path):
     for bad in ("gs://bucket", "gs://bucket/", "s3://bucket/run"):
         with pytest.raises(ValueError, match="is no address that a run is written to; give a fol"):
             workdir.check_writable(bad)
-    with pytest.raises(ValueError, match="gs://none/run cannot be written .*check the address"):
+    with pytest.raises(ValueError, match=r"gs://none/run cannot be written .*check the address"):
         workdir.check_writable("gs://none/run")
     with pytest.raises(ValueError, match="profile_at=2 needs a folder; mount the bucket"):
-        checks.check(config(data, train__profile_at=2), THERE, training=True)
+        checks.check(fill(config(data, train__profile_at=2)), THERE, training=True)
     with pytest.raises(ValueError, match="a search for weights needs a folder"):
         weight_search.search(train.run, config(data), THERE, ratios=[0.5])
 

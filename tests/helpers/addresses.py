@@ -1,5 +1,7 @@
-"""A folder of this disk under the scheme disk://, for what writes to a path of etils. Orbax takes it
-for a disk; `bucket` has a store that it takes for one."""
+"""A folder of this disk under the scheme disk://, for what writes to a path of etils.
+
+Orbax takes it for a disk; `bucket` has a store that it takes for one.
+"""
 
 import os
 from pathlib import PosixPath

@@ -34,7 +34,9 @@ STAMP = "2026-01-01T00:00:00.000Z"
 def served(folder: Path) -> Iterator[dict[str, str]]:
     """The environment of a server, which ends with the block."""
     command = [sys.executable, "-m", "tests.helpers.bucket", str(folder)]
-    with subprocess.Popen(command, cwd=Path(__file__).parents[2]) as process:
+    cwd = Path(__file__).parents[2]
+    # It ends with this process, whose end closes its input.
+    with subprocess.Popen(command, cwd=cwd, stdin=subprocess.PIPE) as process:
         try:
             while not (folder / "variables.json").exists():
                 assert process.poll() is None, "the made-up bucket did not start"
@@ -234,7 +236,7 @@ def _certificate(folder: Path) -> Path:
 
 
 def main(folder: Path) -> None:
-    """Serves until it is told to end."""
+    """Serves until its input ends."""
     certificate = _certificate(folder)
     Answers.objects, Answers.certificate = Objects(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     Answers.certificate.load_cert_chain(certificate, folder / "key.pem")
@@ -250,7 +252,8 @@ def main(folder: Path) -> None:
     }
     (folder / "partial").write_text(json.dumps(variables))
     (folder / "partial").rename(folder / "variables.json")
-    server.serve_forever()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    sys.stdin.read()
 
 
 if __name__ == "__main__":
