@@ -53,6 +53,7 @@ TFDS = ["apache-beam>=2.77", "mlcroissant>=1.1", "importlib-resources>=6.5"]
 VIDEO = ["av>=18.0"]  # predict on videos
 SUPERVISION = ["supervision>=0.31"]  # Prediction.to_supervision
 TRACKERS = ["wandb>=0.31", "mlflow-skinny>=3.17"]  # config.train.trackers
+GCS = ["google-cloud-storage>=3.17"]  # workdirs on gs://: Orbax looks at the bucket with it
 ORACLE = ["pycocoevalcap>=1.2"]  # a test compares the caption metrics with it; 100 MB
 # Encoders of the libraries that `config.init_encoder` reads; a trial compares ours with them.
 PRETRAINED_CHECK = ["torch>=2.13", "torchvision>=0.28", "timm>=1.0.31", "transformers>=5.24"]
@@ -72,10 +73,11 @@ setup(
     python_requires=">=3.11",
     install_requires=CORE,
     extras_require={
-        "test": TEST + SERVE + VIDEO + SUPERVISION + TRACKERS + DOCS,
+        "test": TEST + SERVE + VIDEO + SUPERVISION + TRACKERS + DOCS + GCS,
         "docs": DOCS,
         "serve": SERVE,
         "notebooks": NOTEBOOKS,
+        "gcs": GCS,
         "oracle": ORACLE,
         "tfds": TFDS,
         "trackers": TRACKERS,

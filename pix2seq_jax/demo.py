@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pix2seq_jax.experiment import command
 from pix2seq_jax.experiment.command import Flag
 from pix2seq_jax.experiment.guard import TERMINATED
+from pix2seq_jax.experiment.workdir import check_local
 
 DATA = "data/shapes"  # that of the variant `shapes` of the configs
 FULL_STEPS = 9_600
@@ -38,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def call(workdir: str, full: bool, steps: int) -> None:
     """Runs the steps, each in a process of its own."""
+    check_local(workdir, what="the demo")
     if full and not steps:
         steps = FULL_STEPS
     for module, flags in commands(workdir, steps):

@@ -29,6 +29,7 @@ from pix2seq_jax.experiment import (
 from pix2seq_jax.experiment.logs import MetricWriter, log, parameter_table, phase, setup_logging
 from pix2seq_jax.experiment.opened import OpenedRun, open_run
 from pix2seq_jax.experiment.workdir import CHECKPOINTS
+from pix2seq_jax.files.locations import path_of
 from pix2seq_jax.training import checkpoint, loop, trees
 from pix2seq_jax.training import state as train_state
 from pix2seq_jax.training import step as train_step
@@ -103,7 +104,7 @@ def _claim(opened: OpenedRun, workdir: str | Path, best_metric: str) -> checkpoi
     claim.claim_workdir(workdir, opened.config)
     text_model.save_text(opened.text, workdir)
     opened.cache.save()
-    keep_latest, folder = opened.config.train.keep_latest, Path(workdir) / CHECKPOINTS
+    keep_latest, folder = opened.config.train.keep_latest, path_of(workdir) / CHECKPOINTS
     return checkpoint.Checkpointer(folder, keep_latest=keep_latest, best_metric=best_metric)
 
 

@@ -10,7 +10,7 @@ and those of a model that has boxes of its own go into `metrics_ground_truth_box
 
 import functools
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import jax
 import ml_collections
@@ -27,6 +27,7 @@ from pix2seq_jax.evaluation.report import Album, Evaluation, flat, table, write
 from pix2seq_jax.experiment import inputs
 from pix2seq_jax.experiment.logs import MetricWriter, log, phase
 from pix2seq_jax.experiment.resolve import GROUND_TRUTH, PREDICTED, label
+from pix2seq_jax.files.locations import path_of
 from pix2seq_jax.tasks import Task
 
 EMPTY = 77  # of 255, about the 0.3 that images are padded with
@@ -91,11 +92,11 @@ class Evaluator:
                 if images:
                     text = "step %d, %s of %d images:\n%s"
                     log.info(text, step, title, len(images), table(metrics[title]))
-            content = write(Path(workdir), step, self._config, evaluation, metrics)
+            content = write(path_of(workdir), step, self._config, evaluation, metrics)
             if evaluation.pictures:
                 writer.images(step, {"eval/predictions": evaluation.contact_sheet()})
             if final:
-                self._write_page(Path(workdir), evaluation, content, leave)
+                self._write_page(path_of(workdir), evaluation, content, leave)
         return metrics
 
     def results(
@@ -129,7 +130,7 @@ class Evaluator:
 
     def _write_page(
         self,
-        workdir: Path,
+        workdir: PurePath,
         evaluation: Evaluation,
         metrics: Mapping[str, dict],
         leave: Callable[[], None],

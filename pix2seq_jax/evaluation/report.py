@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import ml_collections
 import numpy as np
@@ -16,7 +16,7 @@ from pix2seq_jax.evaluation.marks import marks, rows_of
 from pix2seq_jax.evaluation.metrics import coco
 from pix2seq_jax.evaluation.pictures import draw
 from pix2seq_jax.experiment.resolve import GROUND_TRUTH, label
-from pix2seq_jax.files.whole import write_whole
+from pix2seq_jax.files.whole import open_whole, write_whole
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Evaluation:
 
 
 def write(
-    folder: Path,
+    folder: PurePath,
     step: int,
     config: ml_collections.ConfigDict,
     evaluation: Evaluation,
@@ -62,7 +62,8 @@ def write(
     write_json(folder / f"metrics{suffix}.json", content)
     (folder / f"pictures{suffix}").mkdir(parents=True, exist_ok=True)
     for image_id, picture in evaluation.pictures.items():
-        picture.save(folder / f"pictures{suffix}" / f"{image_id}.png")
+        with open_whole(folder / f"pictures{suffix}" / f"{image_id}.png") as stream:
+            picture.save(stream, "PNG")
     return content
 
 
@@ -148,6 +149,6 @@ def flat(metrics: dict) -> dict[str, float]:
     }
 
 
-def write_json(path: Path, content) -> None:
+def write_json(path: PurePath, content) -> None:
     """Replaces the file as a whole, so that a stop in between leaves the old one."""
     write_whole(path, json.dumps(content, indent=1 if isinstance(content, dict) else None))

@@ -18,6 +18,7 @@ from pix2seq_jax.data.ops import objects as ops_objects
 from pix2seq_jax.data.ops.chain import read_chain
 from pix2seq_jax.experiment import memory, resolve, trackers
 from pix2seq_jax.experiment import workdir as folder
+from pix2seq_jax.files.locations import path_of
 from pix2seq_jax.models.pix2seq import Pix2Seq
 from pix2seq_jax.pretrained import files
 from pix2seq_jax.training import checkpoint, optim, processes, sharding
@@ -50,11 +51,13 @@ def check(
     mesh = sharding.make_mesh({axis: config.mesh[axis] for axis in sharding.AXES})
     if training:
         trackers.names_of(config.train.trackers)
+        if config.train.profile_at:
+            folder.check_local(workdir, what=f"config.train.profile_at={config.train.profile_at}")
         _check_training(config, mesh)
         if config.optim.frozen:
             optim.check_frozen(train_state.parameter_names(model), config.optim.frozen)
         # Others have weights of their own.
-        if not checkpoint.steps(Path(workdir) / folder.CHECKPOINTS):
+        if not checkpoint.steps(path_of(workdir) / folder.CHECKPOINTS):
             _check_source(config.init_from)
             _check_encoder(config)
     memory.check(config, mesh, training=training)

@@ -123,6 +123,7 @@ class RunHooks:
     def save(self, step: int, state: train_state.TrainState) -> None:
         """A checkpoint; what was found in the data since the last one goes into the log."""
         self._tell_data()
+        self._writer.flush()  # no step that is saved is done again, so its rows have to be there
         self._saver.save(step, state, self._meta)
 
     def leave(self, step: int) -> None:

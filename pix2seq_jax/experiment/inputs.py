@@ -41,7 +41,7 @@ class InputCache:
     def __init__(self, workdir: str | Path | None = None) -> None:
         """Reads what an earlier run kept in the workdir. The processes of a job share the looking
         at images."""
-        folder = Path(workdir) / COLUMNS if workdir else None
+        folder = path_of(workdir) / COLUMNS if workdir else None
         writes = jax.process_index() == 0
         self.columns = Cache(folder, writes=writes) if folder else None
         part, gather = (jax.process_index(), jax.process_count()), _maximum

@@ -19,6 +19,10 @@ import numpy as np
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from pix2seq_jax.files.lines import Lines
+from pix2seq_jax.files.locations import path_of
+from pix2seq_jax.files.whole import write_whole
+
 # Floating point operations per second of one device in dense bfloat16 products, as its vendor says,
 # by the start of `device_kind`; the first that fits.
 PEAKS = {
@@ -76,7 +80,7 @@ def duration(seconds: float) -> str:
     return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{s:02d}s" if minutes else f"{s}s"
 
 
-def _is_later(row: bytes, step: int) -> bool:
+def _is_later(row: bytes, step: float) -> bool:
     """Whether a line of metrics.jsonl is of a later step; a line of another form is not."""
     try:
         content = json.loads(row)
@@ -106,18 +110,15 @@ class MetricWriter:
             after: drop the rows of later steps first; an interrupted run does them again.
             trackers: `trackers.Tracker`s; closed with the files.
         """
-        self._writer, self._workdir, self._trackers = None, Path(workdir), trackers
+        self._writer, self._workdir, self._trackers = None, path_of(workdir), trackers
         if active:
             from clu import metric_writers
 
             self._workdir.mkdir(parents=True, exist_ok=True)
             self._writer = metric_writers.SummaryWriter(str(workdir))
+            step = math.inf if after is None else after
             path = self._workdir / "metrics.jsonl"
-            if after is not None and path.exists():
-                rows = path.read_bytes().splitlines(keepends=True)
-                rows = [row for row in rows if row.endswith(b"\n") and not _is_later(row, after)]
-                path.write_bytes(b"".join(rows))
-            self._file = path.open("a", encoding="utf-8")
+            self._lines = Lines(path, keep=lambda row: not _is_later(row, step))
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """One line `{"step": …, name: value, …}`; values that are not finite are written as
@@ -127,15 +128,19 @@ class MetricWriter:
         plain = {name: float(value) for name, value in values.items() if value is not None}
         self._writer.write_scalars(step, plain)
         row = {"step": step} | {k: v if math.isfinite(v) else None for k, v in plain.items()}
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
+        self._lines.append(json.dumps(row))
         for tracker in self._trackers:
             tracker.scalars(step, {k: v for k, v in plain.items() if math.isfinite(v)})
+
+    def flush(self) -> None:
+        """Returns when all rows are in metrics.jsonl, also where that is in an object store."""
+        if self._writer is not None:
+            self._lines.flush()
 
     def text(self, name: str, content: str) -> None:
         """A text file in the workdir."""
         if self._writer is not None:
-            (self._workdir / name).write_text(content, encoding="utf-8")
+            write_whole(self._workdir / name, content)
 
     def images(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
         """Pictures u8[H,W,3] by name."""
@@ -150,7 +155,7 @@ class MetricWriter:
         """Writes what is buffered."""
         if self._writer is not None:
             self._writer.close()
-            self._file.close()
+            self._lines.close()
             for tracker in self._trackers:
                 tracker.close()
 

@@ -1,7 +1,7 @@
 """The report of an evaluation, from the files that it left."""
 
 import json
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import ml_collections
 
@@ -10,10 +10,11 @@ from pix2seq_jax.evaluation.pages import build
 from pix2seq_jax.experiment import inputs, text_model
 from pix2seq_jax.experiment.logs import log, phase, setup_logging
 from pix2seq_jax.experiment.resolve import GROUND_TRUTH, label
-from pix2seq_jax.experiment.workdir import check_local
+from pix2seq_jax.experiment.workdir import check_named
+from pix2seq_jax.files.locations import path_of
 
 
-def run(workdir: str | Path, boxes: str = "predicted") -> Path:
+def run(workdir: str | Path, boxes: str = "predicted") -> PurePath:
     """Writes report.html of a workdir; returns its path.
 
     Args:
@@ -26,8 +27,8 @@ def run(workdir: str | Path, boxes: str = "predicted") -> Path:
             evaluation, or the data are not there any more.
     """
     setup_logging()
-    check_local(workdir)
-    folder, suffix = Path(workdir), f"_{GROUND_TRUTH}_boxes" if boxes == GROUND_TRUTH else ""
+    check_named(workdir)
+    folder, suffix = path_of(workdir), f"_{GROUND_TRUTH}_boxes" if boxes == GROUND_TRUTH else ""
     looked_at = _read(folder / f"report{suffix}" / build.INPUTS, folder)
     metrics = _read(folder / f"metrics{suffix}.json", folder)
     config = ml_collections.ConfigDict(looked_at["config"])
@@ -58,7 +59,7 @@ def run(workdir: str | Path, boxes: str = "predicted") -> Path:
     return path
 
 
-def _read(path: Path, workdir: Path):
+def _read(path: PurePath, workdir: PurePath):
     """The content of a JSON file of an evaluation."""
     remedy = (
         f"evaluate with python -m pix2seq_jax.main --config=configs/workdir.py:{workdir} "

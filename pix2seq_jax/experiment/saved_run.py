@@ -139,7 +139,7 @@ def save_config(workdir: str | Path, config: ml_collections.ConfigDict) -> None:
     """Process 0 writes config.json as a whole, so that a stop in between leaves the old one."""
     if jax.process_index():
         return
-    write_whole(Path(workdir) / CONFIG_FILE, config.to_json(indent=2) + "\n")
+    write_whole(path_of(workdir) / CONFIG_FILE, config.to_json(indent=2) + "\n")
 
 
 def meta(config: ml_collections.ConfigDict, text: Text | None) -> dict[str, Any]:
@@ -150,13 +150,13 @@ def meta(config: ml_collections.ConfigDict, text: Text | None) -> dict[str, Any]
 
 def is_saved(workdir: str | Path) -> bool:
     """Whether the workdir holds a config and checkpoints of it."""
-    folder = Path(workdir)
+    folder = path_of(workdir)
     return (folder / CONFIG_FILE).is_file() and bool(checkpoint.steps(folder / CHECKPOINTS))
 
 
 def is_imported(workdir: str | Path) -> bool:
     """Whether the workdir holds variables that were imported, and not trained since."""
-    return checkpoint.steps(Path(workdir) / CHECKPOINTS) == [0]
+    return checkpoint.steps(path_of(workdir) / CHECKPOINTS) == [0]
 
 
 def keep_labels(

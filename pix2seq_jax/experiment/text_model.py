@@ -114,7 +114,7 @@ def load_text(config: ml_collections.ConfigDict, workdir: str | Path) -> Text | 
 
 def save_text(text: Text | None, workdir: str | Path) -> None:
     """Process 0 puts the text model of a run into its workdir."""
-    path = Path(workdir) / saved_run.TEXT_FILE
+    path = path_of(workdir) / saved_run.TEXT_FILE
     if text is None or jax.process_index() or path.is_file():
         return
     write_whole(path, text.to_bytes())

@@ -10,11 +10,12 @@ import os
 import secrets
 import time
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Protocol
 
 import numpy as np
 
+from pix2seq_jax.files.locations import path_of
 from pix2seq_jax.files.whole import write_whole
 
 FILE = "trackers.json"  # of a workdir: the id of its run, by tracker
@@ -34,7 +35,7 @@ class Tracker(Protocol):
     variable: str
     run_id: str
 
-    def __init__(self, workdir: Path, config: Mapping[str, Any], run_id: str) -> None:
+    def __init__(self, workdir: PurePath, config: Mapping[str, Any], run_id: str) -> None:
         """Begins a run of the service, or goes on with the one of that id (not "")."""
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
@@ -52,14 +53,14 @@ class Wandb:
 
     package, variable = "wandb", ""
 
-    def __init__(self, workdir: Path, config: Mapping[str, Any], run_id: str) -> None:
+    def __init__(self, workdir: PurePath, config: Mapping[str, Any], run_id: str) -> None:
         """See `Tracker`."""
         import wandb
 
         self._picture = wandb.Image
         self.run_id = run_id or secrets.token_hex(4)
         self._run = wandb.init(
-            dir=workdir,
+            dir=workdir if isinstance(workdir, Path) else None,  # None: where one starts it
             id=self.run_id,
             resume="allow",
             project=os.environ.get("WANDB_PROJECT", PROJECT),
@@ -87,7 +88,7 @@ class Mlflow:
 
     package, variable = "mlflow", "MLFLOW_TRACKING_URI"
 
-    def __init__(self, workdir: Path, config: Mapping[str, Any], run_id: str) -> None:
+    def __init__(self, workdir: PurePath, config: Mapping[str, Any], run_id: str) -> None:
         """See `Tracker`."""
         import mlflow
 
@@ -156,7 +157,7 @@ def open_trackers(text: str, workdir: str | Path, config: Mapping[str, Any]) -> 
     Raises:
         ValueError: see `names_of`; or a service cannot be reached.
     """
-    folder, trackers = Path(workdir), []
+    folder, trackers = path_of(workdir), []
     path = folder / FILE
     ids = json.loads(path.read_text()) if path.exists() else {}
     for name in names_of(text):

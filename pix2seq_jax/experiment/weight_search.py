@@ -10,6 +10,7 @@ from pix2seq_jax.evaluation import HOST_TASKS, report
 from pix2seq_jax.evaluation.metrics import coco
 from pix2seq_jax.experiment import resolve, task_weights, weight_table
 from pix2seq_jax.experiment.logs import log, setup_logging
+from pix2seq_jax.experiment.workdir import check_local
 
 Train = Callable[[ml_collections.ConfigDict, Path], dict]
 
@@ -43,6 +44,7 @@ def search(
         ValueError: ratios, order or config that do not fit, or a workdir of another search.
     """
     setup_logging()
+    check_local(workdir, what="a search for weights")
     folder, ratios = Path(workdir), task_weights.check_ratios(ratios)
     order = task_weights.check_order(order, config)
     config = ml_collections.ConfigDict(config.to_dict())

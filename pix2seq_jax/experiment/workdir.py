@@ -4,30 +4,53 @@ in it.
 Imports nothing large, so that the commands can report an error before JAX is there.
 """
 
+import contextlib
+import importlib.util
 import json
+import os
 import re
 import tempfile
 import traceback
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
+from pix2seq_jax.files.locations import is_address, path_of
+
 CONFIG_FILE = "config.json"
+STORAGE = "google.cloud.storage"  # Orbax imports it for gs://
 CHECKPOINTS = (
     "checkpoints"  # folder of a workdir; step 0 is an imported model, without an optimizer
 )
 
 
-def check_local(workdir: str | Path) -> None:
-    """Raises ValueError for a workdir that is blank or not in the file system.
-
-    A run can be read from a bucket, but metrics cannot be written there line by line.
-    """
+def check_local(workdir: str | Path, *, what: str) -> None:
+    """Raises ValueError for a workdir that is blank or not in the file system, where `what` needs
+    one that is."""
     check_named(workdir)
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", str(workdir)):
         raise ValueError(
-            f"--workdir={workdir} is an address, and what is written goes to a folder; mount the "
-            "bucket (as by gcsfuse), or copy the folder there after the run"
+            f"--workdir={workdir} is an address, and {what} needs a folder; mount the bucket (as "
+            "by gcsfuse), or copy the folder there afterwards"
         )
+
+
+def _check_address(workdir: str | Path) -> None:
+    """Raises ValueError for an address that runs cannot be written to: another than
+    gs://BUCKET/FOLDER."""
+    if not re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", str(workdir)):
+        return
+    if not re.fullmatch(r"gs://[^/]+/.*[^/].*", str(workdir)):
+        raise ValueError(
+            f"--workdir={workdir} is no address that a run is written to; give a folder, or "
+            "gs://BUCKET/FOLDER"
+        )
+    with contextlib.suppress(ModuleNotFoundError):  # where there is no google.cloud at all
+        if importlib.util.find_spec(STORAGE):
+            return
+    raise ValueError(
+        f"--workdir={workdir} needs the package google-cloud-storage, with which Orbax looks at "
+        "the bucket: pip install 'pix2seq_jax[gcs]'"
+    )
 
 
 def check_named(workdir: str | Path) -> None:
@@ -39,7 +62,11 @@ def check_named(workdir: str | Path) -> None:
 def check_writable(workdir: str | Path) -> None:
     """Raises ValueError where checkpoints or files cannot be written into the workdir; leaves
     nothing behind."""
-    check_local(workdir)
+    check_named(workdir)
+    _check_address(workdir)
+    if is_address(workdir):
+        _check_bucket(workdir)
+        return
     if found := re.search(r"[\[\]*?]", str(Path(workdir).absolute())):
         raise ValueError(
             f"--workdir={workdir}: the path holds {found[0]!r}, which Orbax takes for a pattern, "
@@ -59,7 +86,21 @@ def check_writable(workdir: str | Path) -> None:
             ) from error
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def _check_bucket(workdir: str | Path) -> None:
+    """Raises ValueError where an object cannot be written below an address."""
+    mark = path_of(workdir) / f".writable-{os.getpid()}-{os.urandom(4).hex()}"
+    try:
+        mark.write_text("")
+        mark.unlink()
+    except Exception as error:  # object stores raise errors of their own
+        words = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(
+            f"--workdir={workdir} cannot be written ({words}); check the address and your "
+            "permissions, or give another --workdir"
+        ) from error
+
+
+def read_json(path: PurePath) -> dict[str, Any]:
     """The object in a config.json; ValueError where it holds none."""
     remedy = "restore it from config.json of a copy, or retrain"
     try:
@@ -79,7 +120,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def keep_trace(
     workdir: str | Path | None, error: BaseException, *, process: int | None = None
-) -> Path | None:
+) -> PurePath | None:
     """Writes the whole trace of an error into the workdir, over the one of an earlier error.
 
     Args:
@@ -91,13 +132,14 @@ def keep_trace(
         The file; None where the folder is not the workdir of a run yet (nothing is written for
         input that is refused), or cannot be written.
     """
-    if not workdir or not (Path(workdir) / CONFIG_FILE).is_file():
+    if not workdir:
         return None
-    path = Path(workdir) / ("error.txt" if process is None else f"error-{process}.txt")
+    path = path_of(workdir) / ("error.txt" if process is None else f"error-{process}.txt")
+    content = "".join(traceback.format_exception(error)).encode("utf-8", "backslashreplace")
     try:
-        path.write_text(
-            "".join(traceback.format_exception(error)), encoding="utf-8", errors="backslashreplace"
-        )
-    except OSError:
+        if not (path.parent / CONFIG_FILE).is_file():
+            return None
+        path.write_bytes(content)
+    except Exception:  # object stores raise errors of their own; the first error is to be seen
         return None
     return path

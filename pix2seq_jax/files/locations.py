@@ -1,14 +1,35 @@
 """Paths of files on a disk, or in an object store as in gs://BUCKET/FOLDER."""
 
+import io
 import os
 from pathlib import Path, PurePath
+from typing import BinaryIO
 
 from etils import epath
 
 
+def is_address(location: str | os.PathLike) -> bool:
+    """Whether a location has a scheme, as in gs://BUCKET/FOLDER, and is not in the file system."""
+    return "://" in os.fspath(location)
+
+
 def path_of(location: str | os.PathLike) -> PurePath:
     """A path with the methods of `pathlib.Path`; that of etils where the location has a scheme."""
-    return epath.Path(location) if "://" in os.fspath(location) else Path(location)
+    return epath.Path(location) if is_address(location) else Path(location)
+
+
+def absolute(location: str | os.PathLike) -> epath.Path:
+    """The path of etils, from the root on; an address is one already."""
+    return epath.Path(location if is_address(location) else Path(location).resolve())
+
+
+def open_to_read(path: PurePath) -> BinaryIO:
+    """A stream of the bytes of a file in which every reader can move about.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    return io.BytesIO(path.read_bytes()) if is_address(path) else path.open("rb")
 
 
 def state_of(path: PurePath) -> tuple[int, int]:

@@ -1,12 +1,15 @@
 """Files that are there as a whole or not at all."""
 
 import contextlib
+import io
 import os
 from collections.abc import Iterator, Mapping
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import BinaryIO
 
 import numpy as np
+
+from pix2seq_jax.files.locations import is_address, path_of
 
 
 @contextlib.contextmanager
@@ -20,7 +23,7 @@ def named_at_the_end(path: str | os.PathLike) -> Iterator[PurePath]:
     Raises:
         OSError: the file cannot be written.
     """
-    path = path if isinstance(path, PurePath) else Path(path)  # etils' paths are PurePaths
+    path = path_of(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
@@ -35,11 +38,17 @@ def named_at_the_end(path: str | os.PathLike) -> Iterator[PurePath]:
 @contextlib.contextmanager
 def open_whole(path: str | os.PathLike) -> Iterator[BinaryIO]:
     """A stream of bytes into a file that gets its name when the block ends well, see
-    `named_at_the_end`.
+    `named_at_the_end`. An object store is sent the whole at the end of the block, and keeps an
+    object as a whole or not at all.
 
     Raises:
         OSError: the file cannot be written.
     """
+    if is_address(path):
+        stream = io.BytesIO()
+        yield stream
+        path_of(path).write_bytes(stream.getvalue())
+        return
     with named_at_the_end(path) as partial, partial.open("wb") as stream:
         yield stream
 

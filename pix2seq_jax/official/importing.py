@@ -2,7 +2,6 @@
 that evaluates, predicts and trains."""
 
 import os
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +9,7 @@ import jax.numpy as jnp
 from pix2seq_jax.experiment import resolve, saved_run
 from pix2seq_jax.experiment.logs import log, setup_logging
 from pix2seq_jax.experiment.workdir import CHECKPOINTS, CONFIG_FILE
+from pix2seq_jax.files.locations import path_of
 from pix2seq_jax.official.reader import Imported, read
 from pix2seq_jax.portable import weights
 from pix2seq_jax.training import checkpoint, trees
@@ -23,7 +23,7 @@ def run(source: str | os.PathLike, workdir: str | os.PathLike) -> Imported:
         ValueError: see `reader.read` and `weights.read`; or there is a run in the workdir.
     """
     setup_logging()
-    folder = Path(workdir)
+    folder = path_of(workdir)
     if (folder / CONFIG_FILE).exists() or checkpoint.steps(folder / CHECKPOINTS):
         raise ValueError(
             f"--workdir={workdir} holds a run already; give a new folder, or delete this one"

@@ -23,6 +23,8 @@ import numpy as np
 from pix2seq_jax.config import ranges
 from pix2seq_jax.experiment import resolve, saved_run
 from pix2seq_jax.experiment.logs import log
+from pix2seq_jax.files.locations import path_of
+from pix2seq_jax.files.whole import write_whole
 from pix2seq_jax.models.positions import sin_cos_1d, sin_cos_2d
 from pix2seq_jax.official.source import Source, read
 from pix2seq_jax.official.token_rows import Rows, describe_rows, match_tokens
@@ -83,9 +85,8 @@ def start(
     leaves = [with_part(leaf, parts[name]) for name, leaf in named.items()]
     variables = jax.tree.unflatten(jax.tree.structure(fresh), leaves)
     if jax.process_index() == 0:
-        Path(workdir).mkdir(parents=True, exist_ok=True)
         whole = report(source, config, wanted, parts)
-        (Path(workdir) / REPORT).write_text(whole + "\n", encoding="utf-8")
+        write_whole(path_of(workdir) / REPORT, whole + "\n")
     short = report(source, config, wanted, parts, every=False)
     log.info("warm start, all parameters in %s; not simply copied:\n%s", REPORT, short)
     state = state.replace(params=variables["params"], batch_stats=variables.get("batch_stats", {}))

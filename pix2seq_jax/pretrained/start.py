@@ -16,6 +16,8 @@ import ml_collections
 
 from pix2seq_jax.experiment import resolve
 from pix2seq_jax.experiment.logs import log
+from pix2seq_jax.files.locations import path_of
+from pix2seq_jax.files.whole import write_whole
 from pix2seq_jax.models.backbones.resnet import ResNetBackbone
 from pix2seq_jax.models.backbones.vit import VitBackbone
 from pix2seq_jax.models.pix2seq import Pix2Seq
@@ -90,8 +92,7 @@ def start(
     variables = jax.tree.unflatten(jax.tree.structure(fresh), leaves)
     text = report(config.init_encoder, source, parts, notes)
     if jax.process_index() == 0:
-        Path(workdir).mkdir(parents=True, exist_ok=True)
-        (Path(workdir) / REPORT).write_text(text + "\n", encoding="utf-8")
+        write_whole(path_of(workdir) / REPORT, text + "\n")
     short = report(config.init_encoder, source, parts, notes, every=False)
     log.info("encoder, all arrays in %s; not simply copied:\n%s", REPORT, short)
     state = state.replace(params=variables["params"], batch_stats=variables.get("batch_stats", {}))

@@ -7,11 +7,12 @@ and renames it when it is complete, so a folder with a plain step number as its 
 once; if it no longer agrees with its hashes, it is damaged.
 """
 
+import contextlib
 import dataclasses
 import json
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -22,9 +23,11 @@ from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, LatestN
 
+from pix2seq_jax.files.locations import absolute
 from pix2seq_jax.files.whole import write_whole
-from pix2seq_jax.training import hashes, trees
+from pix2seq_jax.training import hashes, step_folders, trees
 from pix2seq_jax.training import state as train_state
+from pix2seq_jax.training.step_folders import steps
 
 METRICS = "metrics.json"
 PARAMS, AVERAGE = "params", "average"  # of a state
@@ -54,7 +57,7 @@ class Checkpointer:
                 f"keep_latest={keep_latest}: keep at least 1 checkpoint, or there is nothing "
                 "to resume from"
             )
-        self._directory = epath.Path(directory).resolve()
+        self._directory = absolute(directory)
         self._keep_latest, self._best_metric, self._keep_best = keep_latest, best_metric, keep_best
         self._saving = 0
 
@@ -139,25 +142,28 @@ class Checkpointer:
         """Saves in the background; returns when the state is copied, so its buffers may be donated
         right after.
 
-        Waits for the save before, and raises what went wrong in it. A step that is there already is
-        left alone.
+        Waits for the save before. A step that is there already is left alone.
 
         Args:
             step: number of updates done.
             state: train state.
             meta: what JSON can hold.
             metrics: flat numbers, for `best_metric`.
+
+        Raises:
+            OSError: this save, or the one before, cannot be written.
         """
         if step in self._manager.all_steps():
             return
-        self._manager.wait_until_finished()
+        self.wait()
         self._saving = step
         items = {"state": ocp.args.StandardSave(state), "meta": ocp.args.JsonSave(meta)}
         numbers = dict(metrics) if metrics else None
         if numbers:
             # Under the name and in the form that Orbax gives them.
             items["metrics"] = ocp.args.JsonSave(numbers)
-        self._manager.save(step, args=ocp.args.Composite(**items), metrics=numbers, force=True)
+        with self._failing():
+            self._manager.save(step, args=ocp.args.Composite(**items), metrics=numbers, force=True)
 
     def restore_latest(self, abstract_state: Any) -> tuple[Any, dict] | None:
         """(state, meta) of the newest whole checkpoint, or None where there is none or it is of
@@ -181,9 +187,26 @@ class Checkpointer:
         return _restore_state(self._directory / str(step), abstract_state)
 
     def wait(self) -> None:
-        """Returns when the last save is on disk; raises what went wrong in it."""
+        """Returns when the last save is on disk.
+
+        Raises:
+            OSError: it could not be written.
+        """
         if "_manager" in self.__dict__:
-            self._manager.wait_until_finished()
+            with self._failing():
+                self._manager.wait_until_finished()
+
+    @contextlib.contextmanager
+    def _failing(self) -> Iterator[None]:
+        """Says which step was not saved. TensorStore raises ValueErrors for what a disk refuses."""
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            raise OSError(
+                f"step {self._saving} cannot be saved in {self._directory} ({error}); free some "
+                "space there, or mend what it says, and run the same command: it goes on from the "
+                "last checkpoint"
+            ) from error
 
     def close(self) -> None:
         """Waits, and frees the threads."""
@@ -224,7 +247,7 @@ def load_variables(
         ValueError: no whole checkpoint, the one asked for is damaged or missing, or it is of
             another model.
     """
-    directory = epath.Path(directory).resolve()
+    directory = absolute(directory)
     if step is None:
         step = newest_whole_step(directory)
         if step is None:
@@ -247,17 +270,8 @@ def load_meta(directory: epath.PathLike) -> dict:
     if step is None:
         return {}
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-        folder = epath.Path(directory).resolve() / str(step)
+        folder = absolute(directory) / str(step)
         return checkpointer.restore(folder, ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
-
-
-def steps(directory: epath.PathLike) -> list[int]:
-    """Steps of the folders that are not empty, damaged ones too, newest first."""
-    directory = epath.Path(directory)
-    if not directory.exists():
-        return []
-    folders = [path for path in directory.iterdir() if path.name.isdecimal() and path.is_dir()]
-    return sorted((int(path.name) for path in folders if any(path.iterdir())), reverse=True)
 
 
 def newest_whole_step(directory: epath.PathLike, *, set_aside: bool = False) -> int | None:
@@ -286,6 +300,7 @@ def newest_whole_step(directory: epath.PathLike, *, set_aside: bool = False) -> 
         if newest < 0 and damaged:
             newest = -2
         elif set_aside:
+            step_folders.remove_unfinished(directory)
             for step in steps(directory):
                 # Orbax reads the metrics of all steps when it starts to save, and fails where it
                 # cannot.
@@ -293,7 +308,7 @@ def newest_whole_step(directory: epath.PathLike, *, set_aside: bool = False) -> 
                     log.warning(
                         "checkpoint of step %d is damaged: moved to %s",
                         step,
-                        _set_aside(directory / str(step)),
+                        step_folders.set_aside(directory / str(step)),
                     )
     if jax.process_count() > 1:
         newest = int(multihost_utils.broadcast_one_to_all(np.int32(newest)))
@@ -304,17 +319,6 @@ def newest_whole_step(directory: epath.PathLike, *, set_aside: bool = False) -> 
             "folder to start from scratch"
         )
     return None if newest < 0 else newest
-
-
-def _set_aside(folder: epath.Path) -> epath.Path:
-    """Renames a damaged folder, so that it does not count and its step can be saved again."""
-    for number in range(1, 1000):
-        target = folder.parent / f"{folder.name}.damaged{number}"
-        if not target.exists():
-            return folder.rename(target)
-    raise ValueError(
-        f"{folder.parent} holds a thousand damaged checkpoints of step {folder.name}; delete them"
-    )
 
 
 def _restore_state(folder: epath.Path, abstract: Any) -> tuple[Any, dict]:

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from etils import epath
 
 SUMS = "SHA256SUMS"
+BYTES = 2**20  # that are read at a time
 # Orbax writes these two after the hashes: the time of the commit, no data.
 UNHASHED = (SUMS, "_CHECKPOINT_METADATA", "commit_success.txt")
 
@@ -38,8 +39,11 @@ def _hashes(folder: epath.Path) -> dict[str, str]:
     is no folder."""
 
     def digest(path: epath.Path) -> str:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        whole = hashlib.sha256()
+        with path.open("rb") as file:  # hashlib.file_digest takes no file of an object store
+            while part := file.read(BYTES):
+                whole.update(part)
+        return whole.hexdigest()
 
     files = {
         str(path.relative_to(folder)): path for path in _files(folder) if path.name not in UNHASHED

@@ -6,7 +6,7 @@ One process alone needs none of this, and every function is then done at once.
 import os
 import socket
 import time
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import jax
@@ -17,6 +17,8 @@ import orbax.checkpoint as ocp
 # public name.
 from jax._src import distributed
 from jax.experimental import multihost_utils
+
+from pix2seq_jax.files.locations import path_of
 
 JOIN_SECONDS = 300  # that a process waits for the others of the job
 # Without a sign of life for so long a process counts as dead, and the others end.
@@ -128,7 +130,7 @@ def check_shared(folder: str | Path) -> None:
     """
     if jax.process_count() == 1:
         return
-    folder = Path(folder)
+    folder = path_of(folder)
     folder.mkdir(parents=True, exist_ok=True)
     random = np.frombuffer(os.urandom(4), np.uint32)
     run = int(multihost_utils.broadcast_one_to_all(random)[0])
@@ -148,7 +150,7 @@ def check_shared(folder: str | Path) -> None:
         )
 
 
-def _unseen(marks: list[Path]) -> list[int]:
+def _unseen(marks: list[PurePath]) -> list[int]:
     """Numbers of the files that do not appear in time."""
     end = time.monotonic() + SHARED_SECONDS
     while True:

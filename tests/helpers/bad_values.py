@@ -328,14 +328,14 @@ COMMAND_LINES = [  # instead of the flags of a run
     (["--workdir="], "--workdir=''", "give a folder"),
     (["--workdir= "], "--workdir=' '", "give a folder"),
     (
-        ["--workdir=gs://bucket/run"],
-        "--workdir=gs://bucket/run",
-        "what is written goes to a folder; mount the bucket",
+        ["--workdir=gs://bucket"],
+        "--workdir=gs://bucket",
+        "give a folder, or gs://BUCKET/FOLDER",
     ),
     (
         ["--workdir=s3://bucket/run"],
         "--workdir=s3://bucket/run",
-        "what is written goes to a folder; mount the bucket",
+        "give a folder, or gs://BUCKET/FOLDER",
     ),
     *(
         ([f"--workdir=run{c}"], f"--workdir=run{c}", "give a path without any of [ ] * ?")
@@ -344,7 +344,7 @@ COMMAND_LINES = [  # instead of the flags of a run
     (
         ["--workdir=gs:/bucket/run"],
         "--workdir=gs:/bucket/run",
-        "what is written goes to a folder; mount the bucket",
+        "give a folder, or gs://BUCKET/FOLDER",
     ),
 ]
 # Values that no flag can have, but a config made by a program: (field, value, remedy).

@@ -6,12 +6,13 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import PurePath
 from typing import NamedTuple
 
 import numpy as np
 
 from pix2seq_jax.data.images import check_file
+from pix2seq_jax.files.locations import open_to_read
 from pix2seq_jax.files.whole import save_arrays
 
 _NOT_LOOKED, _WHOLE, _TURNED, _BROKEN = range(4)
@@ -44,7 +45,7 @@ class CheckedImages:
 
     def __init__(
         self,
-        cache: Path | None = None,
+        cache: PurePath | None = None,
         *,
         part: tuple[int, int] = (0, 1),
         gather: Callable[[np.ndarray], np.ndarray] = lambda table: table,
@@ -106,12 +107,12 @@ class CheckedImages:
             log.warning("what was learned about the images cannot be written: %s", error)
 
 
-def _load(cache: Path) -> dict[bytes, tuple[int, int, int]]:
+def _load(cache: PurePath) -> dict[bytes, tuple[int, int, int]]:
     """The lines of the cache: key -> (height, width, kind)."""
     try:
         if not cache.is_file():
             return {}
-        with cache.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
+        with open_to_read(cache) as stream, np.load(stream, allow_pickle=False) as content:
             keys, lines = content["keys"].tolist(), content["lines"]
         return dict(zip(keys, map(tuple, lines.reshape(-1, 3).tolist()), strict=True))
     except Exception as error:  # a damaged archive raises many kinds

@@ -23,7 +23,7 @@ from pix2seq_jax.data.coco import json as coco_json
 from pix2seq_jax.data.coco.json import BadAnnotations, Report, number_rows, whole_numbers
 from pix2seq_jax.data.coco.keypoints import Keypoints, read_keypoints
 from pix2seq_jax.data.coco.outlines import read_segmentations
-from pix2seq_jax.files.locations import state_of
+from pix2seq_jax.files.locations import absolute, open_to_read, state_of
 from pix2seq_jax.files.whole import save_arrays
 
 log = logging.getLogger("pix2seq_jax")
@@ -45,9 +45,11 @@ class Cache:
         unsaved: what `save` will write: file -> its key and columns.
     """
 
-    folder: Path
+    folder: PurePath
     writes: bool = True
-    unsaved: dict[Path, tuple[str, dict[str, np.ndarray]]] = dataclasses.field(default_factory=dict)
+    unsaved: dict[PurePath, tuple[str, dict[str, np.ndarray]]] = dataclasses.field(
+        default_factory=dict
+    )
 
     def save(self) -> None:
         """Writes the columns that were read from annotation files since the last call."""
@@ -78,7 +80,7 @@ def read_columns(
     """
     if not (cache and path.is_file()):
         return _read(path, outlines, keypoints, bad)
-    how = [str(path.resolve()), outlines, keypoints, bad]
+    how = [str(absolute(path)), outlines, keypoints, bad]
     key = json.dumps([_VERSION, *how, *state_of(path)])
     digest = hashlib.sha256(json.dumps(how).encode()).hexdigest()
     file = cache.folder / f"{path.stem}-{digest[:16]}.npz"
@@ -192,12 +194,12 @@ def read_crowd(values: list) -> tuple[np.ndarray, np.ndarray]:
         return crowd, wrong
 
 
-def _load(file: Path, key: str) -> dict[str, np.ndarray] | None:
+def _load(file: PurePath, key: str) -> dict[str, np.ndarray] | None:
     """The columns with this key in a file; None where there are none."""
     try:
         if not file.is_file():
             return None
-        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
+        with open_to_read(file) as stream, np.load(stream, allow_pickle=False) as content:
             if content_of(content["key"]) != key:
                 return None  # of another state of the annotation file
             return {name: content[name] for name in content.files if name != "key"}
@@ -211,7 +213,7 @@ def _load(file: Path, key: str) -> dict[str, np.ndarray] | None:
         return None
 
 
-def _save(file: Path, key: str, columns: dict[str, np.ndarray]) -> None:
+def _save(file: PurePath, key: str, columns: dict[str, np.ndarray]) -> None:
     """Writes the columns; a file that cannot be written is a line in the log."""
     try:
         save_arrays(file, {"key": text_column(key), **columns})

@@ -7,7 +7,7 @@ It is made of what the evaluation wrote and of the annotations that it read, so 
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import ml_collections
@@ -54,14 +54,16 @@ class Evaluated:
 
 
 def write_inputs(
-    workdir: Path, config: ml_collections.ConfigDict, image_ids: Mapping[str, list[int]]
+    workdir: PurePath, config: ml_collections.ConfigDict, image_ids: Mapping[str, list[int]]
 ) -> None:
     """Keeps what the command needs to make the report again."""
     content = {"config": json.loads(config.to_json()), "image_ids": dict(image_ids)}
     write_whole(workdir / f"report{suffix_of(config)}" / INPUTS, json.dumps(content))
 
 
-def write(workdir: Path, evaluated: Evaluated, leave: Callable[[], None] = lambda: None) -> Path:
+def write(
+    workdir: PurePath, evaluated: Evaluated, leave: Callable[[], None] = lambda: None
+) -> PurePath:
     """Writes report.html, and CSV files and pictures into report/; returns the path of the page.
 
     `leave` is called between the parts and may raise.

@@ -5,7 +5,7 @@ import io
 import math
 from collections.abc import Sequence
 from html import escape
-from pathlib import Path
+from pathlib import PurePath
 
 from PIL import Image
 
@@ -36,7 +36,7 @@ class Page:
         folder: beside it, of the same stem.
     """
 
-    def __init__(self, path: Path, title: str) -> None:
+    def __init__(self, path: PurePath, title: str) -> None:
         self.path, self.folder = path, path.with_suffix("")
         self._title, self._parts = title, []
         self._sections: list[tuple[str, str]] = []
@@ -121,7 +121,7 @@ class Page:
         caption = f"<figcaption>{escape(words)}</figcaption>"
         self._parts.append(f"<figure>{image}{caption}</figure>")
 
-    def write(self) -> Path:
+    def write(self) -> PurePath:
         """Writes the HTML file as a whole; returns its path."""
         links = "".join(
             f'<a href="#{escape(name)}">{escape(title)}</a>' for name, title in self._sections
