@@ -6,16 +6,18 @@ A large picture goes through `window_bytes`, which hands over bytes that differ 
 """
 
 import functools
-import math
 from dataclasses import dataclass, replace
 
+import cv2
 import numpy as np
 import tensorflow as tf
 from PIL import Image
 
+from pix2seq_jax.data.images import empty_pixels
+
 MOST_OFF = 2  # of 255 levels; one per rounding to bytes between and behind the two passes
 LARGE = 128 * 128  # pixels; below them a call of Python costs more than it saves
-_BILINEAR, _MIRROR = Image.Resampling.BILINEAR, Image.Transpose.FLIP_LEFT_RIGHT
+cv2.setNumThreads(1)  # images are prepared side by side already
 
 
 @dataclass(frozen=True)
@@ -72,10 +74,7 @@ class View:
         if self.padded is None or self.size is None or self.image.dtype != tf.uint8:
             return self._exact()
         now = tf.shape(self.image)[:2]
-        fast = tf.reduce_prod(now) >= LARGE
-        if not self.antialias:
-            fast &= tf.reduce_all(self.size >= now)
-        made = tf.cond(fast, self._fast, self._exact)
+        made = tf.cond(tf.reduce_prod(now) >= LARGE, self._fast, self._exact)
         return tf.ensure_shape(made, [*self.padded, 3])
 
     def _exact(self) -> tf.Tensor:
@@ -100,10 +99,10 @@ class View:
         return tf.reshape(tf.pad(tf.reshape(image, [now[0], -1]), room), [height, width, 3])
 
     def _fast(self) -> tf.Tensor:
-        """The padded bytes, by Pillow and NumPy."""
+        """The padded bytes, by OpenCV and Pillow."""
         corner = tf.zeros([2], tf.int32) if self.corner is None else self.corner
         mirrored = tf.constant(False) if self.mirrored is None else self.mirrored
-        draw = functools.partial(window_bytes, padded=self.padded)
+        draw = functools.partial(window_bytes, antialias=self.antialias, padded=self.padded)
         values = [self.image, self.size, corner, self.shape, mirrored]
         return tf.numpy_function(draw, values, tf.uint8, stateful=False)
 
@@ -135,19 +134,21 @@ def window_bytes(
     window: np.ndarray,
     mirrored: np.ndarray,
     *,
+    antialias: bool,
     padded: tuple[int, int],
 ) -> np.ndarray:
-    """A window of a resized image, in padding: only the source of the window is resized.
+    """A window of a resized image, in padding.
 
     Args:
         image: u8[h,w,3].
-        size: height and width that it is resized to, antialiased where it shrinks.
+        size: height and width that it is resized to.
         corner, window: corner and size of the window of the resized image.
         mirrored: whether left and right change sides.
+        antialias: whether shrinking takes means.
         padded: height and width of the result.
 
     Returns:
-        u8[padded,3], 0 in the padding.
+        u8[padded,3], 0 in the padding; TensorFlow takes it without a copy.
 
     Raises:
         ValueError: the window does not fit.
@@ -158,75 +159,41 @@ def window_bytes(
             f"an image of {height} x {width} pixels is larger than its padding, {padded[0]} x "
             f"{padded[1]}; resize or crop before pad_image"
         )
-    result = np.zeros((*padded, 3), np.uint8)
+    result = empty_pixels(*padded)
+    result[height:] = 0
+    result[:height, width:] = 0
     kept = result[:height, :width]
-    rows = _Span.of(image.shape[0], int(size[0]), top, height)
-    columns = _Span.of(image.shape[1], int(size[1]), left, width)
-    source = image[rows.start : rows.stop, columns.start : columns.stop]
-    # Columns first, by Pillow, which rounds to bytes. Rows by Pillow as well where it has to take
-    # means; where rows grow, NumPy is faster.
-    grows = rows.scale < 1
-    if not (columns.same and (rows.same or grows) and not mirrored):
-        picture = Image.fromarray(source)
-        if not (columns.same and (rows.same or grows)):
-            low, high = (0, len(source)) if grows else (rows.low, rows.high)
-            between = len(source) if grows else height
-            box = (columns.low, low, columns.high, high)
-            picture = picture.resize((width, between), _BILINEAR, box=box)
-        source = np.asarray(picture.transpose(_MIRROR) if mirrored else picture)
-    kept[...] = _grow_rows(source, rows, top, height) if grows else source
+    resized = tuple(size.tolist())
+    whole = resized == (height, width)
+    if resized == image.shape[:2]:
+        made = image[top : top + height, left : left + width]
+    elif antialias and (resized[0] < image.shape[0] or resized[1] < image.shape[1]):
+        made = _means(image, resized, (top, left), (height, width))
+    elif whole and not mirrored:
+        cv2.resize(image, resized[::-1], dst=kept)
+        return result
+    else:
+        # OpenCV cannot begin between two pixels, but resizes all of it in less time than others
+        # take for the window.
+        made = cv2.resize(image, resized[::-1])[top : top + height, left : left + width]
+    if mirrored:
+        cv2.flip(made, 1, dst=kept)
+    else:
+        kept[...] = made
     return result
 
 
-@dataclass(frozen=True)
-class _Span:
-    """Which pixels of the source a window needs along one axis.
-
-    Attributes:
-        scale: pixels of the source that become one.
-        start, stop: the pixels that are needed.
-        low, high: ends of the window, in pixels from `start`.
-        same: whether the window is the pixels start..stop-1 as they are.
-        last: the last pixel of the source.
-    """
-
-    scale: float
-    start: int
-    stop: int
-    low: float
-    high: float
-    same: bool
-    last: int
-
-    @classmethod
-    def of(cls, length: int, resized: int, first: int, count: int) -> "_Span":
-        """Of `count` pixels from the `first` one of `length` pixels that become `resized`."""
-        scale = length / resized
-        low, high, reach = first * scale, (first + count) * scale, max(scale, 1.0)
-        if length == resized:
-            return cls(1.0, first, first + count, 0.0, float(count), True, length - 1)
-        start = max(math.floor(low - reach), 0)
-        stop = min(math.ceil(high + reach), length)
-        high = min(high - start, stop - start)
-        return cls(scale, start, stop, low - start, high, False, length - 1)
-
-
-def _grow_rows(source: np.ndarray, rows: _Span, top: int, height: int) -> np.ndarray:
-    """u16[height,w,3]: rows between those of the source u8[h,w,3], which begins at rows.start.
-
-    The weights are whole 256ths, so that 16 bits hold the products.
-    """
-    centre = (np.arange(top, top + height) + 0.5) * rows.scale - 0.5
-    above = np.floor(centre)
-    weight = np.rint((centre - above) * 256).astype(np.uint16)[:, None, None]
-    upper, lower = (
-        np.clip(row, 0, rows.last).astype(np.intp) - rows.start for row in (above, above + 1)
-    )
-    source = source.astype(np.uint16)
-    mixed, below = source[upper], source[lower]
-    mixed *= 256 - weight
-    below *= weight
-    mixed += below
-    mixed += 128
-    mixed >>= 8
-    return mixed
+def _means(
+    image: np.ndarray, resized: tuple[int, int], corner: tuple[int, int], window: tuple[int, int]
+) -> np.ndarray:
+    """u8[window,3], a window of the image resized by Pillow, which takes the mean of all pixels
+    that become one."""
+    scale = [old / new for old, new in zip(image.shape, resized, strict=False)]
+    low = [first * ratio for first, ratio in zip(corner, scale, strict=True)]
+    high = [
+        min((first + count) * ratio, end)
+        for first, count, ratio, end in zip(corner, window, scale, image.shape[:2], strict=True)
+    ]
+    box = (low[1], low[0], high[1], high[0])
+    picture = Image.fromarray(image).resize(window[::-1], Image.Resampling.BILINEAR, box)
+    return np.asarray(picture)
