@@ -76,6 +76,12 @@ def empty_pixels(height: int, width: int) -> np.ndarray:
     return memory[start : start + height * width * 3].reshape(height, width, 3)
 
 
+def is_aligned(array: np.ndarray) -> bool:
+    """Whether TensorFlow takes the memory of the array without a copy."""
+    contiguous = array.flags.c_contiguous and array.flags.writeable
+    return contiguous and array.ctypes.data % _ALIGNED == 0
+
+
 def pixels_of(image) -> np.ndarray:
     """An image in memory as u8[h,w,3].
 

@@ -1,8 +1,8 @@
 """How the pixels of a row are made: once, of the window that is kept, after all ops in a row have
 said what is resized, cut, mirrored and padded.
 
-A large picture goes through `window_bytes`, which hands over bytes that differ from those of
-`View.pixels` by at most MOST_OFF levels; all else goes through TensorFlow in float32.
+Padded pixels are bytes, made by `window_bytes`. Those of a small picture are what TensorFlow's
+resizing in float32 gives, rounded; those of a large one differ from that by at most MOST_OFF levels.
 """
 
 import functools
@@ -15,8 +15,8 @@ from PIL import Image
 
 from pix2seq_jax.data.images import empty_pixels
 
-MOST_OFF = 2  # of 255 levels; one per rounding to bytes between and behind the two passes
-LARGE = 128 * 128  # pixels; below them a call of Python costs more than it saves
+MOST_OFF = 2  # of 255 levels; one per rounding to bytes between and behind Pillow's two passes
+LARGE = 128 * 128  # pixels
 cv2.setNumThreads(1)  # images are prepared side by side already
 
 
@@ -71,14 +71,8 @@ class View:
     def pixels(self) -> tf.Tensor:
         """f32[h,w,3] in [0,1] where it is resized, else as the image; u8[padded,3] where it is
         padded."""
-        if self.padded is None or self.size is None or self.image.dtype != tf.uint8:
-            return self._exact()
-        now = tf.shape(self.image)[:2]
-        made = tf.cond(tf.reduce_prod(now) >= LARGE, self._fast, self._exact)
-        return tf.ensure_shape(made, [*self.padded, 3])
-
-    def _exact(self) -> tf.Tensor:
-        """The pixels, by TensorFlow."""
+        if self.padded is not None:
+            return self._bytes()
         image = self.image
         if self.size is not None:
             image = _resize(image, self.size, self.antialias)
@@ -86,25 +80,21 @@ class View:
             zero, three = tf.constant([0]), tf.constant([3])
             start, size = tf.concat([self.corner, zero], 0), tf.concat([self.window, three], 0)
             image = tf.slice(image, start, size)
-        if self.padded is not None:
-            image = to_bytes(image)
         if self.mirrored is not None:
             whole = image
             image = tf.cond(self.mirrored, lambda: tf.reverse(whole, [1]), lambda: whole)
-        if self.padded is None:
-            return image
-        # As a matrix of bytes: TensorFlow pads triples of them several times slower.
-        (height, width), now = self.padded, self.shape
-        room = [[0, height - now[0]], [0, 3 * (width - now[1])]]
-        return tf.reshape(tf.pad(tf.reshape(image, [now[0], -1]), room), [height, width, 3])
+        return image
 
-    def _fast(self) -> tf.Tensor:
-        """The padded bytes, by OpenCV and Pillow."""
+    def _bytes(self) -> tf.Tensor:
+        """The padded bytes, in one call of NumPy."""
+        now = tf.shape(self.image)[:2]
+        size = now if self.size is None else self.size
         corner = tf.zeros([2], tf.int32) if self.corner is None else self.corner
         mirrored = tf.constant(False) if self.mirrored is None else self.mirrored
         draw = functools.partial(window_bytes, antialias=self.antialias, padded=self.padded)
-        values = [self.image, self.size, corner, self.shape, mirrored]
-        return tf.numpy_function(draw, values, tf.uint8, stateful=False)
+        values = [self.image, size, corner, self.shape, mirrored]
+        made = tf.numpy_function(draw, values, tf.uint8, stateful=False)
+        return tf.ensure_shape(made, [*self.padded, 3])
 
 
 def to_float(image: tf.Tensor) -> tf.Tensor:
@@ -112,13 +102,8 @@ def to_float(image: tf.Tensor) -> tf.Tensor:
     return tf.cast(image, tf.float32) * (1 / 255) if image.dtype == tf.uint8 else image
 
 
-def to_bytes(image: tf.Tensor) -> tf.Tensor:
-    """u8 in [0,255] or float in [0,1] -> u8, rounded to the nearest."""
-    return image if image.dtype == tf.uint8 else tf.cast(tf.round(image * 255), tf.uint8)
-
-
 def _resize(image: tf.Tensor, size: tf.Tensor, antialias: bool) -> tf.Tensor:
-    """Bilinear, half-pixel centres -> f32[size,3] in [0,1]."""
+    """Bilinear, half-pixel centres: f32[size,3] in [0,1]."""
     if antialias:
         resized = tf.image.resize(image, size, "bilinear", antialias=True)
     else:  # what tf.image.resize comes to, with a third of its ops
@@ -140,7 +125,7 @@ def window_bytes(
     """A window of a resized image, in padding.
 
     Args:
-        image: u8[h,w,3].
+        image: u8[h,w,3] in [0,255] or f32[h,w,3] in [0,1].
         size: height and width that it is resized to.
         corner, window: corner and size of the window of the resized image.
         mirrored: whether left and right change sides.
@@ -166,7 +151,10 @@ def window_bytes(
     resized = tuple(size.tolist())
     whole = resized == (height, width)
     if resized == image.shape[:2]:
-        made = image[top : top + height, left : left + width]
+        made = _to_bytes(image[top : top + height, left : left + width])
+    elif image.dtype != np.uint8 or image.shape[0] * image.shape[1] < LARGE:
+        exact = _resize(tf.constant(image), size, antialias).numpy()
+        made = _to_bytes(exact[top : top + height, left : left + width])
     elif antialias and (resized[0] < image.shape[0] or resized[1] < image.shape[1]):
         made = _means(image, resized, (top, left), (height, width))
     elif whole and not mirrored:
@@ -181,6 +169,11 @@ def window_bytes(
     else:
         kept[...] = made
     return result
+
+
+def _to_bytes(image: np.ndarray) -> np.ndarray:
+    """u8 in [0,255] or float in [0,1] -> u8, rounded to the nearest."""
+    return image if image.dtype == np.uint8 else np.rint(image * 255).astype(np.uint8)
 
 
 def _means(
