@@ -2,7 +2,8 @@
 said what is resized, cut, mirrored and padded.
 
 Padded pixels are bytes, made by `window_bytes`. Those of a small picture are what TensorFlow's
-resizing in float32 gives, rounded; those of a large one differ from that by at most MOST_OFF levels.
+resizing in float32 gives, rounded; those of a large one differ from that by at most MOST_OFF
+levels.
 """
 
 import functools
@@ -103,13 +104,21 @@ def to_float(image: tf.Tensor) -> tf.Tensor:
 
 
 def _resize(image: tf.Tensor, size: tf.Tensor, antialias: bool) -> tf.Tensor:
-    """Bilinear, half-pixel centres: f32[size,3] in [0,1]."""
-    if antialias:
-        resized = tf.image.resize(image, size, "bilinear", antialias=True)
-    else:  # what tf.image.resize comes to, with a third of its ops
-        images = image[None]
-        resized = tf.raw_ops.ResizeBilinear(images=images, size=size, half_pixel_centers=True)[0]
+    """Bilinear, half-pixel centres -> f32[size,3] in [0,1]."""
+    ratio = tf.cast(size, tf.float32) / tf.cast(tf.shape(image)[:2], tf.float32)
+    resized = _resized(image[None], size, ratio if antialias else None)[0]
     return resized * (1 / 255) if image.dtype == tf.uint8 else resized
+
+
+def _resized(images, size, ratio) -> tf.Tensor:
+    """f32[1,size,3]: what tf.image.resize comes to, with a third of its ops. Where a ratio f32[2]
+    of the sizes is given, shrinking takes means. NumPy's arrays will do, too."""
+    if ratio is None:
+        return tf.raw_ops.ResizeBilinear(images=images, size=size, half_pixel_centers=True)
+    origin = np.zeros(2, np.float32)
+    return tf.raw_ops.ScaleAndTranslate(
+        images=images, size=size, scale=ratio, translation=origin, kernel_type="triangle"
+    )
 
 
 def window_bytes(
@@ -153,8 +162,10 @@ def window_bytes(
     if resized == image.shape[:2]:
         made = _to_bytes(image[top : top + height, left : left + width])
     elif image.dtype != np.uint8 or image.shape[0] * image.shape[1] < LARGE:
-        exact = _resize(tf.constant(image), size, antialias).numpy()
-        made = _to_bytes(exact[top : top + height, left : left + width])
+        ratio = size.astype(np.float32) / np.array(image.shape[:2], np.float32)
+        exact = _resized(image[None], size, ratio if antialias else None).numpy()[0]
+        exact = exact[top : top + height, left : left + width]
+        made = _to_bytes(exact * (1 / 255) if image.dtype == np.uint8 else exact)
     elif antialias and (resized[0] < image.shape[0] or resized[1] < image.shape[1]):
         made = _means(image, resized, (top, left), (height, width))
     elif whole and not mirrored:
