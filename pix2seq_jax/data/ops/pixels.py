@@ -157,29 +157,35 @@ def window_bytes(
     result[height:] = 0
     result[:height, width:] = 0
     kept = result[:height, :width]
-    resized = tuple(size.tolist())
-    whole = resized == (height, width)
-    if resized == image.shape[:2]:
-        made = _to_bytes(image[top : top + height, left : left + width])
-    elif image.dtype != np.uint8 or image.shape[0] * image.shape[1] < LARGE:
-        ratio = size.astype(np.float32) / np.array(image.shape[:2], np.float32)
-        exact = _resized(image[None], size, ratio if antialias else None).numpy()[0]
-        exact = exact[top : top + height, left : left + width]
-        made = _to_bytes(exact * (1 / 255) if image.dtype == np.uint8 else exact)
-    elif antialias and (resized[0] < image.shape[0] or resized[1] < image.shape[1]):
-        made = _means(image, resized, (top, left), (height, width))
-    elif whole and not mirrored:
-        cv2.resize(image, resized[::-1], dst=kept)
-        return result
-    else:
-        # OpenCV cannot begin between two pixels, but resizes all of it in less time than others
-        # take for the window.
-        made = cv2.resize(image, resized[::-1])[top : top + height, left : left + width]
+    made = _resized_window(image, size, (top, left), (height, width), antialias)
     if mirrored:
         cv2.flip(made, 1, dst=kept)
     else:
         kept[...] = made
     return result
+
+
+def _resized_window(
+    image: np.ndarray,
+    size: np.ndarray,
+    corner: tuple[int, int],
+    window: tuple[int, int],
+    antialias: bool,
+) -> np.ndarray:
+    """u8[window,3], see `window_bytes`."""
+    now, resized = image.shape[:2], tuple(size.tolist())
+    cut = slice(corner[0], corner[0] + window[0]), slice(corner[1], corner[1] + window[1])
+    if resized == now:
+        return _to_bytes(image[cut])
+    if image.dtype != np.uint8 or now[0] * now[1] < LARGE:
+        ratio = size.astype(np.float32) / np.array(now, np.float32)
+        exact = _resized(image[None], size, ratio if antialias else None).numpy()[0][cut]
+        return _to_bytes(exact * (1 / 255) if image.dtype == np.uint8 else exact)
+    if antialias and (resized[0] < now[0] or resized[1] < now[1]):
+        return _means(image, resized, corner, window)
+    # OpenCV cannot begin between two pixels, but resizes all of it in less time than others take
+    # for the window.
+    return cv2.resize(image, resized[::-1])[cut]
 
 
 def _to_bytes(image: np.ndarray) -> np.ndarray:
