@@ -1,5 +1,5 @@
-"""The only reader of image files: bytes -> u8[h,w,3], by Pillow, for training, evaluation and
-prediction alike."""
+"""The only reader of image files: bytes -> u8[h,w,3], by libjpeg-turbo or Pillow, for training,
+evaluation and prediction alike."""
 
 import io
 import os
@@ -7,6 +7,7 @@ import re
 import stat
 
 import numpy as np
+import simplejpeg
 from PIL import Image, ImageOps
 
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
@@ -18,6 +19,7 @@ _IN_MEMORY = re.compile(r" <_io\.BytesIO object at \w+>")
 _ORIENTATION = 0x0112  # EXIF tag
 _ENDS = {b"\xff\xd8": b"\xff\xd9", b"\x89PNG": b"IEND"}  # how a JPEG and a PNG begin and end
 _TAIL = 4096  # bytes; some cameras write after the end
+_ALIGNED = 64  # bytes; TensorFlow takes memory that begins at a multiple without a copy
 
 
 def decode_image(data: bytes, name: str, size: tuple[int, int] | None = None) -> np.ndarray:
@@ -37,6 +39,9 @@ def decode_image(data: bytes, name: str, size: tuple[int, int] | None = None) ->
     Raises:
         ValueError: the file is broken or truncated.
     """
+    pixels = None if size is None else _plain_jpeg(data, tuple(size))
+    if pixels is not None:
+        return pixels
     try:
         with Image.open(io.BytesIO(data)) as image:
             _check_pixels(image)
@@ -50,6 +55,31 @@ def decode_image(data: bytes, name: str, size: tuple[int, int] | None = None) ->
             return np.asarray(_rgb(image))
     except Exception as error:  # Pillow raises many kinds on damaged files
         raise _damaged(name, error) from error
+
+
+def _plain_jpeg(data: bytes, size: tuple[int, int]) -> np.ndarray | None:
+    """u8[h,w,3] of a sound JPEG in colour or grey that has this size as it is stored, in half of
+    the time that Pillow takes for the same pixels; None for any other file."""
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+        if (height, width) != size or height * width > MAX_PIXELS or "K" in colours:
+            return None
+        return simplejpeg.decode_jpeg(data, "RGB", buffer=empty_pixels(height, width))
+    except ValueError:  # no JPEG, or a broken one: Pillow says what is wrong, or reads it
+        return None
+
+
+def empty_pixels(height: int, width: int) -> np.ndarray:
+    """u8[height,width,3] of any content, in memory that TensorFlow takes without a copy."""
+    memory = np.empty(height * width * 3 + _ALIGNED, np.uint8)
+    start = -memory.ctypes.data % _ALIGNED
+    return memory[start : start + height * width * 3].reshape(height, width, 3)
+
+
+def is_aligned(array: np.ndarray) -> bool:
+    """Whether TensorFlow takes the memory of the array without a copy."""
+    contiguous = array.flags.c_contiguous and array.flags.writeable
+    return contiguous and array.ctypes.data % _ALIGNED == 0
 
 
 def pixels_of(image) -> np.ndarray:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from pix2seq_jax.data.images import is_aligned
 from pix2seq_jax.data.ops import image as ops_image
 from pix2seq_jax.data.ops.chain import apply, check_shapes
 from pix2seq_jax.data.source import layout
@@ -70,11 +71,11 @@ class Preprocess:
         """
         try:
             outputs = self._function(
-                tf.constant(draw, tf.int64), *(tf.constant(features[name]) for name in self._names)
+                tf.constant(draw, tf.int64), *(_tensor(features[name]) for name in self._names)
             )
         except tf.errors.OpError as error:
             raise ValueError(f"preprocessing {self._spec!r} failed: {error.message}") from error
-        return {name: value.numpy() for name, value in outputs.items()}
+        return {name: np.asarray(value) for name, value in outputs.items()}  # no copy
 
     def batch(self, rows: Mapping[int, Row], size: int) -> Row:
         """The rows by their number as a batch of `size`; those that are missing are blank images of
@@ -87,6 +88,14 @@ class Preprocess:
             for number, row in rows.items():
                 filled[name][number] = row[name]
         return filled
+
+
+def _tensor(array: np.ndarray) -> tf.Tensor:
+    """The array as a tensor, which shares the memory of an image where that begins as TensorFlow
+    wants it."""
+    if array.dtype != np.uint8 or not is_aligned(array):
+        return tf.constant(array)
+    return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
 
 
 @functools.lru_cache(maxsize=64)

@@ -4,9 +4,9 @@ import io
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
-from pix2seq_jax.data.images import decode_image, header
+from pix2seq_jax.data.images import decode_image, empty_pixels, header, is_aligned
 
 RNG = np.random.default_rng(0)
 COLOUR = RNG.integers(0, 256, (12, 20, 3), np.uint8)
@@ -78,3 +78,47 @@ def test_the_header_is_that_of_the_file(tmp_path):
     (tmp_path / "b.png").write_bytes(b"text")
     with pytest.raises(ValueError, match=r"b\.png cannot be decoded"):
         header(str(tmp_path / "b.png"))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_of_the_annotated_size_has_the_pixels_that_pillow_decodes(
+    mode, subsampling, progressive, monkeypatch
+):
+    """With the annotated size libjpeg-turbo reads it without Pillow, into aligned memory."""
+    monkeypatch.setattr(ImageFile, "MAXBLOCK", 1 << 20)  # noise is larger than the file's default
+    for height, width in ((1, 1), (17, 33), (100, 101)):
+        image = Image.fromarray(RNG.integers(0, 256, (height, width, 3), np.uint8)).convert(mode)
+        for quality in (30, 95):
+            options = {"quality": quality, "progressive": progressive, "subsampling": subsampling}
+            data = encode(image, "JPEG", **options)
+            decoded = decode_image(data, "x", (height, width))
+            assert is_aligned(decoded)
+            wanted = Image.open(io.BytesIO(data)).convert("RGB")
+            np.testing.assert_array_equal(decoded, np.asarray(wanted))
+
+
+def test_a_jpeg_of_another_kind_is_left_to_pillow():
+    image = Image.fromarray(np.full((16, 20, 3), (200, 30, 90), np.uint8))
+    data = encode(image.convert("CMYK"), "JPEG", quality=95)
+    wanted = Image.open(io.BytesIO(data)).convert("RGB")
+    np.testing.assert_array_equal(decode_image(data, "x", (16, 20)), np.asarray(wanted))
+    # A byte too many between two segments: libjpeg-turbo warns, Pillow reads it.
+    data = encode(image, "JPEG")
+    table = data.index(b"\xff\xdb")
+    dirty = data[:table] + b"\x00" + data[table:]
+    np.testing.assert_array_equal(
+        decode_image(dirty, "x", (16, 20)), decode_image(data, "x", (16, 20))
+    )
+
+
+def test_a_truncated_jpeg_of_the_annotated_size_is_named():
+    data = encode(Image.fromarray(COLOUR), "JPEG")
+    with pytest.raises(ValueError, match=r"image a/b\.jpg cannot be decoded .*truncated"):
+        decode_image(data[: len(data) - 40], "a/b.jpg", COLOUR.shape[:2])
+
+
+def test_memory_for_pixels_is_aligned():
+    assert all(is_aligned(empty_pixels(height, 7)) for height in range(1, 40))
+    assert not is_aligned(empty_pixels(9, 7)[:, 1:])

@@ -1,21 +1,24 @@
 """How the pixels of a row are made: once, of the window that is kept, after all ops in a row have
 said what is resized, cut, mirrored and padded.
 
-A large picture goes through `window_bytes`, which hands over bytes that differ from those of
-`View.pixels` by at most MOST_OFF levels; all else goes through TensorFlow in float32.
+Padded pixels are bytes, made by `window_bytes`. Those of a small picture are what TensorFlow's
+resizing in float32 gives, rounded; those of a large one differ from that by at most MOST_OFF
+levels.
 """
 
 import functools
-import math
 from dataclasses import dataclass, replace
 
+import cv2
 import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-MOST_OFF = 2  # of 255 levels; one per rounding to bytes between and behind the two passes
-LARGE = 128 * 128  # pixels; below them a call of Python costs more than it saves
-_BILINEAR, _MIRROR = Image.Resampling.BILINEAR, Image.Transpose.FLIP_LEFT_RIGHT
+from pix2seq_jax.data.images import empty_pixels
+
+MOST_OFF = 2  # of 255 levels; one per rounding to bytes between and behind Pillow's two passes
+LARGE = 128 * 128  # pixels
+cv2.setNumThreads(1)  # images are prepared side by side already
 
 
 @dataclass(frozen=True)
@@ -69,17 +72,8 @@ class View:
     def pixels(self) -> tf.Tensor:
         """f32[h,w,3] in [0,1] where it is resized, else as the image; u8[padded,3] where it is
         padded."""
-        if self.padded is None or self.size is None or self.image.dtype != tf.uint8:
-            return self._exact()
-        now = tf.shape(self.image)[:2]
-        fast = tf.reduce_prod(now) >= LARGE
-        if not self.antialias:
-            fast &= tf.reduce_all(self.size >= now)
-        made = tf.cond(fast, self._fast, self._exact)
-        return tf.ensure_shape(made, [*self.padded, 3])
-
-    def _exact(self) -> tf.Tensor:
-        """The pixels, by TensorFlow."""
+        if self.padded is not None:
+            return self._bytes()
         image = self.image
         if self.size is not None:
             image = _resize(image, self.size, self.antialias)
@@ -87,25 +81,21 @@ class View:
             zero, three = tf.constant([0]), tf.constant([3])
             start, size = tf.concat([self.corner, zero], 0), tf.concat([self.window, three], 0)
             image = tf.slice(image, start, size)
-        if self.padded is not None:
-            image = to_bytes(image)
         if self.mirrored is not None:
             whole = image
             image = tf.cond(self.mirrored, lambda: tf.reverse(whole, [1]), lambda: whole)
-        if self.padded is None:
-            return image
-        # As a matrix of bytes: TensorFlow pads triples of them several times slower.
-        (height, width), now = self.padded, self.shape
-        room = [[0, height - now[0]], [0, 3 * (width - now[1])]]
-        return tf.reshape(tf.pad(tf.reshape(image, [now[0], -1]), room), [height, width, 3])
+        return image
 
-    def _fast(self) -> tf.Tensor:
-        """The padded bytes, by Pillow and NumPy."""
+    def _bytes(self) -> tf.Tensor:
+        """The padded bytes, in one call of NumPy."""
+        now = tf.shape(self.image)[:2]
+        size = now if self.size is None else self.size
         corner = tf.zeros([2], tf.int32) if self.corner is None else self.corner
         mirrored = tf.constant(False) if self.mirrored is None else self.mirrored
-        draw = functools.partial(window_bytes, padded=self.padded)
-        values = [self.image, self.size, corner, self.shape, mirrored]
-        return tf.numpy_function(draw, values, tf.uint8, stateful=False)
+        draw = functools.partial(window_bytes, antialias=self.antialias, padded=self.padded)
+        values = [self.image, size, corner, self.shape, mirrored]
+        made = tf.numpy_function(draw, values, tf.uint8, stateful=False)
+        return tf.ensure_shape(made, [*self.padded, 3])
 
 
 def to_float(image: tf.Tensor) -> tf.Tensor:
@@ -113,19 +103,22 @@ def to_float(image: tf.Tensor) -> tf.Tensor:
     return tf.cast(image, tf.float32) * (1 / 255) if image.dtype == tf.uint8 else image
 
 
-def to_bytes(image: tf.Tensor) -> tf.Tensor:
-    """u8 in [0,255] or float in [0,1] -> u8, rounded to the nearest."""
-    return image if image.dtype == tf.uint8 else tf.cast(tf.round(image * 255), tf.uint8)
-
-
 def _resize(image: tf.Tensor, size: tf.Tensor, antialias: bool) -> tf.Tensor:
     """Bilinear, half-pixel centres -> f32[size,3] in [0,1]."""
-    if antialias:
-        resized = tf.image.resize(image, size, "bilinear", antialias=True)
-    else:  # what tf.image.resize comes to, with a third of its ops
-        images = image[None]
-        resized = tf.raw_ops.ResizeBilinear(images=images, size=size, half_pixel_centers=True)[0]
+    ratio = tf.cast(size, tf.float32) / tf.cast(tf.shape(image)[:2], tf.float32)
+    resized = _resized(image[None], size, ratio if antialias else None)[0]
     return resized * (1 / 255) if image.dtype == tf.uint8 else resized
+
+
+def _resized(images, size, ratio) -> tf.Tensor:
+    """f32[1,size,3]: what tf.image.resize comes to, with a third of its ops. Where a ratio f32[2]
+    of the sizes is given, shrinking takes means. NumPy's arrays will do, too."""
+    if ratio is None:
+        return tf.raw_ops.ResizeBilinear(images=images, size=size, half_pixel_centers=True)
+    origin = np.zeros(2, np.float32)
+    return tf.raw_ops.ScaleAndTranslate(
+        images=images, size=size, scale=ratio, translation=origin, kernel_type="triangle"
+    )
 
 
 def window_bytes(
@@ -135,19 +128,21 @@ def window_bytes(
     window: np.ndarray,
     mirrored: np.ndarray,
     *,
+    antialias: bool,
     padded: tuple[int, int],
 ) -> np.ndarray:
-    """A window of a resized image, in padding: only the source of the window is resized.
+    """A window of a resized image, in padding.
 
     Args:
-        image: u8[h,w,3].
-        size: height and width that it is resized to, antialiased where it shrinks.
+        image: u8[h,w,3] in [0,255] or f32[h,w,3] in [0,1].
+        size: height and width that it is resized to.
         corner, window: corner and size of the window of the resized image.
         mirrored: whether left and right change sides.
+        antialias: whether shrinking takes means.
         padded: height and width of the result.
 
     Returns:
-        u8[padded,3], 0 in the padding.
+        u8[padded,3], 0 in the padding; TensorFlow takes it without a copy.
 
     Raises:
         ValueError: the window does not fit.
@@ -158,75 +153,57 @@ def window_bytes(
             f"an image of {height} x {width} pixels is larger than its padding, {padded[0]} x "
             f"{padded[1]}; resize or crop before pad_image"
         )
-    result = np.zeros((*padded, 3), np.uint8)
+    result = empty_pixels(*padded)
+    result[height:] = 0
+    result[:height, width:] = 0
     kept = result[:height, :width]
-    rows = _Span.of(image.shape[0], int(size[0]), top, height)
-    columns = _Span.of(image.shape[1], int(size[1]), left, width)
-    source = image[rows.start : rows.stop, columns.start : columns.stop]
-    # Columns first, by Pillow, which rounds to bytes. Rows by Pillow as well where it has to take
-    # means; where rows grow, NumPy is faster.
-    grows = rows.scale < 1
-    if not (columns.same and (rows.same or grows) and not mirrored):
-        picture = Image.fromarray(source)
-        if not (columns.same and (rows.same or grows)):
-            low, high = (0, len(source)) if grows else (rows.low, rows.high)
-            between = len(source) if grows else height
-            box = (columns.low, low, columns.high, high)
-            picture = picture.resize((width, between), _BILINEAR, box=box)
-        source = np.asarray(picture.transpose(_MIRROR) if mirrored else picture)
-    kept[...] = _grow_rows(source, rows, top, height) if grows else source
+    made = _resized_window(image, size, (top, left), (height, width), antialias)
+    if mirrored:
+        cv2.flip(made, 1, dst=kept)
+    else:
+        kept[...] = made
     return result
 
 
-@dataclass(frozen=True)
-class _Span:
-    """Which pixels of the source a window needs along one axis.
-
-    Attributes:
-        scale: pixels of the source that become one.
-        start, stop: the pixels that are needed.
-        low, high: ends of the window, in pixels from `start`.
-        same: whether the window is the pixels start..stop-1 as they are.
-        last: the last pixel of the source.
-    """
-
-    scale: float
-    start: int
-    stop: int
-    low: float
-    high: float
-    same: bool
-    last: int
-
-    @classmethod
-    def of(cls, length: int, resized: int, first: int, count: int) -> "_Span":
-        """Of `count` pixels from the `first` one of `length` pixels that become `resized`."""
-        scale = length / resized
-        low, high, reach = first * scale, (first + count) * scale, max(scale, 1.0)
-        if length == resized:
-            return cls(1.0, first, first + count, 0.0, float(count), True, length - 1)
-        start = max(math.floor(low - reach), 0)
-        stop = min(math.ceil(high + reach), length)
-        high = min(high - start, stop - start)
-        return cls(scale, start, stop, low - start, high, False, length - 1)
+def _resized_window(
+    image: np.ndarray,
+    size: np.ndarray,
+    corner: tuple[int, int],
+    window: tuple[int, int],
+    antialias: bool,
+) -> np.ndarray:
+    """u8[window,3], see `window_bytes`."""
+    now, resized = image.shape[:2], tuple(size.tolist())
+    cut = slice(corner[0], corner[0] + window[0]), slice(corner[1], corner[1] + window[1])
+    if resized == now:
+        return _to_bytes(image[cut])
+    if image.dtype != np.uint8 or now[0] * now[1] < LARGE:
+        ratio = size.astype(np.float32) / np.array(now, np.float32)
+        exact = _resized(image[None], size, ratio if antialias else None).numpy()[0][cut]
+        return _to_bytes(exact * (1 / 255) if image.dtype == np.uint8 else exact)
+    if antialias and (resized[0] < now[0] or resized[1] < now[1]):
+        return _means(image, resized, corner, window)
+    # OpenCV cannot begin between two pixels, but resizes all of it in less time than others take
+    # for the window.
+    return cv2.resize(image, resized[::-1])[cut]
 
 
-def _grow_rows(source: np.ndarray, rows: _Span, top: int, height: int) -> np.ndarray:
-    """u16[height,w,3]: rows between those of the source u8[h,w,3], which begins at rows.start.
+def _to_bytes(image: np.ndarray) -> np.ndarray:
+    """u8 in [0,255] or float in [0,1] -> u8, rounded to the nearest."""
+    return image if image.dtype == np.uint8 else np.rint(image * 255).astype(np.uint8)
 
-    The weights are whole 256ths, so that 16 bits hold the products.
-    """
-    centre = (np.arange(top, top + height) + 0.5) * rows.scale - 0.5
-    above = np.floor(centre)
-    weight = np.rint((centre - above) * 256).astype(np.uint16)[:, None, None]
-    upper, lower = (
-        np.clip(row, 0, rows.last).astype(np.intp) - rows.start for row in (above, above + 1)
-    )
-    source = source.astype(np.uint16)
-    mixed, below = source[upper], source[lower]
-    mixed *= 256 - weight
-    below *= weight
-    mixed += below
-    mixed += 128
-    mixed >>= 8
-    return mixed
+
+def _means(
+    image: np.ndarray, resized: tuple[int, int], corner: tuple[int, int], window: tuple[int, int]
+) -> np.ndarray:
+    """u8[window,3], a window of the image resized by Pillow, which takes the mean of all pixels
+    that become one."""
+    scale = [old / new for old, new in zip(image.shape, resized, strict=False)]
+    low = [first * ratio for first, ratio in zip(corner, scale, strict=True)]
+    high = [
+        min((first + count) * ratio, end)
+        for first, count, ratio, end in zip(corner, window, scale, image.shape[:2], strict=True)
+    ]
+    box = (low[1], low[0], high[1], high[0])
+    picture = Image.fromarray(image).resize(window[::-1], Image.Resampling.BILINEAR, box)
+    return np.asarray(picture)

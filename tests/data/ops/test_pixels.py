@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from pix2seq_jax.data.images import empty_pixels
 from pix2seq_jax.data.ops import pixels
 from pix2seq_jax.data.ops.chain import apply, read_chain
 from pix2seq_jax.data.ops.pixels import LARGE, MOST_OFF, View
@@ -48,8 +49,9 @@ def test_a_window_differs_from_the_whole_by_at_most_two_levels(image, low, high,
         assert made.dtype == np.uint8 and made.shape == (170, 230, 3)
         wanted = op_by_op(image, size, corner, window, mirrored, antialias)
         off = np.abs(made[: window[0], : window[1]] - wanted)
-        assert off.max() <= MOST_OFF
-        assert off.mean() <= 0.5  # rounding alone is 0.25
+        means = antialias and high <= 1
+        assert off.max() <= (MOST_OFF if means else 1)  # Pillow rounds twice
+        assert off.mean() <= (0.5 if means else 0.3)  # rounding alone is 0.25
         assert not made[window[0] :].any() and not made[:, window[1] :].any()
 
 
@@ -72,6 +74,36 @@ def test_a_small_picture_is_exact():
     made = dataclasses.replace(view, padded=(40, 40)).pixels().numpy()
     wanted = tf.image.resize(NOISE[:40, :40], (33, 31), antialias=True)
     np.testing.assert_array_equal(made[:33, :31], np.rint(wanted))
+
+
+@pytest.mark.parametrize("antialias", [True, False])
+def test_a_small_window_is_cut_out_of_the_whole(antialias):
+    size, corner, window = (tf.constant(pair) for pair in ([70, 90], [11, 7], [50, 61]))
+    for image in (NOISE[:60, :50], NOISE[:60, :50] / np.float32(255)):
+        view = View(tf.constant(image)).resize(size, antialias=antialias).cut(corner, window)
+        made = dataclasses.replace(view.mirror(tf.constant(True)), padded=(64, 64)).pixels()
+        wanted = tf.image.resize(NOISE[:60, :50], size, antialias=antialias)[11:61, 7:68][:, ::-1]
+        np.testing.assert_allclose(made[:50, :61], wanted, atol=0.501)
+
+
+def test_pixels_are_handed_to_tensorflow_without_a_copy():
+    addresses = []
+
+    def made(_):
+        pixels = empty_pixels(150, 220)
+        addresses.append(pixels.ctypes.data)
+        return pixels
+
+    def taken(pixels):
+        addresses.append(pixels.ctypes.data)
+        return np.int64(0)
+
+    def row(number):
+        pixels = tf.numpy_function(made, [number], tf.uint8, stateful=False)
+        return tf.numpy_function(taken, [pixels], tf.int64, stateful=False)
+
+    assert len(list(tf.data.Dataset.range(3).map(row))) == 3
+    assert addresses[::2] == addresses[1::2]
 
 
 def test_cuts_and_mirrors_compose_in_any_order():
@@ -107,4 +139,12 @@ def test_a_chain_gives_what_its_ops_give_one_by_one():
 def test_a_window_larger_than_its_padding_is_refused():
     size = np.array([150, 220])
     with pytest.raises(ValueError, match="150 x 220 pixels is larger than its padding, 100 x 300"):
-        pixels.window_bytes(NOISE, size, np.zeros(2, int), size, np.array(False), padded=(100, 300))
+        pixels.window_bytes(
+            NOISE,
+            size,
+            np.zeros(2, int),
+            size,
+            np.array(False),
+            antialias=True,
+            padded=(100, 300),
+        )
