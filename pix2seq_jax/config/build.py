@@ -251,8 +251,12 @@ def build(arg: str, *, recipe: str, tasks: Sequence[str]) -> ml_collections.Conf
     if variant.data not in [recipe["data"] for recipe in recipes.RECIPES.values()]:
         # Nothing was published for these data: as small as they allow.
         config.vocab.update({"size": 0, "coord_shift": 0, "text_shift": 0})
-        if "recipe" not in _pairs(arg):
+        if "recipe" not in _pairs(arg) and variant.data != "shapes":
             config.train.by_data = True
+            config.about = (
+                "nothing is published for these data: batch, steps, rate and evaluations follow "
+                f"from their size, the rest is of the recipe {variant.recipe!r}"
+            )
             config.update_from_flattened_dict(by_data.FIELDS)
     if "detection" not in tasks:
         config.eval.boxes = "ground_truth"
