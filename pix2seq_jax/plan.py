@@ -42,13 +42,18 @@ def call(
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", devices)
 
-    from pix2seq_jax.experiment import plan
+    from pix2seq_jax.config import ranges
+    from pix2seq_jax.experiment import plan, sizing
     from pix2seq_jax.training import sharding
 
-    config = plan.assumed(config)
+    ranges.check(config)
     made = sharding.make_mesh(axes)
+    config, reasons = sizing.planned(config, made, accelerators=chip != "cpu")
+    config = plan.assumed(config)
     device = plan.this_cpu(devices) if chip == "cpu" else plan.CHIPS[chip]
     print(f"{config.about}\n{devices} x {device.name}, mesh {dict(made.shape)}")
+    for line in reasons:
+        print(line)
     _show(plan.plan(config, made), device)
     if decode:
         from pix2seq_jax.experiment.plan_decoding import decoding

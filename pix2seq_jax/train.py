@@ -21,6 +21,7 @@ from pix2seq_jax.experiment import (
     hooks,
     memory,
     resolve,
+    sizing,
     start,
     stopping,
     text_model,
@@ -49,7 +50,7 @@ def run(
     setup_logging()
     # Refuse what cannot work, before anything large is opened or written.
     ranges.check(config)
-    config = fill(config)
+    config = fill(sizing.sized(config, workdir))
     mesh = checks.check(config, workdir, training=True)
     best_metric = resolve.best_metric(config)
     # Open the data.

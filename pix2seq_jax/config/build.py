@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import ml_collections
 
-from pix2seq_jax.config import architectures, folders, recipes, shapes
+from pix2seq_jax.config import architectures, by_data, folders, recipes, shapes
 from pix2seq_jax.config.sections import SECTIONS, share_out
 
 
@@ -23,12 +23,7 @@ def parse(arg: str, *, recipe: str) -> ml_collections.ConfigDict:
     Raises:
         ValueError: unknown key, recipe or architecture, or a number that is none.
     """
-    parts = [part.strip() for part in arg.split(",")] if arg else []
-    if "" in parts:
-        raise ValueError(
-            f"config variant {arg!r}: a part is blank; write key=value,key=value without spaces"
-        )
-    pairs = dict(part.split("=", 1) if "=" in part else ("data", part) for part in parts)
+    pairs = _pairs(arg)
     if blank := [key for key, value in pairs.items() if not value.strip()]:
         raise ValueError(
             f"config variant {arg!r}: {blank[0]}= has no value; write {blank[0]}=VALUE or "
@@ -65,6 +60,16 @@ def parse(arg: str, *, recipe: str) -> ml_collections.ConfigDict:
         if chosen[key] < 1:
             raise ValueError(f"config variant {arg!r}: {key}={chosen[key]}; it must be at least 1")
     return chosen
+
+
+def _pairs(arg: str) -> dict[str, str]:
+    """The values of a variant by key."""
+    parts = [part.strip() for part in arg.split(",")] if arg else []
+    if "" in parts:
+        raise ValueError(
+            f"config variant {arg!r}: a part is blank; write key=value,key=value without spaces"
+        )
+    return dict(part.split("=", 1) if "=" in part else ("data", part) for part in parts)
 
 
 def about(variant: ml_collections.ConfigDict, tasks: Sequence[str]) -> str:
@@ -162,6 +167,9 @@ def training(recipe: dict) -> dict:
             "encoder_rate": 1.0,  # the encoder's learning rate as a part of that of the rest
         },
         "train": {
+            # Whether fields of config.by_data.FIELDS that are 0 follow from the number of training
+            # images and the devices.
+            "by_data": False,
             "batch_size": recipe["batch_size"],
             "steps": recipe["steps"],
             "accumulate": 1,
@@ -243,6 +251,13 @@ def build(arg: str, *, recipe: str, tasks: Sequence[str]) -> ml_collections.Conf
     if variant.data not in [recipe["data"] for recipe in recipes.RECIPES.values()]:
         # Nothing was published for these data: as small as they allow.
         config.vocab.update({"size": 0, "coord_shift": 0, "text_shift": 0})
+        if "recipe" not in _pairs(arg) and variant.data != "shapes":
+            config.train.by_data = True
+            config.about = (
+                "nothing is published for these data: batch, steps, rate and evaluations follow "
+                f"from their size, the rest is of the recipe {variant.recipe!r}"
+            )
+            config.update_from_flattened_dict(by_data.FIELDS)
     if "detection" not in tasks:
         config.eval.boxes = "ground_truth"
     share_out(config, recipes.TASK_MIX)

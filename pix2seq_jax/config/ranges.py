@@ -11,6 +11,7 @@ from typing import Any
 
 import ml_collections
 
+from pix2seq_jax.config import by_data
 from pix2seq_jax.config.allowed import (
     ANY_LIST,
     ANYTHING,
@@ -228,6 +229,7 @@ TABLE = {  # by section; "" is the config itself
         "encoder_rate": number(0, above=True),
     },
     "train": {
+        "by_data": FLAG,
         **{name: COUNT for name in ("batch_size", "steps", "accumulate", "repeats", "keep_latest")},
         **{name: EVERY_STEP for name in ("log_steps", "eval_steps", "checkpoint_steps")},
         "mixing": one_of(["batch", "data"]),
@@ -276,6 +278,15 @@ def check(config: ml_collections.ConfigDict, *, where: str = "config") -> None:
     check_fields(content, where=where)
     for name, value in leaves(content):
         allowed = _allowed(name, content)
+        by_size = name in by_data.FIELDS and not isinstance(value, bool) and value == 0
+        if by_size and content["train"]["by_data"] is True:
+            continue
+        if by_size and not allowed.holds(value):
+            raise ValueError(
+                f"{where}.{name}={value!r}: give {allowed.words}; 0, a number by the size of the "
+                "data, is for a folder of your own without recipe=, or with "
+                "--config.train.by_data=True"
+            )
         if not allowed.holds(value):
             raise ValueError(f"{where}.{name}={value!r}: give {allowed.words}")
 

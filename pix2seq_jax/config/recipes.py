@@ -3,7 +3,8 @@
 # How the published models were trained. `batch_size` counts rows, `repeats` of each image; an epoch
 # of COCO 2017 is all of its training images once. `warmup` is a share of the steps, so that it is
 # shorter in a shorter run.
-_COCO_IMAGES = 118_287
+COCO_IMAGES = 118_287
+SCRATCH_EPOCHS, FINETUNE_EPOCHS = 300, 40
 RECIPES = {
     # Pix2Seq, section 4.1 and appendix: 300 epochs, every image twice in a batch, 2000 bins. The
     # learning rate is quoted as 3e-3; those who reproduced it needed 1e-3 or less.
@@ -15,8 +16,8 @@ RECIPES = {
         "batch_size": 256,  # 128 images
         "repeats": 2,
         "base": 1e-3,
-        "steps": 300 * _COCO_IMAGES // 128,
-        "warmup": 10 / 300,
+        "steps": SCRATCH_EPOCHS * COCO_IMAGES // 128,
+        "warmup": 10 / SCRATCH_EPOCHS,
     },
     # 400k steps of 256 images; the warm-up is not published.
     "pretrain": {
@@ -39,8 +40,8 @@ RECIPES = {
         "batch_size": 128,
         "repeats": 1,
         "base": 1e-4,
-        "steps": 40 * _COCO_IMAGES // 128,
-        "warmup": 2 / 40,
+        "steps": FINETUNE_EPOCHS * COCO_IMAGES // 128,
+        "warmup": 2 / FINETUNE_EPOCHS,
     },
     # Pix2Seq v2, section 4.1: 100 epochs, the first 10 of them warm-up.
     "multitask": {
@@ -51,7 +52,7 @@ RECIPES = {
         "batch_size": 128,
         "repeats": 1,
         "base": 1e-4,
-        "steps": 100 * _COCO_IMAGES // 128,
+        "steps": 100 * COCO_IMAGES // 128,
         "warmup": 10 / 100,
     },
 }

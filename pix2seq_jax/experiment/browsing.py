@@ -18,7 +18,7 @@ from pix2seq_jax.evaluation.base import HostTask, Rows
 from pix2seq_jax.evaluation.marks import marks
 from pix2seq_jax.evaluation.pictures import draw, token_pages, token_sheets
 from pix2seq_jax.evaluation.token_words import Frame, Words, axis_of, prompt_words
-from pix2seq_jax.experiment import feeds, inputs, resolve, saved_run, text_model
+from pix2seq_jax.experiment import feeds, inputs, resolve, saved_run, sizing, text_model
 from pix2seq_jax.experiment.logs import log, phase, setup_logging
 from pix2seq_jax.files.whole import write_whole
 from pix2seq_jax.tasks import Task
@@ -50,7 +50,7 @@ def browse(
     if count < 1:
         raise ValueError(f"--count={count}: give at least 1")
     ranges.check(config)
-    config, folder = fill(config), Path(out)
+    config, folder = fill(sizing.sized(config, workdir)), Path(out)
     with phase("open the data"), tempfile.TemporaryDirectory() as nothing:
         config, text, streams = _opened(config, workdir or nothing)
     tasks, host_tasks = resolve.make_tasks(config), make_host_tasks(config)

@@ -48,7 +48,7 @@ def check(
     Vocab(**resolve.laid_out(config.vocab))
     for name in config.tasks:
         _check_ops(config, name)
-    mesh = sharding.make_mesh({axis: config.mesh[axis] for axis in sharding.AXES})
+    mesh = resolve.make_mesh(config)
     if training:
         trackers.names_of(config.train.trackers)
         if config.train.profile_at:

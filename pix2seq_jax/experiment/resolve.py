@@ -11,6 +11,7 @@ import itertools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import jax
 import ml_collections
 import optax
 
@@ -20,7 +21,7 @@ from pix2seq_jax.data.text import Text
 from pix2seq_jax.evaluation import HOST_TASKS, make_host_tasks
 from pix2seq_jax.models.pix2seq import Pix2Seq
 from pix2seq_jax.tasks import TASKS, Task
-from pix2seq_jax.training import optim
+from pix2seq_jax.training import optim, sharding
 from pix2seq_jax.training import state as train_state
 from pix2seq_jax.training import step as train_step
 from pix2seq_jax.vocab import CLASS_SHIFT, Vocab
@@ -173,6 +174,11 @@ def make_tasks(config: ml_collections.ConfigDict) -> dict[str, Task]:
 def make_model(config: ml_collections.ConfigDict) -> Pix2Seq:
     """The model of a resolved config."""
     return Pix2Seq.from_config(config.model)
+
+
+def make_mesh(config: ml_collections.ConfigDict) -> jax.sharding.Mesh:
+    """The mesh of a run."""
+    return sharding.make_mesh({axis: config.mesh[axis] for axis in sharding.AXES})
 
 
 def make_update(

@@ -66,7 +66,7 @@ EARLIER = {
     },
     "mesh": {"data": -1, "fsdp": 1, "model": 1, "allow_whole": False},
     "optim": {"frozen": "", "layer_decay": 1.0, "encoder_rate": 1.0},
-    "train": {"ema": 0.0, "trackers": ""},
+    "train": {"by_data": False, "ema": 0.0, "trackers": ""},
 }
 EARLIER_RESNET = {"convention": ResNetBackbone.convention}  # of the section model.backbone
 

@@ -18,6 +18,11 @@ from pix2seq_jax.pretrained import start as encoder_start
 from pix2seq_jax.training import checkpoint
 from pix2seq_jax.training import state as train_state
 
+FROM_SCRATCH = (
+    "from scratch, which takes long; --config.init_from=DIR would start from another run or a "
+    "published checkpoint, --config.init_encoder=FILE from an encoder of another library"
+)
+
 
 def restore_or_start(
     config: ml_collections.ConfigDict,
@@ -80,4 +85,4 @@ def first_state(
         return transfer.start(state, config, workdir, mesh, text=meta.get("text_model"))
     if config.init_encoder:
         return encoder_start.start(state, config, workdir)
-    return state, "from scratch"
+    return state, FROM_SCRATCH

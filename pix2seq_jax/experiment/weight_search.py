@@ -6,9 +6,10 @@ from pathlib import Path
 
 import ml_collections
 
+from pix2seq_jax.config import ranges
 from pix2seq_jax.evaluation import HOST_TASKS, report
 from pix2seq_jax.evaluation.metrics import coco
-from pix2seq_jax.experiment import resolve, task_weights, weight_table
+from pix2seq_jax.experiment import resolve, sizing, task_weights, weight_table
 from pix2seq_jax.experiment.logs import log, setup_logging
 from pix2seq_jax.experiment.workdir import check_local
 
@@ -49,6 +50,7 @@ def search(
     order = task_weights.check_order(order, config)
     config = ml_collections.ConfigDict(config.to_dict())
     config.train.steps = steps or config.train.steps
+    config = _sized(config, folder)
     rows = weight_table.read(folder, config)
     # The first task alone has weight 1 and needs no run.
     weights, base = {order[0]: 1.0}, order[0]
@@ -72,6 +74,16 @@ def search(
     files = folder / f"{weight_table.NAME}.{{txt,png}}"
     log.info("weights: %s; table and plot are %s", task_weights.in_words(weights), files)
     return weights
+
+
+def _sized(config: ml_collections.ConfigDict, folder: Path) -> ml_collections.ConfigDict:
+    """A copy with the numbers of the search that was begun there, or those of `sizing`: all runs
+    have the same."""
+    ranges.check(config)
+    if begun := weight_table.content(folder):
+        before = ml_collections.ConfigDict(begun["config"])
+        return sizing.as_saved(config, before, folder)
+    return sizing.sized(config, "")
 
 
 def _try(

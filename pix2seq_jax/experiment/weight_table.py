@@ -29,6 +29,7 @@ FREE = (
     "eval/batch_size",
     "eval/pictures",
     "eval/score_threshold",
+    "train/by_data",
     "train/log_steps",
     "train/checkpoint_steps",
     "train/keep_latest",
@@ -41,25 +42,35 @@ def read(folder: Path, config: ml_collections.ConfigDict) -> dict[str, dict]:
     """The rows of an earlier call by their run, not compared yet; {} where there was none.
 
     Raises:
-        ValueError: the file cannot be read, or is of a search with another config.
+        ValueError: see `content`, or the file is of a search with another config.
+    """
+    before = content(folder)
+    if not before:
+        return {}
+    _check_same(before["config"], json.loads(config.to_json()), folder / f"{NAME}.json")
+    return before["rows"]
+
+
+def content(folder: Path) -> dict[str, dict]:
+    """What an earlier call wrote: `config`, and `rows` by their run, not compared yet; {} where
+    there was none.
+
+    Raises:
+        ValueError: the file cannot be read.
     """
     path = folder / f"{NAME}.json"
     if not path.is_file():
         return {}
+    not_compared = {"relative": None, "chosen": False}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        not_compared = {"relative": None, "chosen": False}
-        before, rows = (
-            content["config"],
-            {row["run"]: row | not_compared for row in content["rows"]},
-        )
+        before = json.loads(path.read_text(encoding="utf-8"))
+        rows = {row["run"]: row | not_compared for row in before["rows"]}
+        return {"config": before["config"], "rows": rows}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path} cannot be read ({type(error).__name__}: {error}); delete it: finished runs "
             "are then only evaluated again"
         ) from error
-    _check_same(before, json.loads(config.to_json()), path)
-    return rows
 
 
 def _check_same(before: dict, now: dict, path: Path) -> None:
@@ -87,8 +98,8 @@ def write(
     if jax.process_index():
         return
     config_values = json.loads(config.to_json())
-    content = {"rule": RULE, "weights": weights, "rows": rows, "config": config_values}
-    report.write_json(folder / f"{NAME}.json", content)
+    table_values = {"rule": RULE, "weights": weights, "rows": rows, "config": config_values}
+    report.write_json(folder / f"{NAME}.json", table_values)
     # Rows that are not compared were built on a ratio that wins no longer.
     compared = [row for row in rows if row["relative"] is not None]
     text = f"{table(compared)}\n\n{RULE} (*)\n"

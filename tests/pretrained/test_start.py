@@ -37,7 +37,7 @@ def test_the_state_has_the_encoder_and_the_report_is_written(golden_dir, tmp_pat
     config = make(size=12 if "vit" in name else 32, backbone=backbone, **fields)
     mesh = sharding.make_mesh({"data": 2, "fsdp": 2, "model": 2})
     fresh, origin = first_state(config, tmp_path / "fresh", mesh)
-    assert origin == "from scratch"
+    assert origin == run_start.FROM_SCRATCH
     config.init_encoder = path
     caplog.set_level("INFO", logger="pix2seq_jax")
     log.addHandler(caplog.handler)
