@@ -10,14 +10,20 @@ import pytest
 COMPILED = str(Path(__file__).parent.parent / ".pytest_cache" / "jax")
 GOLDEN = Path(__file__).parent / "golden"
 
-# Of commands in other processes. Compiling is most of the time of the tests.
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", COMPILED)
-os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-jax.config.update("jax_disable_most_optimizations", True)
+# Compiling is most of the time of the tests. Small programs are kept too: a run has a hundred of them,
+# and every run, worker and command makes them anew. XLA's older emitters compile in two thirds of the time.
+SETTINGS = {
+    "jax_compilation_cache_dir": COMPILED,
+    "jax_persistent_cache_min_compile_time_secs": 0.02,
+    "jax_disable_most_optimizations": True,
+}
+XLA_FLAGS = "--xla_cpu_use_fusion_emitters=false"
+for name, value in SETTINGS.items():
+    os.environ.setdefault(name.upper(), str(value))  # of commands in other processes
+    jax.config.update(name, value)
+os.environ["XLA_FLAGS"] = f"{XLA_FLAGS} {os.environ.get('XLA_FLAGS', '')}"
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update("jax_compilation_cache_dir", COMPILED)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 @pytest.fixture(scope="module")
