@@ -5,4 +5,4 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/environment.sh
 ruff check .
 ruff format --check .
-python -m pytest -n "${TEST_PROCESSES:-2}" --dist loadfile "$@"
+python -m pytest -n "${TEST_PROCESSES:-2}" --dist loadfile --no-loadscope-reorder "$@"
