@@ -10,18 +10,16 @@ import pytest
 COMPILED = str(Path(__file__).parent.parent / ".pytest_cache" / "jax")
 GOLDEN = Path(__file__).parent / "golden"
 
-# Compiling is most of the time of the tests. XLA's older emitters take a third less of it. Small
-# programs are kept too: a training has a hundred of them, the same ones in every file and command.
+# Compiling is most of the time of the tests. Small programs are kept, too: a training has a hundred
+# of them, the same ones in every file and command.
 SETTINGS = {
     "jax_compilation_cache_dir": COMPILED,
     "jax_persistent_cache_min_compile_time_secs": 0.02,
     "jax_disable_most_optimizations": True,
 }
-XLA_FLAGS = "--xla_cpu_use_fusion_emitters=false"
 for name, value in SETTINGS.items():
     os.environ.setdefault(name.upper(), str(value))  # of commands in other processes
     jax.config.update(name, value)
-os.environ["XLA_FLAGS"] = f"{XLA_FLAGS} {os.environ.get('XLA_FLAGS', '')}"
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
