@@ -48,9 +48,7 @@ def search(
     check_local(workdir, what="a search for weights")
     folder, ratios = Path(workdir), task_weights.check_ratios(ratios)
     order = task_weights.check_order(order, config)
-    config = ml_collections.ConfigDict(config.to_dict())
-    config.train.steps = steps or config.train.steps
-    config = _sized(config, folder)
+    config = _sized(config, steps, folder)
     rows = weight_table.read(folder, config)
     # The first task alone has weight 1 and needs no run.
     weights, base = {order[0]: 1.0}, order[0]
@@ -76,9 +74,13 @@ def search(
     return weights
 
 
-def _sized(config: ml_collections.ConfigDict, folder: Path) -> ml_collections.ConfigDict:
-    """A copy with the numbers of the search that was begun there, or those of `sizing`: all runs
-    have the same."""
+def _sized(
+    config: ml_collections.ConfigDict, steps: int, folder: Path
+) -> ml_collections.ConfigDict:
+    """A copy of so many steps (0: its own), with the numbers of the search that was begun there, or
+    those of `sizing`: all runs have the same."""
+    config = ml_collections.ConfigDict(config.to_dict())
+    config.train.steps = steps or config.train.steps
     ranges.check(config)
     if begun := weight_table.content(folder):
         before = ml_collections.ConfigDict(begun["config"])
