@@ -29,7 +29,8 @@ OBJECT = """<object>
 		<bndbox>
 			<xmin>{box[0]}</xmin><ymin>{box[1]}</ymin><xmax>{box[2]}</xmax><ymax>{box[3]}</ymax>
 		</bndbox>
-		<part><name>head</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>2</xmax><ymax>2</ymax></bndbox></part>
+		<part><name>head</name>
+		<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>2</xmax><ymax>2</ymax></bndbox></part>
 	</object>"""
 OBJECTS = {  # image -> class, difficult, xmin, ymin, xmax, ymax
     "2008_000002": [("tvmonitor", 0, (1, 1, 40, 30)), ("person", 1, (3, 4, 10, 12))],
