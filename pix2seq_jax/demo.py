@@ -1,7 +1,7 @@
 """Draws the embedded data, trains all four tasks on them, evaluates and predicts:
 `python -m pix2seq_jax.demo --workdir=runs/shapes`.
 
-It takes a quarter of an hour on two CPU cores, with --full an hour. The data go into data/shapes.
+It takes 20 minutes on two CPU cores, with --full four times that. The data go into data/shapes.
 The same command goes on where it was stopped.
 """
 
@@ -20,7 +20,7 @@ DATA = "data/shapes"  # that of the variant `shapes` of the configs
 FULL_STEPS = 9_600
 FLAGS = (
     Flag("workdir", "runs/shapes", "Folder of the run; rerun to go on."),
-    Flag("full", False, f"Train for {FULL_STEPS:,} steps, as the figures of the README."),
+    Flag("full", False, f"Train for {FULL_STEPS:,} steps."),
     Flag("steps", 0, "Training steps (0: those of the config, or of --full)."),
 )
 # glibc's large pages: a step allocates the same large arrays again and again.

@@ -1,4 +1,4 @@
-"""The settings of the embedded data: what learns on two cores in a quarter of an hour."""
+"""The settings of the embedded data: what learns on two cores in 15 minutes."""
 
 import ml_collections
 
