@@ -18,6 +18,10 @@ from pix2seq_jax.experiment import hooks
 from pix2seq_jax.training import checkpoint, hashes
 from tests.helpers import small
 
+# TensorStore's tasks that failed are asked by nobody, which Python says when it collects them. That
+# may be while a later test runs.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 STEPS, FAILS_AT = 6, 3
 FULL = 16 * 1024  # bytes that a file may have; the arrays of a checkpoint have more
 HOUR = 3600.0
@@ -86,8 +90,6 @@ def as_before():
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-# TensorStore's tasks that failed are asked by nobody, which Python says when it collects them.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_full_disk_ends_a_run_that_goes_on_later(config, undisturbed, tmp_path, monkeypatch):
     """The system refuses the arrays of a checkpoint, whoever writes them. Step 2 is saved."""
     hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
@@ -100,10 +102,10 @@ def test_a_full_disk_ends_a_run_that_goes_on_later(config, undisturbed, tmp_path
         at_step(patch, FAILS_AT, fill)
         with pytest.raises(OSError, match=r"step 4 .*cannot be saved.*free some space"):
             train.run(config, tmp_path, evaluate_too=False)
-    gc.collect()
     assert checkpoint.newest_whole_step(tmp_path / "checkpoints") == 2
     train.run(config, tmp_path, evaluate_too=False)
     assert_nothing_is_lost(tmp_path, undisturbed)
+    gc.collect()
     assert not list((tmp_path / "checkpoints").glob("*tmp*"))
 
 
