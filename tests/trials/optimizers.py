@@ -2,8 +2,8 @@
 
     python -m tests.trials.optimizers --optimizers adamw:1e-3 muon:4e-3 --seeds 0 1 2
 
-An optimizer is NAME:RATE[:FIELD=VALUE...], the fields those of config.optim; "schedule_free" is
-that of optax, which the library does not have. All get the time that AdamW takes for `--steps`
+An optimizer is NAME:RATE[:FIELD=VALUE...], the fields those of config.optim, and `ema` that of
+config.train; "schedule_free" is that of optax, which the library does not have. All get the time that AdamW takes for `--steps`
 steps of the demo: first the CPU time of a step of each is measured, in turns. Then each trains once
 with every seed. What is printed are the losses and accuracies of tokens on 500 images that are not
 trained on, and are none of the images that the README reports on. Choose rates with one `--draw`
@@ -74,9 +74,9 @@ def main() -> None:
         comparison = Comparison(data, Path(temporary), options.steps)
         costs = comparison.costs([Entry("adamw", 1e-3, {}), *entries])
         rows = []
-        for entry, cost in zip(entries, costs[1:], strict=True):
-            steps = round(options.steps * costs[0] / cost)
-            for seed in options.seeds:
+        for seed in options.seeds:
+            for entry, cost in zip(entries, costs[1:], strict=True):
+                steps = round(options.steps * costs[0] / cost)
                 row = {"entry": entry.text, "steps": steps, "cpu_ms": round(1000 * cost)}
                 rows.append(row | {"seed": seed} | comparison.train(entry, steps, seed))
                 print(json.dumps(rows[-1]), flush=True)
@@ -86,7 +86,8 @@ def main() -> None:
 def table(rows: list[dict[str, Any]]) -> str:
     """Mean and extent over the seeds."""
     lines = []
-    for entry, group in itertools.groupby(rows, lambda row: row["entry"]):
+    by_entry = sorted(rows, key=lambda row: row["entry"])
+    for entry, group in itertools.groupby(by_entry, lambda row: row["entry"]):
         runs = list(group)
         cells = [f"{entry}", f"{runs[0]['steps']} steps", f"{runs[0]['cpu_ms']} CPU ms"]
         for name in SHOWN:
@@ -163,21 +164,26 @@ class Trial:
         settings = run.config.schedule.to_dict() | {"base": entry.rate}
         settings["warmup"] = round(steps * settings["warmup"] / run.config.train.steps)
         schedule = optim.schedule(**settings, batch_size=0, total=steps)
-        self._free = entry.name == "schedule_free"
+        self._free, self._ema = entry.name == "schedule_free", entry.fields.get("ema", 0.0)
         if self._free:
             self._tx = schedule_free(entry, settings["warmup"])
         else:
             fields = {"clip": run.config.optim.clip} | entry.fields
+            fields.pop("ema", None)
             self._tx = optim.make(entry.name, schedule, **fields)
         weights = {name: run.config.tasks[name].weight for name in run.trained}
-        update = train_step.make_step(run.model, run.trained, self._tx, schedule, weights=weights)
+        update = train_step.make_step(
+            run.model, run.trained, self._tx, schedule, weights=weights, ema=self._ema
+        )
         self._update = jax.jit(update, donate_argnums=0)
         self._gradients = jax.jit(train_step.make_gradients(run.model, run.trained))
 
     def start(self, seed: int) -> train_state.TrainState:
         """Random parameters."""
-        key = jax.random.key(seed)
-        return train_state.init_state(self._run.model, self._tx, key, mesh=self._mesh)
+        key, averaged = jax.random.key(seed), bool(self._ema)
+        return train_state.init_state(
+            self._run.model, self._tx, key, mesh=self._mesh, averaged=averaged
+        )
 
     def step(self, state: train_state.TrainState, batch: dict, seed: int) -> Any:
         """One update."""
@@ -189,6 +195,8 @@ class Trial:
         if self._free:
             averaged = optax.contrib.schedule_free_eval_params(state.opt_state[1], state.params)
             state = state.replace(params=averaged)
+        if self._ema:
+            state = train_state.without_average(state.replace(params=state.average))
         with jax.set_mesh(self._mesh):
             rows = [
                 self._gradients(state, batch, jax.random.key(number))[2]

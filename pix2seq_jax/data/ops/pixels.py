@@ -177,15 +177,24 @@ def _resized_window(
     cut = slice(corner[0], corner[0] + window[0]), slice(corner[1], corner[1] + window[1])
     if resized == now:
         return _to_bytes(image[cut])
+    shrinks = antialias and (resized[0] < now[0] or resized[1] < now[1])
     if image.dtype != np.uint8 or now[0] * now[1] < LARGE:
-        ratio = size.astype(np.float32) / np.array(now, np.float32)
-        exact = _resized(image[None], size, ratio if antialias else None).numpy()[0][cut]
-        return _to_bytes(exact * (1 / 255) if image.dtype == np.uint8 else exact)
-    if antialias and (resized[0] < now[0] or resized[1] < now[1]):
+        return _exact(image, resized, shrinks)[cut]
+    if shrinks:
         return _means(image, resized, corner, window)
     # OpenCV cannot begin between two pixels, but resizes all of it in less time than others take
     # for the window.
     return cv2.resize(image, resized[::-1])[cut]
+
+
+def _exact(image: np.ndarray, resized: tuple[int, int], means: bool) -> np.ndarray:
+    """u8[resized,3], rounded once, behind both axes."""
+    if means:
+        ratio = np.array(resized, np.float32) / np.array(image.shape[:2], np.float32)
+        made = _resized(image[None], np.array(resized, np.int32), ratio).numpy()[0]
+    else:
+        made = cv2.resize(image.astype(np.float32, copy=False), resized[::-1])
+    return _to_bytes(made * (1 / 255) if image.dtype == np.uint8 else made)
 
 
 def _to_bytes(image: np.ndarray) -> np.ndarray:
