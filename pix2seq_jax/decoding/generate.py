@@ -329,7 +329,8 @@ class _Writer:
         choice = logits.at[..., self.eos_token].add(self.eos_bias)
         if self.grammar is not None:
             choice = jnp.where(self.grammar[t % len(self.grammar)][None, None], choice, FORBIDDEN)
-        token = draw(self.sampler, choice, jax.vmap(jax.random.fold_in, (0, None))(self.keys, t))
+        keys = jax.vmap(jax.random.fold_in, (0, None))(self.keys, t)
+        token = draw(self.sampler, choice, keys, live)
         token = jnp.where(live, token, PADDING)
         logits = logits * live[..., None]
         log_sum = jax.nn.logsumexp(logits, axis=-1)

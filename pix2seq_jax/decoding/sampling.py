@@ -6,6 +6,7 @@ outside the kept set.
 """
 
 import ast
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 
@@ -13,7 +14,9 @@ import jax
 import jax.numpy as jnp
 
 MASKED = -1e10  # probability exactly 0 after the softmax, yet finite: no NaN from inf - inf
-HEAD = 128  # so many of the likeliest tokens nearly always hold the nucleus of a trained model
+# Of a vocabulary beyond WIDE only the HEAD likeliest tokens are looked at, which nearly always hold
+# all that a trained model keeps (benchmarks/README.md, "Drawing tokens").
+HEAD, WIDE = 128, 8_192
 
 
 def _check_temperature(temperature: float) -> None:
@@ -33,7 +36,10 @@ class Greedy:
 
     def __call__(self, logits: jnp.ndarray, rng: jax.Array | None = None) -> jnp.ndarray:
         """Logits f32[...,V] -> tokens i32[...]."""
-        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+        last = logits.shape[-1] - 1
+        # XLA's argmax takes eight times as long on a CPU.
+        place = jnp.where(logits < jnp.max(logits, -1, keepdims=True), last, jnp.arange(last + 1))
+        return jnp.min(place, axis=-1).astype(jnp.int32)
 
 
 @dataclass(frozen=True)
@@ -57,18 +63,14 @@ class TopK:
         """Logits f32[...,V] divided by the temperature, MASKED outside the kept set."""
         return _filter(self, logits / self.temperature)
 
-    def smallest(
-        self, ordered: jnp.ndarray, log_sum: jnp.ndarray
-    ) -> tuple[jnp.ndarray, jnp.ndarray]:
-        """As Nucleus.smallest."""
-        del log_sum
-        last = min(self.k, ordered.shape[-1])
-        known = jnp.full((*ordered.shape[:-1], 1), self.k <= ordered.shape[-1])
-        return ordered[..., last - 1 : last], known
+    def least(self, logits: jnp.ndarray, probs: jnp.ndarray) -> jnp.ndarray:
+        """As Nucleus.least."""
+        del probs
+        return _crossing(logits, lambda above: jnp.sum(above, -1, keepdims=True) < self.k)
 
     def __call__(self, logits: jnp.ndarray, rng: jax.Array) -> jnp.ndarray:
         """Logits f32[...,V] -> tokens i32[...]."""
-        return jax.random.categorical(rng, self.filter(logits)).astype(jnp.int32)
+        return _draw(self, logits / self.temperature, _uniform(rng, logits))
 
 
 @dataclass(frozen=True)
@@ -100,59 +102,130 @@ class Nucleus:
         stay together."""
         return _filter(self, logits / self.temperature)
 
-    def smallest(
-        self, ordered: jnp.ndarray, log_sum: jnp.ndarray
-    ) -> tuple[jnp.ndarray, jnp.ndarray]:
-        """The smallest logit that is kept.
+    def least(self, logits: jnp.ndarray, probs: jnp.ndarray) -> jnp.ndarray:
+        """The smallest of the logits that is kept, or less: f32[...,1].
 
         Args:
-            ordered: f32[...,K], the likeliest K of the logits in descending order.
-            log_sum: f32[...,1], of all logits.
-
-        Returns:
-            f32[...,1] of the K logits, and bool[...,1], whether it is the smallest of all.
+            logits: f32[...,V], over the temperature already; those of all tokens or of the
+                likeliest ones.
+            probs: f32[...,V], of these tokens among all.
         """
-        cumulative = jnp.cumsum(jnp.exp(ordered - log_sum), axis=-1)
+        if self.p >= 1:
+            return jnp.full((*logits.shape[:-1], 1), -jnp.inf)
+
+        def mass(among: jnp.ndarray) -> jnp.ndarray:
+            return jnp.sum(jnp.where(among, probs, 0.0), -1, keepdims=True)
+
         if self.rule == "standard":  # the tokens before must hold less than p
-            first = [(0, 0)] * (ordered.ndim - 1) + [(1, 0)]
-            keep = jnp.pad(cumulative[..., :-1], first) < self.p
-        else:
-            keep = (cumulative <= self.p).at[..., 0].set(True)
-        smallest = jnp.min(jnp.where(keep, ordered, jnp.inf), axis=-1, keepdims=True)
-        return smallest, cumulative[..., -1:] > self.p
+            return _crossing(logits, lambda above: mass(above) < self.p)
+        crossing = _crossing(logits, lambda above: mass(above) <= self.p)
+        above = logits > crossing
+        one = jnp.max(jnp.where(above, 0.0, probs), -1, keepdims=True)  # of those that equal it
+        fits = (mass(above) + one <= self.p) | ~jnp.any(above, -1, keepdims=True)
+        next_one = jnp.min(jnp.where(above, logits, jnp.inf), -1, keepdims=True)
+        return jnp.where(fits, crossing, next_one)
 
     def __call__(self, logits: jnp.ndarray, rng: jax.Array) -> jnp.ndarray:
         """Logits f32[...,V] -> tokens i32[...]."""
-        return jax.random.categorical(rng, self.filter(logits)).astype(jnp.int32)
+        return _draw(self, logits / self.temperature, _uniform(rng, logits))
 
 
 def _filter(sampler: TopK | Nucleus, logits: jnp.ndarray) -> jnp.ndarray:
     """Logits f32[...,V], over the temperature already, MASKED outside the kept set; equal tokens
-    stay together.
+    stay together."""
+    return jnp.where(logits < sampler.least(logits, jax.nn.softmax(logits)), MASKED, logits)
 
-    Sorting the whole vocabulary at every token is slow. The likeliest tokens are enough, unless the
-    model is unsure.
+
+def _crossing(logits: jnp.ndarray, holds: Callable[[jnp.ndarray], jnp.ndarray]) -> jnp.ndarray:
+    """The largest of the logits for which `holds` is false of the tokens from there up: f32[...,1];
+    -inf where there is none.
+
+    Found without a sort, by halving: floats have the order of their bits, so 32 steps find it to
+    the bit.
+
+    Args:
+        logits: f32[...,V].
+        holds: of tokens bool[...,V] -> bool[...,1]; false for more of them once it is false.
     """
-    if _keeps_all(sampler, logits):
-        return logits
-    log_sum = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
-    head, _ = jax.lax.top_k(logits, min(HEAD, logits.shape[-1]))
-    smallest, known = sampler.smallest(head, log_sum)
-    if logits.shape[-1] > HEAD:
-        smallest = jax.lax.cond(
-            jnp.all(known),
-            lambda: smallest,
-            lambda: sampler.smallest(jnp.sort(logits, axis=-1, descending=True), log_sum)[0],
-        )
-    return jnp.where(logits < smallest, MASKED, logits)
+    low = jnp.full((*logits.shape[:-1], 1), jnp.iinfo(jnp.int32).min)
+    high = _ordered(jnp.max(logits, -1, keepdims=True)) + 1
+
+    def halve(_, ends):
+        low, high = ends
+        middle = (low & high) + ((low ^ high) >> 1)  # their mean, which low + high may overflow
+        under = holds(logits >= _ordered(middle, back=True))
+        return jnp.where(under, low, middle), jnp.where(under, middle, high)
+
+    low, _ = jax.lax.fori_loop(0, 32, halve, (low, high))
+    lowest = jnp.iinfo(jnp.int32).min
+    return jnp.where(low == lowest, -jnp.inf, _ordered(low, back=True))
 
 
-def _keeps_all(sampler: TopK | Nucleus, logits: jnp.ndarray) -> bool:
-    return isinstance(sampler, Nucleus) and sampler.p >= 1
+def _ordered(x: jnp.ndarray, *, back: bool = False) -> jnp.ndarray:
+    """f32 -> i32 with the same order, or `back`."""
+    bits = x if back else jax.lax.bitcast_convert_type(x, jnp.int32)
+    bits = jnp.where(bits < 0, bits ^ jnp.iinfo(jnp.int32).max, bits)
+    return jax.lax.bitcast_convert_type(bits, jnp.float32) if back else bits
+
+
+def _uniform(rng: jax.Array, logits: jnp.ndarray) -> jnp.ndarray:
+    """f32[...] in [0,1), a number for each row of logits f32[...,V]."""
+    return jax.random.uniform(rng, logits.shape[:-1])
+
+
+def _draw(
+    sampler: TopK | Nucleus,
+    logits: jnp.ndarray,
+    uniform: jnp.ndarray,
+    needed: jnp.ndarray | bool = True,
+) -> jnp.ndarray:
+    """Tokens i32[...] of logits f32[...,V], over the temperature already, by uniform f32[...];
+    `needed` as in `draw`."""
+    probs = jax.nn.softmax(logits)
+    if logits.shape[-1] <= WIDE:
+        least = sampler.least(logits, probs)
+    else:
+        head, _ = jax.lax.top_k(logits, HEAD)
+        log_sum = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+        found = sampler.least(head, jnp.exp(head - log_sum))
+        # Where the last of the head is not kept, nothing beyond the head is. Its minimum: XLA would
+        # sort the whole vocabulary for `head[..., -1]`.
+        known = (jnp.min(head, -1) < found[..., 0]) | ~jnp.asarray(needed)
+        least = jax.lax.cond(jnp.all(known), lambda: found, lambda: sampler.least(logits, probs))
+    return _place(jnp.where(logits < least, 0.0, probs), uniform)
+
+
+def _place(weights: jnp.ndarray, uniform: jnp.ndarray) -> jnp.ndarray:
+    """i32[...], drawn in proportion to weights f32[...,V] by uniform f32[...] in [0,1): where the
+    running sum crosses that share of the sum. Never where a weight is 0.
+
+    First the block is found, then the place in it: a running sum over all is slow.
+    """
+    count = weights.shape[-1]
+    width = math.isqrt(count - 1) + 1
+    blocks = jnp.pad(weights, [(0, 0)] * (weights.ndim - 1) + [(0, -count % width)])
+    blocks = blocks.reshape(*weights.shape[:-1], -1, width)
+    sums = jnp.sum(blocks, -1)
+    ends = jnp.cumsum(sums, -1)
+    share = uniform * ends[..., -1]
+    block = _first_above(ends, share)
+    row = jnp.take_along_axis(blocks, block[..., None, None], -2)[..., 0, :]
+    begin = jnp.take_along_axis(ends - sums, block[..., None], -1)[..., 0]
+    return block * width + _first_above(jnp.cumsum(row, -1), share - begin)
+
+
+def _first_above(ends: jnp.ndarray, value: jnp.ndarray) -> jnp.ndarray:
+    """The first place where the running sum f32[...,N] is above the value f32[...], which rounding
+    may have moved out of [0, the sum): i32[...]."""
+    inside = jnp.clip(value, 0.0, jnp.nextafter(ends[..., -1], 0.0))
+    return jnp.sum(ends <= inside[..., None], -1, dtype=jnp.int32)
 
 
 def draw(
-    sampler: Callable[[jnp.ndarray, jax.Array], jnp.ndarray], logits: jnp.ndarray, keys: jax.Array
+    sampler: Callable[[jnp.ndarray, jax.Array], jnp.ndarray],
+    logits: jnp.ndarray,
+    keys: jax.Array,
+    needed: jnp.ndarray | bool = True,
 ) -> jnp.ndarray:
     """The tokens i32[B,R] of R sequences of each of B images, with a key per image.
 
@@ -160,30 +233,13 @@ def draw(
         sampler: of this module, or any function (logits f32[R,V], rng) -> i32[R].
         logits: f32[B,R,V].
         keys: key[B].
+        needed: bool[B,R], sequences whose token matters.
     """
     if isinstance(sampler, Greedy):
         return sampler(logits)
     if not isinstance(sampler, TopK | Nucleus):
         return jax.vmap(sampler)(logits, keys).astype(jnp.int32)
-    # Neither the filter nor the cond below is within vmap, which would run both branches.
-    categorical = jax.vmap(jax.random.categorical)
-
-    def from_all():
-        return categorical(keys, sampler.filter(logits)).astype(jnp.int32)
-
-    if logits.shape[-1] <= HEAD or _keeps_all(sampler, logits):
-        return from_all()
-    # Noise for a whole vocabulary costs as much as the model: the candidates are enough.
-    scaled = logits / sampler.temperature
-    head, tokens = jax.lax.top_k(scaled, HEAD)
-    smallest, known = sampler.smallest(head, jax.nn.logsumexp(scaled, axis=-1, keepdims=True))
-
-    def from_head():
-        place = categorical(keys, jnp.where(head < smallest, MASKED, head))
-        return jnp.take_along_axis(tokens, place[..., None], axis=-1)[..., 0]
-
-    # A token equal to the last kept one may lie beyond the head.
-    return jax.lax.cond(jnp.all(known & (head[..., -1:] < smallest)), from_head, from_all)
+    return _draw(sampler, logits / sampler.temperature, jax.vmap(_uniform)(keys, logits), needed)
 
 
 @dataclass(frozen=True)

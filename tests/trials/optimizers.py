@@ -3,11 +3,12 @@
     python -m tests.trials.optimizers --optimizers adamw:1e-3 muon:4e-3 --seeds 0 1 2
 
 An optimizer is NAME:RATE[:FIELD=VALUE...], the fields those of config.optim, and `ema` that of
-config.train; "schedule_free" is that of optax, which the library does not have. All get the time that AdamW takes for `--steps`
-steps of the demo: first the CPU time of a step of each is measured, in turns. Then each trains once
-with every seed. What is printed are the losses and accuracies of tokens on 500 images that are not
-trained on, and are none of the images that the README reports on. Choose rates with one `--draw`
-and compare with another. Not part of the test suite, because it takes an hour.
+config.train; "schedule_free" is that of optax, which the library does not have. All get the time
+that AdamW takes for `--steps` steps of the demo: first the CPU time of a step of each is measured,
+in turns. Then each trains once with every seed. What is printed are the losses and accuracies of
+tokens on 500 images that are not trained on, and are none of the images that the README reports on.
+Choose rates with one `--draw` and compare with another. Not part of the test suite, because it
+takes an hour.
 """
 
 import argparse
