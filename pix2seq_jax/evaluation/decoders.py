@@ -134,8 +134,8 @@ def read_drawn(
 def _on_each_device(draw: Callable) -> Callable:
     """`draw` where each device decodes its own rows and ends when these have ended.
 
-    By itself XLA would gather the logits of all devices at every token, because it does not spread
-    `lax.top_k` over rows, and no device would end before the last one.
+    By itself XLA would gather the logits of a wide vocabulary from all devices at every token,
+    because it does not spread `lax.top_k` over rows, and no device would end before the last one.
     """
     axes = sharding.data_parallel_axes()
     if not axes:
