@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
+from pix2seq_jax.decoding.sampling import Greedy
 from pix2seq_jax.training import sharding
 
 LOSSES = ("xent", "xent@SMOOTHING", "focal@GAMMA", "logistic", "logistic@SMOOTHING")
@@ -231,7 +232,7 @@ def _chunk(rows: Rows, table: jax.Array, bias: jax.Array, kind: str, length: int
     slope = d_logits.astype(hidden.dtype)
     return ChunkSums(
         loss=loss,
-        correct=jnp.argmax(logits, axis=-1) == targets,
+        correct=Greedy()(logits) == targets,
         hidden=slope @ table,
         table=jnp.matmul(slope.T, hidden, preferred_element_type=jnp.float32),
         bias=jnp.sum(d_logits, axis=0),
