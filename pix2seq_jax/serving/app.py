@@ -24,6 +24,9 @@ from pix2seq_jax.serving.batching import Batcher
 from pix2seq_jax.serving.uploads import Refused, pixels_of_upload, read_upload
 
 PAGE = Path(__file__).with_name("page.html")
+# Batches at a time: masks of one are made while the model works on the other, and a CPU has more
+# than one core.
+THREADS = 2
 SIZES = tuple(2**power for power in range(11))
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
@@ -113,6 +116,7 @@ class Service:
             self._predict,
             size=limits.batch_size,
             delay=limits.delay,
+            threads=THREADS,
             seen=self._metrics.batches.observe,
         )
         running = asyncio.create_task(self._run(self._batcher))

@@ -1,4 +1,4 @@
-"""Requests that arrive one by one, answered in batches by one thread."""
+"""Requests that arrive one by one, answered in batches."""
 
 import asyncio
 from collections import deque
@@ -18,7 +18,7 @@ class Batcher:
     """Collects items until there are `size`, or `delay` seconds have passed since the first one
     was seen.
 
-    While the thread is at work, items collect, so under load batches are full without a wait.
+    While all threads are at work, items collect, so under load batches are full without a wait.
     """
 
     def __init__(
@@ -27,20 +27,23 @@ class Batcher:
         *,
         size: int,
         delay: float,
+        threads: int = 1,
         seen: Callable[[int], None] = lambda count: None,
     ) -> None:
         """Starts nothing yet.
 
         Args:
-            work: answers for a list of 1 to `size` items, in order; called in one thread.
+            work: answers for a list of 1 to `size` items, in order; called in `threads` threads.
             size: most items in a batch.
             delay: seconds.
+            threads: batches at a time.
             seen: called with the size of every batch.
         """
         self._work, self._size, self._delay, self._seen = work, size, delay, seen
         self._waiting: deque[_Waiting] = deque()
         self._arrived = asyncio.Event()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="predict")
+        self._free = asyncio.Semaphore(threads)
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="predict")
 
     def __len__(self) -> int:
         """Items that are not taken yet."""
@@ -55,32 +58,42 @@ class Batcher:
         return await waiting.answer
 
     async def in_thread(self, function: Callable, *args) -> Any:
-        """Calls a function in the thread that works."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
+        """Calls a function in a thread that works."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
 
     async def run(self) -> None:
         """Answers until it is cancelled."""
-        while True:
-            await self._arrived.wait()
-            await self._collect()
-            batch = [self._waiting.popleft() for _ in range(min(self._size, len(self._waiting)))]
-            if not self._waiting:
-                self._arrived.clear()
-            batch = [one for one in batch if not one.answer.done()]
-            if batch:
-                self._seen(len(batch))
-                answers = await self.in_thread(self._answers, [one.item for one in batch])
-                for one, answer in zip(batch, answers, strict=True):
-                    if one.answer.done():  # nobody waits any more
-                        continue
-                    if isinstance(answer, Exception):
-                        one.answer.set_exception(answer)
-                    else:
-                        one.answer.set_result(answer)
+        async with asyncio.TaskGroup() as group:
+            while True:
+                await self._free.acquire()
+                await self._arrived.wait()
+                await self._collect()
+                count = min(self._size, len(self._waiting))
+                batch = [self._waiting.popleft() for _ in range(count)]
+                if not self._waiting:
+                    self._arrived.clear()
+                group.create_task(self._answer([one for one in batch if not one.answer.done()]))
+
+    async def _answer(self, batch: list[_Waiting]) -> None:
+        """Answers a batch, then frees its thread."""
+        try:
+            if not batch:
+                return
+            self._seen(len(batch))
+            answers = await self.in_thread(self._answers, [one.item for one in batch])
+            for one, answer in zip(batch, answers, strict=True):
+                if one.answer.done():  # nobody waits any more
+                    continue
+                if isinstance(answer, Exception):
+                    one.answer.set_exception(answer)
+                else:
+                    one.answer.set_result(answer)
+        finally:
+            self._free.release()
 
     def close(self) -> None:
-        """Ends the thread; what it is at is finished."""
-        self._thread.shutdown()
+        """Ends the threads; what they are at is finished."""
+        self._threads.shutdown()
 
     async def _collect(self) -> None:
         """Waits for a full batch, at most the delay."""
