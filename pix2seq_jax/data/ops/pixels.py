@@ -1,9 +1,8 @@
 """How the pixels of a row are made: once, of the window that is kept, after all ops in a row have
 said what is resized, cut, mirrored and padded.
 
-Padded pixels are bytes, made by `window_bytes`. Those of a small picture are what TensorFlow's
-resizing in float32 gives, rounded; those of a large one differ from that by at most MOST_OFF
-levels.
+Padded pixels are bytes, made by `window_bytes`. Those of a small picture are what resizing in
+float32 gives, rounded; those of a large one differ from that by at most MOST_OFF levels.
 """
 
 import functools
