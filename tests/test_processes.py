@@ -1,5 +1,5 @@
-"""Several processes of one job, on this machine's loopback: the same images, losses and metrics as
-one process."""
+"""Several processes of one job, on this machine's loopback: the same images, losses, metrics and
+parameters as one process, which they may take over from each other."""
 
 import contextlib
 import json
@@ -10,16 +10,39 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
 import pytest
 
+from pix2seq_jax import train
 from pix2seq_jax.data import feed
-from tests.helpers import small
+from pix2seq_jax.training import checkpoint
+from tests.helpers import recorded, small
+from tests.trials import processes
 
 ROOT = Path(__file__).parent.parent
 SECONDS = 240  # a job that takes longer hangs
+STEPS, EVALUATED = 5, 3  # of the undisturbed run, which is evaluated at the end as well
+# A rate that does not depend on the number of steps, so that shorter runs do the same ones.
+VALUES = {"train__eval_steps": EVALUATED, "train__checkpoint_steps": 100}
+VALUES |= {"schedule__name": "none", "train__keep_latest": 10}
+SAME = ("train/loss", "train/tokens", "eval/detection/AP")
+
+
+class Run(NamedTuple):
+    """What is compared.
+
+    Attributes:
+        rows: of metrics.jsonl.
+        image_ids: by step and task.
+        workdir: its folder.
+    """
+
+    rows: list[dict]
+    image_ids: dict[int, dict[str, list[int]]]
+    workdir: Path
 
 
 @pytest.fixture(scope="module")
@@ -27,49 +50,111 @@ def folder(tmp_path_factory):
     return small.make_shapes(tmp_path_factory.mktemp("data") / "shapes")
 
 
-def train(count: int, mesh: dict, folder: Path, workdir: Path) -> list[dict]:
-    """Trains in `count` processes; the rows of metrics.jsonl."""
-    axes = {f"mesh__{axis}": size for axis, size in mesh.items()}
-    flags = small.flags(folder, train__eval_steps=2, **axes)
-    command = ["bash", "launch/local_pod.sh", str(count), *flags, f"--workdir={workdir}"]
-    logs = workdir.parent / f"{workdir.name}-logs"
+def ids_of(workdir: Path) -> Path:
+    return workdir.with_name(f"{workdir.name}-ids")
+
+
+def read(workdir: Path) -> Run:
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    return Run(rows, recorded.image_ids(ids_of(workdir)), workdir)
+
+
+def train_here(steps: int, folder: Path, workdir: Path, *, fails: str = "none") -> None:
+    """Trains in this process, on its eight devices."""
+    config = small.config("detection.py:shapes", folder, train__steps=steps, **VALUES)
+    with recorded.recorded(ids_of(workdir), fails):
+        train.run(config, workdir)
+
+
+def train_there(
+    count: int, devices: int, folder: Path, workdir: Path, *, fails: str = "none", **overrides
+) -> int:
+    """Trains in `count` processes of so many devices each; the exit code."""
+    flags = small.flags(folder, **VALUES | overrides)
+    command = ["bash", "launch/local_pod.sh", str(count), str(ids_of(workdir)), fails, *flags]
+    logs = workdir.with_name(f"{workdir.name}-logs-{count}")
     logs.mkdir()
-    environment = os.environ | {"LOGS": str(logs), "CPU_DEVICES": "1", "JAX_PLATFORMS": "cpu"}
-    environment |= {"VIRTUAL_ENV": sys.prefix}
+    environment = os.environ | {"LOGS": str(logs), "CPU_DEVICES": f"{devices}"}
+    environment |= {"JAX_PLATFORMS": "cpu", "VIRTUAL_ENV": sys.prefix}
+    environment |= {"MODULE": "tests.helpers.recorded"}
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    command += [f"--workdir={workdir}"]
     with subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True) as job:
         try:
             code = job.wait(timeout=SECONDS)
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(job.pid, signal.SIGKILL)
-    assert code == 0, "\n".join(log.read_text() for log in logs.iterdir())
-    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    said = "\n".join(log.read_text() for log in logs.iterdir())
+    if fails == "none":
+        assert code == 0, said
+    else:
+        assert said.count("an error ends the run: step") == count, said
+    return code
 
 
 @pytest.fixture(scope="module")
-def alone(folder, tmp_path_factory):
-    return train(1, {"data": 1}, folder, tmp_path_factory.mktemp("alone"))
+def alone(folder, tmp_path_factory) -> Run:
+    """One process, which nothing disturbs."""
+    workdir = tmp_path_factory.mktemp("alone") / "run"
+    train_here(STEPS, folder, workdir)
+    return read(workdir)
 
 
-@pytest.mark.parametrize("mesh", [{"data": 1, "model": 2, "allow_whole": True}, {"data": 2}])
-def test_two_processes_equal_one(mesh, alone, folder, tmp_path):
-    """Where the model axis crosses processes, both read the same rows; they read different ones
-    under one name."""
-    rows = train(2, mesh, folder, tmp_path)
-    assert len(rows) == len(alone)
-    # Each process looked at half of the files.
-    with np.load(tmp_path / "columns" / "images.npz") as checked:
-        assert len(checked["keys"]) == len(list(folder.glob("*/*.jpg")))
-    for one, other in zip(alone, rows, strict=True):
+def check_same(run: Run, alone: Run, steps: int) -> None:
+    """The rows up to a step, each once, and the image ids."""
+    rows = [row for row in alone.rows if row["step"] <= steps]
+    assert len(run.rows) == len(rows)
+    for one, other in zip(rows, run.rows, strict=True):
         assert one["step"] == other["step"] and one.keys() == other.keys()
-        for name in ("train/loss", "train/tokens", "eval/detection/AP"):
+        for name in SAME:
             if name in one:
                 assert math.isclose(one[name], other[name], rel_tol=1e-6, abs_tol=1e-6), (
                     name,
                     one[name],
                     other[name],
                 )
+    assert run.image_ids == {step: alone.image_ids[step] for step in range(1, steps + 1)}
+
+
+def test_a_model_axis_across_processes(alone, folder, tmp_path):
+    """Both read the same rows."""
+    workdir = tmp_path / "run"
+    mesh = {"mesh__data": 1, "mesh__model": 2, "mesh__allow_whole": True}
+    train_there(2, 1, folder, workdir, train__steps=EVALUATED, **mesh)
+    # Each process looked at half of the files.
+    with np.load(workdir / "columns" / "images.npz") as checked:
+        assert len(checked["keys"]) == len(list(folder.glob("*/*.jpg")))
+    run = read(workdir)
+    both = {step: {name: ids + ids for name, ids in own.items()}
+            for step, own in alone.image_ids.items()}  # fmt: skip
+    check_same(run, alone._replace(image_ids=both), EVALUATED)
+
+
+def test_one_two_and_four_processes_take_over_from_each_other(alone, folder, tmp_path):
+    """Each leaves by an error, which saves the last good state; then nothing is to be seen of it.
+    The evaluation is that of four processes, each of which has some of the images."""
+    workdir = tmp_path / "run"
+    with pytest.raises(OSError, match="process 0 was told to fail at step 1"):
+        train_here(STEPS, folder, workdir, fails="error-all:1")
+    assert saved(workdir) == [1]
+    # The images of one process make the loss of all no number: step 3 is not applied.
+    assert train_there(2, 4, folder, workdir, fails="nan-1:3", train__steps=STEPS) == 2
+    assert saved(workdir) == [2, 1]
+    assert train_there(4, 2, folder, workdir, fails="error-all:4", train__steps=STEPS) == 2
+    assert saved(workdir) == [4, 3, 2, 1]  # 3 was evaluated
+    train_here(STEPS, folder, workdir)
+    check_same(read(workdir), alone, STEPS)
+    one, other = (processes.parameters(run, STEPS) for run in (alone.workdir, workdir))
+    assert one.keys() == other.keys()
+    for name in one:
+        if not name.endswith(processes.KEY_BIASES):
+            np.testing.assert_allclose(other[name], one[name], rtol=0, atol=1e-5, err_msg=name)
+
+
+def saved(workdir: Path) -> list[int]:
+    return checkpoint.steps(workdir / "checkpoints")
 
 
 def test_a_process_reads_the_rows_of_its_devices():

@@ -46,9 +46,10 @@ def main() -> None:
           f"{options.batch}, {made.parameters:,} parameters")  # fmt: skip
     print(f"memory besides state and batch: predicted {made.activations / MIB:.0f} MiB, measured "
           f"{memory / MIB:.0f} MiB")  # fmt: skip
-    least = sum(made.seconds(chip).values())
-    print(f"time: at least {least:.3f} s predicted, measured {seconds:.3f} s; load of the machine "
-          f"{os.getloadavg()[0]:.1f}")  # fmt: skip
+    bounds = made.seconds(chip)
+    words = ", ".join(f"{name} {value:.3f} s" for name, value in bounds.items())
+    print(f"time: at least {max(bounds.values()):.3f} s predicted ({words}), measured "
+          f"{seconds:.3f} s; load of the machine {os.getloadavg()[0]:.1f}")  # fmt: skip
 
 
 def measured(config, workdir: Path) -> tuple[float, float]:
