@@ -5,7 +5,7 @@
 IDS-PROCESS gets a line `{"step": …, "processes": …, "ids": {task: […]}}` for each step that is
 reported, with the rows of this process in their order. FAILS is `none`, or says what happens at a
 step, as in `error-1:15` or `nan-all:15`: process 1, or every process, raises an error after it has
-reported step 15, or its rows of the images of step 15 are no numbers.
+reported step 15, or its images of step 15 are no numbers.
 """
 
 import contextlib
@@ -47,17 +47,19 @@ class Recorded:
         batch, host = next(self._feed)
         self.ids, self._step = host["image_id"].tolist(), self._step + 1
         if self._fails("nan", self._step):
-            batch = batch | {"image": _without_numbers(batch["image"])}
+            # All pixels of the rows of this process are padding of no number.
+            batch = batch | {"pad_value": filled(batch["pad_value"], np.nan)}
+            batch["unpadded_size"] = filled(batch["unpadded_size"], 0)
         return batch, host
 
 
-def _without_numbers(images: jax.Array) -> jax.Array:
-    """NaN in the rows of this process."""
+def filled(rows: jax.Array, value: float) -> jax.Array:
+    """An array with another value in the rows of this process."""
     own = [
-        jax.device_put(np.full(shard.data.shape, np.nan, np.float32), shard.device)
-        for shard in images.addressable_shards
+        jax.device_put(np.full(shard.data.shape, value, rows.dtype), shard.device)
+        for shard in rows.addressable_shards
     ]
-    return jax.make_array_from_single_device_arrays(images.shape, images.sharding, own)
+    return jax.make_array_from_single_device_arrays(rows.shape, rows.sharding, own)
 
 
 @contextlib.contextmanager
