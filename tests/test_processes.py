@@ -24,10 +24,7 @@ from tests.trials import processes
 
 ROOT = Path(__file__).parent.parent
 SECONDS = 240  # a job that takes longer hangs
-STEPS, EVALUATED = 5, 3  # of the undisturbed run, which is evaluated at the end as well
-# A rate that does not depend on the number of steps, so that shorter runs do the same ones.
-VALUES = {"train__eval_steps": EVALUATED, "train__checkpoint_steps": 100}
-VALUES |= {"schedule__name": "none", "train__keep_latest": 10}
+STEPS = 3  # the last one is evaluated
 SAME = ("train/loss", "train/tokens", "eval/detection/AP")
 
 
@@ -37,12 +34,14 @@ class Run(NamedTuple):
     Attributes:
         rows: of metrics.jsonl.
         image_ids: by step and task.
-        workdir: its folder.
+        objects: of results/detection.json.
+        parameters: of the last step, by name.
     """
 
     rows: list[dict]
     image_ids: dict[int, dict[str, list[int]]]
-    workdir: Path
+    objects: list[dict]
+    parameters: dict[str, np.ndarray]
 
 
 @pytest.fixture(scope="module")
@@ -57,12 +56,14 @@ def ids_of(workdir: Path) -> Path:
 def read(workdir: Path) -> Run:
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
-    return Run(rows, recorded.image_ids(ids_of(workdir)), workdir)
+    objects = json.loads((workdir / "results" / "detection.json").read_text())
+    parameters = processes.parameters(workdir, STEPS)
+    return Run(rows, recorded.image_ids(ids_of(workdir)), objects, parameters)
 
 
-def train_here(steps: int, folder: Path, workdir: Path, *, fails: str = "none") -> None:
+def train_here(folder: Path, workdir: Path, *, fails: str = "none") -> None:
     """Trains in this process, on its eight devices."""
-    config = small.config("detection.py:shapes", folder, train__steps=steps, **VALUES)
+    config = small.config("detection.py:shapes", folder, train__steps=STEPS)
     with recorded.recorded(ids_of(workdir), fails):
         train.run(config, workdir)
 
@@ -71,7 +72,7 @@ def train_there(
     count: int, devices: int, folder: Path, workdir: Path, *, fails: str = "none", **overrides
 ) -> int:
     """Trains in `count` processes of so many devices each; the exit code."""
-    flags = small.flags(folder, **VALUES | overrides)
+    flags = small.flags(folder, train__steps=STEPS, **overrides)
     command = ["bash", "launch/local_pod.sh", str(count), str(ids_of(workdir)), fails, *flags]
     logs = workdir.with_name(f"{workdir.name}-logs-{count}")
     logs.mkdir()
@@ -98,15 +99,14 @@ def train_there(
 def alone(folder, tmp_path_factory) -> Run:
     """One process, which nothing disturbs."""
     workdir = tmp_path_factory.mktemp("alone") / "run"
-    train_here(STEPS, folder, workdir)
+    train_here(folder, workdir)
     return read(workdir)
 
 
-def check_same(run: Run, alone: Run, steps: int) -> None:
-    """The rows up to a step, each once, and the image ids."""
-    rows = [row for row in alone.rows if row["step"] <= steps]
-    assert len(run.rows) == len(rows)
-    for one, other in zip(rows, run.rows, strict=True):
+def check_same(run: Run, alone: Run) -> None:
+    """Every step once, on the same images; every image evaluated once, with the same result."""
+    assert len(run.rows) == len(alone.rows)
+    for one, other in zip(alone.rows, run.rows, strict=True):
         assert one["step"] == other["step"] and one.keys() == other.keys()
         for name in SAME:
             if name in one:
@@ -115,42 +115,45 @@ def check_same(run: Run, alone: Run, steps: int) -> None:
                     one[name],
                     other[name],
                 )
-    assert run.image_ids == {step: alone.image_ids[step] for step in range(1, steps + 1)}
+    assert run.image_ids == alone.image_ids
+    assert len({row["image_id"] for row in run.objects}) == small.VAL_IMAGES
+    for one, other in zip(alone.objects, run.objects, strict=True):
+        assert one["image_id"] == other["image_id"] and one["bbox"] == other["bbox"]
+        assert math.isclose(one["score"], other["score"], abs_tol=1e-5)
+    assert run.parameters.keys() == alone.parameters.keys()
+    for name, values in alone.parameters.items():
+        # Their gradient is rounding, see `processes.KEY_BIASES`.
+        if not name.endswith(processes.KEY_BIASES):
+            np.testing.assert_allclose(run.parameters[name], values, atol=1e-5, err_msg=name)
 
 
 def test_a_model_axis_across_processes(alone, folder, tmp_path):
     """Both read the same rows."""
     workdir = tmp_path / "run"
     mesh = {"mesh__data": 1, "mesh__model": 2, "mesh__allow_whole": True}
-    train_there(2, 1, folder, workdir, train__steps=EVALUATED, **mesh)
+    train_there(2, 1, folder, workdir, **mesh)
     # Each process looked at half of the files.
     with np.load(workdir / "columns" / "images.npz") as checked:
         assert len(checked["keys"]) == len(list(folder.glob("*/*.jpg")))
-    run = read(workdir)
-    both = {step: {name: ids + ids for name, ids in own.items()}
-            for step, own in alone.image_ids.items()}  # fmt: skip
-    check_same(run, alone._replace(image_ids=both), EVALUATED)
+    twice = {
+        step: {name: ids + ids for name, ids in own.items()}
+        for step, own in alone.image_ids.items()
+    }
+    check_same(read(workdir), alone._replace(image_ids=twice))
 
 
 def test_one_two_and_four_processes_take_over_from_each_other(alone, folder, tmp_path):
-    """Each leaves by an error, which saves the last good state; then nothing is to be seen of it.
-    The evaluation is that of four processes, each of which has some of the images."""
+    """Each does a step. What ends the first two saves the last good state, and nothing is to be
+    seen of it at the end."""
     workdir = tmp_path / "run"
     with pytest.raises(OSError, match="process 0 was told to fail at step 1"):
-        train_here(STEPS, folder, workdir, fails="error-all:1")
+        train_here(folder, workdir, fails="error-all:1")
     assert saved(workdir) == [1]
     # The images of one process make the loss of all no number: step 3 is not applied.
-    assert train_there(2, 4, folder, workdir, fails="nan-1:3", train__steps=STEPS) == 2
+    assert train_there(2, 4, folder, workdir, fails="nan-1:3") == 2
     assert saved(workdir) == [2, 1]
-    assert train_there(4, 2, folder, workdir, fails="error-all:4", train__steps=STEPS) == 2
-    assert saved(workdir) == [4, 3, 2, 1]  # 3 was evaluated
-    train_here(STEPS, folder, workdir)
-    check_same(read(workdir), alone, STEPS)
-    one, other = (processes.parameters(run, STEPS) for run in (alone.workdir, workdir))
-    assert one.keys() == other.keys()
-    for name in one:
-        if not name.endswith(processes.KEY_BIASES):
-            np.testing.assert_allclose(other[name], one[name], rtol=0, atol=1e-5, err_msg=name)
+    train_there(4, 2, folder, workdir)
+    check_same(read(workdir), alone)
 
 
 def saved(workdir: Path) -> list[int]:

@@ -3,7 +3,7 @@
     python -m tests.trials.processes --seed=0
 
 Prints, for a tiny detection run of 40 steps, whether image ids are the same and how far losses are
-from those of one process that nobody disturbs, by parts (--only=PART):
+from those of one process that nobody disturbs, by parts (--only PART …):
 
     two     two processes, undisturbed
     term    SIGTERM to one of two at a random step, then one process alone
@@ -114,7 +114,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parts = {"two": _two, "term": _terminate, "kill": _kill, "shared": _unshared}
     parts |= {"errors": _fail, "sizes": _sizes, "bucket": _bucket, "resume": _resume}
-    parser.add_argument("--only", default="", choices=["", *parts])
+    parser.add_argument("--only", nargs="*", default=[*parts], choices=[*parts])
     options = parser.parse_args()
 
     os.environ |= {"JAX_NUM_CPU_DEVICES": "1", "JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "2"}
@@ -124,10 +124,9 @@ def main() -> None:
         os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder / "compiled")
         data = small.make_shapes(folder / "data")
         print("one process, undisturbed:", Job(data, [folder / "whole"]).wait(), flush=True)
-        for part, run in parts.items():
-            if options.only in ("", part):
-                os.environ["JAX_NUM_CPU_DEVICES"] = "1"
-                run(data, folder, random.Random(f"{options.seed}/{part}"))
+        for part in options.only:
+            os.environ["JAX_NUM_CPU_DEVICES"] = "1"
+            parts[part](data, folder, random.Random(f"{options.seed}/{part}"))
 
 
 def _two(data: Path, folder: Path, chance: random.Random) -> None:
@@ -199,9 +198,9 @@ def _ends(job: Job) -> list[float]:
 def _sizes(data: Path, folder: Path, chance: random.Random, *, steps: int = 20) -> None:
     """Eight devices in 1, 2 and 4 processes, with two optimizers."""
     del chance
-    for optimizer, rate in (("adamw", 1e-3), ("momentum", 0.1)):
+    for optimizer, rate, counts in (("adamw", 1e-3, (1, 2, 4)), ("momentum", 0.1, (1, 2))):
         options = {"train__steps": steps, "optim__name": optimizer, "schedule__base": rate}
-        for processes in (1, 2, 4):
+        for processes in counts:
             workdir, devices = folder / f"sizes-{optimizer}-{processes}", 8 // processes
             codes = _sized(data, workdir, processes, devices, **options).wait()
             print(f"{optimizer}, {processes} processes of {devices} devices: {codes}")
