@@ -213,3 +213,31 @@ def test_a_process_that_does_not_come_is_named():
         assert text.startswith(f"the start: process {number} waited up to 2 s, and process 2 on "
                                f"{socket.gethostname()} did not come; look")  # fmt: skip
     assert not said[2]
+
+
+FAILED = """
+import sys, time
+from pix2seq_jax.training import processes
+number, port = int(sys.argv[1]), sys.argv[2]
+processes.SHUTDOWN_SECONDS = 2
+processes.join(f"127.0.0.1:{port}", 2, number)
+if number == 1:
+    raise OSError("the disk of process 1 is full")
+time.sleep(240)
+"""
+
+
+def test_an_error_of_one_process_ends_the_others():
+    """Process 0 waits, as in a collective, for one that does not come any more."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    options = {"cwd": ROOT, "stderr": subprocess.PIPE, "text": True}
+    jobs = [
+        subprocess.Popen([sys.executable, "-c", FAILED, str(number), port], **options)
+        for number in range(2)
+    ]
+    said = [job.communicate(timeout=SECONDS // 2)[1] for job in jobs]
+    assert all(job.returncode for job in jobs)
+    assert "OSError: the disk of process 1 is full" in said[1]
+    assert "Terminating process because the JAX distributed service detected fatal" in said[0]

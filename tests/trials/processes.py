@@ -217,9 +217,7 @@ def _sized(data: Path, workdir: Path, processes: int, devices: int, **overrides)
 
 def _print_moments(workdir: Path, step: int) -> None:
     """Roots of Adam's second moments: how large gradients are."""
-    with ocp.PyTreeCheckpointer() as checkpointer:
-        state = checkpointer.restore(workdir / "checkpoints" / str(step) / "state")
-    moments = trees.flatten_names(state["opt_state"])
+    moments = arrays(workdir, step, "opt_state")
     roots = {name: np.sqrt(leaf.max()) for name, leaf in moments.items() if "/nu/" in name}
     keys = [root for name, root in roots.items() if name.endswith(KEY_BIASES)]
     others = [root for name, root in roots.items() if not name.endswith(KEY_BIASES)]
@@ -300,13 +298,18 @@ def _compare_parameters(one: Path, other: Path, step: int) -> None:
           f"{max(differences[name] for name in keys):.1e}", flush=True)  # fmt: skip
 
 
-def parameters(workdir: Path, step: int) -> dict[str, np.ndarray]:
+def parameters(workdir: PurePath, step: int) -> dict[str, np.ndarray]:
     """Those of a step, by name."""
+    return arrays(workdir, step, "params")
+
+
+def arrays(workdir: PurePath, step: int, part: str) -> dict[str, np.ndarray]:
+    """Those of a part of a saved state, by name."""
     folder = path_of(workdir) / "checkpoints"
-    saved = ocp.PyTreeCheckpointHandler().metadata(folder / str(step) / "state").tree["params"]
+    saved = ocp.PyTreeCheckpointHandler().metadata(folder / str(step) / "state").tree[part]
     like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), saved)
-    _, variables, _ = checkpoint.load_variables(folder, {"params": like}, step=step)
-    return trees.flatten_names(variables["params"])
+    _, variables, _ = checkpoint.load_variables(folder, {part: like}, step=step)
+    return trees.flatten_names(variables[part])
 
 
 if __name__ == "__main__":
