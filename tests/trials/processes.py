@@ -169,7 +169,7 @@ def _unshared(data: Path, folder: Path, chance: random.Random) -> None:
 def _fail(data: Path, folder: Path, chance: random.Random) -> None:
     """A job that has saved step 10 and fails at step 15."""
     del chance
-    for fails, expected in (("error-all:15", 15), ("nan-1:15", 14), ("error-1:15", 10)):
+    for fails, expected in (("error-1:15", 10), ("nan-1:15", 14), ("error-all:15", 15)):
         workdir = folder / fails.replace(":", "-")
         job = Job(data, [workdir] * 2, fails=fails)
         wait_for(14, workdir, job)
