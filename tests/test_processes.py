@@ -23,7 +23,7 @@ from tests.helpers import recorded, small
 from tests.trials import processes
 
 ROOT = Path(__file__).parent.parent
-SECONDS = 240  # a job that takes longer hangs
+SECONDS = 480  # a job that takes longer hangs
 STEPS = 3  # the last one is evaluated
 SAME = ("train/loss", "train/tokens", "eval/detection/AP")
 
@@ -223,7 +223,7 @@ processes.SHUTDOWN_SECONDS = 2
 processes.join(f"127.0.0.1:{port}", 2, number)
 if number == 1:
     raise OSError("the disk of process 1 is full")
-time.sleep(240)
+time.sleep(480)
 """
 
 
