@@ -106,11 +106,14 @@ def run(
     distributed = job not in ([], [flag.default for flag in DISTRIBUTED])
 
     def joined() -> None:
-        if distributed:
-            from pix2seq_jax.training import processes
+        if not distributed:
+            return call(**values)
+        from pix2seq_jax.training import processes
 
-            processes.join(*job[1:])
+        processes.join(*job[1:])
         call(**values)
+        # Process 0 may still score and write what the others are done with.
+        processes.meet("the end of the command")
 
     workdir = values.get("workdir") if trace_in_workdir else None
     guarded(joined, workdir=workdir, whole_trace=whole_trace, distributed=distributed)

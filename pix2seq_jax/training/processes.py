@@ -23,6 +23,9 @@ from pix2seq_jax.files.locations import path_of
 JOIN_SECONDS = 300  # that a process waits for the others of the job
 # Without a sign of life for so long a process counts as dead, and the others end.
 HEARTBEAT_SECONDS = 60
+# That a process which ends by an error waits for the others; then all are ended. Those that end
+# well meet before (`experiment.command`).
+SHUTDOWN_SECONDS = 60
 # At a barrier: a process may compile, read or restore for that much longer than the fastest one.
 MEET_SECONDS = 1800
 # Keys in the store of the job: HOSTS/PROCESS and ARRIVED/WHERE/PROCESS hold a name of a host.
@@ -64,6 +67,7 @@ def join(coordinator: str = "", num_processes: int = 0, process_id: int = -1) ->
             **given,
             initialization_timeout=JOIN_SECONDS,
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+            shutdown_timeout_seconds=SHUTDOWN_SECONDS,
         )
     except (ValueError, RuntimeError) as error:
         raise ValueError(

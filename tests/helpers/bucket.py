@@ -245,6 +245,7 @@ def main(folder: Path) -> None:
     here = f"http://127.0.0.1:{server.server_port}"
     variables = {
         "https_proxy": here,
+        "no_grpc_proxy": "127.0.0.1",  # the processes of a job talk to each other
         "CURL_CA_BUNDLE": str(certificate),
         "TENSORSTORE_GCS_HTTP_URL": here,
         "STORAGE_EMULATOR_HOST": here,
