@@ -50,10 +50,10 @@ def find(images: str, *, limit: int = 0, stdin: TextIO | None = None) -> Source:
     else:
         paths = sorted(path for path in glob.glob(images, recursive=True) if os.path.isfile(path))
     if not paths:
-        raise ValueError(
-            f"--images={images!r}: 0 files match; give an image, a video, a folder of images, a "
-            "glob in quotes, or - for paths on stdin"
-        )
+        hint = "give an image, a video, a folder, a glob in quotes, or - for paths on stdin"
+        if "://" in images:
+            hint = "addresses are not fetched; download the file and give its path"
+        raise ValueError(f"--images={images!r}: 0 files match; {hint}")
     if len(paths) == 1 and is_video(paths[0]):
         return Source((), paths[0])
     return Source(tuple(paths[: max(limit, 0) or None]))
@@ -71,7 +71,7 @@ def _in_folder(folder: str) -> list[str]:
     files = sorted(str(path) for path in Path(folder).rglob("*") if path.is_file())
     images = [file for file in files if Path(file).suffix.lower() in known - set(VIDEOS)]
     if others := [file for file in files if file not in set(images)]:
-        text = "%s: %d files are no images by their suffix, such as %s"
+        text = "%s: not read, no images by their suffix: %d, such as %s"
         log.info(text, folder, len(others), os.path.relpath(others[0], folder))
     return images
 
