@@ -80,7 +80,7 @@ def stream(
 
     setup_logging()
     saved_run.load_config(workdir)  # before the files are looked for
-    source, skipped = sources.find(images, limit=limit), skipped or Skipped()
+    source, skipped = sources.find(images, limit=limit, without=out), skipped or Skipped()
     names = sources.names_for(source.paths)
     sources.check_names(source.paths, names, Path(out))
     ids = coco_rows.image_ids(source.paths, image_ids)
