@@ -107,9 +107,10 @@ def stream(
                 f"--images={images!r}: {len(source.paths)} files match and none is an image; give "
                 "images that a viewer can open"
             )
-        output.finish(skipped.files)
-    counts = output.count, len(skipped.files)
-    log.info("%d images, %d skipped; pictures and predictions.json are in %s", *counts, out)
+        what, made = ("frames", "the video") if source.video else ("images", "pictures")
+        output.finish(skipped.files, what=what)
+    text = "%d %s, %d skipped; %s and predictions.json are in %s"
+    log.info(text, output.count, what, len(skipped.files), made, out)
     if skipped.files:
         log.warning("skipped: %s", ", ".join(file for file, _ in skipped.files))
 
@@ -122,7 +123,7 @@ def _video(path: str, output, batch_size: int, limit: int) -> Iterator[dict]:
         rows = frames.predict(path, output, batch_size=batch_size, limit=limit)
         total = next(rows)
         if total:
-            rows = followed(rows, total, name="frames", size=lambda row: 1)
+            rows = followed(rows, total, name="video", unit="frame", size=lambda row: 1)
         yield from rows
 
 
