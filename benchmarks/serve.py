@@ -20,6 +20,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -132,6 +133,7 @@ def mixed(address: str, files: list[Path], wanted: list[dict], count: int, broke
         bodies[number] = broken_body(bodies[number], number)
     answers, _, whole = load(address, bodies, max(CLIENTS))
     lost = sum(answer is None for answer in answers)
+    statuses = Counter(answer.status_code for answer in answers if answer is not None)
     wrong = 0
     for number, answer in enumerate(answers):
         if answer is None:
@@ -140,7 +142,8 @@ def mixed(address: str, files: list[Path], wanted: list[dict], count: int, broke
             wrong += answer.status_code != 400 or not answer.json()["error"]
         elif answer.status_code != 200 or not is_same(answer.json(), wanted[number % len(files)]):
             wrong += 1
-    print(f"{count} requests, {broken} broken: {lost} lost, {wrong} wrong, {whole:.1f} s")
+    print(f"{count} requests, {broken} broken: {lost} lost, {wrong} wrong, {whole:.1f} s, ", end="")
+    print("answers by status:", dict(sorted(statuses.items())))
     return lost + wrong
 
 

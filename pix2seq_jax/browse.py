@@ -16,8 +16,8 @@ from pix2seq_jax.experiment.command import CONFIG, REQUIRED, Flag
 FLAGS = (
     CONFIG,
     Flag("out", REQUIRED, "Folder for the page and the pictures."),
-    Flag("count", 16, "Sequences of each task."),
-    Flag("step", 0, "Of the batch to begin with."),
+    Flag("count", 16, "Sequences of each task.", least=1),
+    Flag("step", 0, "Of the batch to begin with.", least=0),
     Flag("workdir", "", "Of a run, for its classes and text model (empty: as a new run has)."),
 )
 

@@ -21,7 +21,7 @@ FULL_STEPS = 9_600
 FLAGS = (
     Flag("workdir", "runs/shapes", "Folder of the run; rerun to go on."),
     Flag("full", False, f"Train for {FULL_STEPS:,} steps."),
-    Flag("steps", 0, "Training steps (0: those of the config, or of --full)."),
+    Flag("steps", 0, "Training steps (0: those of the config, or of --full).", least=0),
 )
 # glibc's large pages: a step allocates the same large arrays again and again.
 TUNABLES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}

@@ -19,11 +19,11 @@ FLAGS = (
     Flag("workdir", REQUIRED, "Folder of a trained run."),
     Flag("image", REQUIRED, "An image file."),
     Flag("out", REQUIRED, "Folder for the page, the pictures and tokens.json."),
-    Flag("threshold", 0.3, "Lowest score of the objects that are shown and that prompt."),
-    Flag("objects", 4, "So many of the best objects are shown and prompt, at most."),
+    Flag("threshold", 0.3, "Lowest score of objects that are shown and prompt.", least=0, most=1),
+    Flag("objects", 4, "So many of the best objects are shown and prompt, at most.", least=1),
     Flag("tasks", "", "Only these tasks, joined by +, as in detection+segmentation."),
     Flag("text_model", "", "SentencePiece model of an imported model with captions."),
-    Flag("step", 0, "Of the checkpoint to use (0: the newest)."),
+    Flag("step", 0, "Of the checkpoint to use (0: the newest).", least=0),
 )
 
 
@@ -49,8 +49,6 @@ def call(
     from pix2seq_jax.experiment.logs import log, phase, setup_logging
 
     setup_logging()
-    if objects < 1:
-        raise ValueError(f"--objects={objects}: give at least 1")
     with phase("restore"):
         model = predictor.load(
             workdir,

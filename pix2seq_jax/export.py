@@ -22,7 +22,7 @@ FLAGS = (
         "How tokens are drawn: as the config evaluates, or the likeliest ones.",
         choices=("config", "greedy"),
     ),
-    Flag("step", 0, "Of the checkpoint to use (0: the newest)."),
+    Flag("step", 0, "Of the checkpoint to use (0: the newest).", least=0),
     Flag("text_model", "", "SentencePiece model of an imported model with captions."),
     Flag("weights_only", False, "Write model.safetensors alone."),
 )

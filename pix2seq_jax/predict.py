@@ -24,15 +24,15 @@ FLAGS = (
     Flag("workdir", REQUIRED, "Folder of a trained run."),
     Flag("images", REQUIRED, "Image, folder, glob, video; - for stdin."),
     Flag("out", REQUIRED, "Folder for what is written."),
-    Flag("batch_size", 8, "Images at a time."),
-    Flag("limit", 0, "Only so many files or frames (0: all)."),
-    Flag("threshold", 0.3, "Lowest score that is shown."),
+    Flag("batch_size", 8, "Images at a time.", least=1),
+    Flag("limit", 0, "Only so many files or frames (0: all).", least=0),
+    Flag("threshold", 0.3, "Lowest score that is shown.", least=0, most=1),
     Flag("classes", (), "Only these, as in person,car (empty: all)."),
     Flag("tasks", "", "Only these, as in detection+captioning."),
-    Flag("side", 1024, "Longer side of pictures (0: the image's)."),
+    Flag("side", 1024, "Longer side of pictures (0: the image's).", least=0),
     Flag("image_ids", "", "COCO JSON that numbers the images."),
     Flag("text_model", "", "SentencePiece model of an imported model."),
-    Flag("step", 0, "Of the checkpoint to use (0: the newest)."),
+    Flag("step", 0, "Of the checkpoint to use (0: the newest).", least=0),
 )
 
 
@@ -76,9 +76,11 @@ def stream(
     from pix2seq_jax.evaluation import predictor
     from pix2seq_jax.evaluation.predictions import coco_rows, sources
     from pix2seq_jax.evaluation.predictions.output import Output
+    from pix2seq_jax.experiment import saved_run
 
     setup_logging()
-    source, skipped = sources.find(images, limit=limit), skipped or Skipped()
+    saved_run.load_config(workdir)  # before the files are looked for
+    source, skipped = sources.find(images, limit=limit, without=out), skipped or Skipped()
     names = sources.names_for(source.paths)
     sources.check_names(source.paths, names, Path(out))
     ids = coco_rows.image_ids(source.paths, image_ids)
@@ -105,9 +107,10 @@ def stream(
                 f"--images={images!r}: {len(source.paths)} files match and none is an image; give "
                 "images that a viewer can open"
             )
-        output.finish(skipped.files)
-    counts = output.count, len(skipped.files)
-    log.info("%d images, %d skipped; pictures and predictions.json are in %s", *counts, out)
+        what, made = ("frames", "the video") if source.video else ("images", "pictures")
+        output.finish(skipped.files, what=what)
+    text = "%d %s, %d skipped; %s and predictions.json are in %s"
+    log.info(text, output.count, what, len(skipped.files), made, out)
     if skipped.files:
         log.warning("skipped: %s", ", ".join(file for file, _ in skipped.files))
 
@@ -120,7 +123,7 @@ def _video(path: str, output, batch_size: int, limit: int) -> Iterator[dict]:
         rows = frames.predict(path, output, batch_size=batch_size, limit=limit)
         total = next(rows)
         if total:
-            rows = followed(rows, total, name="frames", size=lambda row: 1)
+            rows = followed(rows, total, name="video", unit="frame", size=lambda row: 1)
         yield from rows
 
 

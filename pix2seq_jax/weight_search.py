@@ -32,7 +32,7 @@ FLAGS = (
         "Tasks in the order of adding; empty: those that the config has of "
         "detection,segmentation,captioning,keypoints.",
     ),
-    Flag("steps", 0, "Length of each run; 0: config.train.steps."),
+    Flag("steps", 0, "Length of each run; 0: config.train.steps.", least=0),
     *command.DISTRIBUTED,
 )
 

@@ -208,10 +208,11 @@ def test_what_the_page_counts_adds_up(skilled):
 
 def test_what_is_missing_is_named(trained, tmp_path):
     said = command("report", f"--workdir={tmp_path}", code=2)
-    assert "inputs.json does not exist" in said and "--mode=eval" in said
+    assert "config.json does not exist" in said and "train first" in said
     workdir = shutil.copytree(trained, tmp_path / "run")
     said = command("report", f"--workdir={workdir}", "--boxes=ground_truth", code=2)
-    assert "report_ground_truth_boxes" in said
+    assert "report_ground_truth_boxes/inputs.json does not exist" in said
+    assert f"`pix2seq eval --workdir={workdir} --config.eval.boxes=ground_truth`" in said
     (workdir / "results" / "keypoints.json").write_text("[{")
     said = command("report", f"--workdir={workdir}", code=2)
     assert "keypoints.json is not JSON" in said

@@ -1,5 +1,5 @@
 """Batch size, steps, learning rate and evaluations of a run on data that nothing was published for:
-by the number of training images and the devices.
+by the numbers of its images and the devices.
 
 The numbers are pure functions; `experiment.sizing` counts the images and says the reasons.
 """
@@ -17,6 +17,9 @@ FIELDS = {"train.batch_size": 0, "train.steps": 0, "schedule.base": 0.0, "train.
 PER_DEVICE = 16
 CPU_BATCH = 8  # images of all cores, whose memory is that of everything else, too
 EVALUATIONS, EVAL_STEPS = 10, 5_000  # in a run; the most steps from one to the next
+# Of the trained rows, the most images that are evaluated in all: an image is decoded token by token
+# there, which costs more than a row of a step.
+EVALUATED_SHARE = 0.1
 ROUND = 100  # steps
 
 
@@ -52,6 +55,18 @@ class Devices(NamedTuple):
     multiple: int
 
 
+class Evaluated(NamedTuple):
+    """Images of an evaluation.
+
+    Attributes:
+        each: on the way; 0 where nobody knows.
+        last: at the end.
+    """
+
+    each: int
+    last: int
+
+
 class Choice(NamedTuple):
     """The value of a field, and why."""
 
@@ -61,7 +76,13 @@ class Choice(NamedTuple):
 
 
 def choose(
-    given: Mapping[str, float], images: int, devices: Devices, *, repeats: int, pretrained: bool
+    given: Mapping[str, float],
+    images: int,
+    devices: Devices,
+    *,
+    repeats: int,
+    pretrained: bool,
+    evaluated: Evaluated,
 ) -> list[Choice]:
     """The values of the FIELDS that are 0, in an order in which each follows from those before.
 
@@ -72,7 +93,8 @@ def choose(
     - Rate: 1e-4 for 128 images with pretrained weights, 1e-3 for 256 from scratch, times the root
       of batch / published batch, in two digits. The root suits AdamW, whose steps have a length
       that does not depend on the gradient's: so the noise of as many images adds up alike.
-    - Evaluations: ten in a run, and one at least every 5,000 steps.
+    - Evaluations: ten in a run, or one every 5,000 steps; fewer where they would evaluate more
+      images than a tenth of the rows that are trained; at least the one at the end.
 
     Args:
         given: by field; 0 for what is to be chosen.
@@ -80,13 +102,16 @@ def choose(
         devices: that compute a batch.
         repeats: rows of a batch for each of its images.
         pretrained: whether training starts from weights of another model or encoder.
+        evaluated: images of an evaluation.
     """
     values, start = dict(given), _STARTS[pretrained]
     rules = {
         "train.batch_size": lambda: _batch(images * repeats, devices),
         "train.steps": lambda: _steps(images * repeats, values["train.batch_size"], start),
         "schedule.base": lambda: _rate(values["train.batch_size"], start),
-        "train.eval_steps": lambda: _eval_steps(int(values["train.steps"])),
+        "train.eval_steps": lambda: _eval_steps(
+            int(values["train.steps"]), values["train.batch_size"], evaluated
+        ),
     }
     chosen = []
     for field, rule in rules.items():
@@ -127,6 +152,19 @@ def _rate(batch: float, start: _Start) -> tuple[float, str]:
     )
 
 
-def _eval_steps(steps: int) -> tuple[int, str]:
-    every = min(max(steps // EVALUATIONS, 1), EVAL_STEPS)
-    return every, f"{EVALUATIONS} evaluations in {steps:,} steps, one at least every {EVAL_STEPS:,}"
+def _eval_steps(steps: int, batch: float, evaluated: Evaluated) -> tuple[int, str]:
+    every, rows = min(math.ceil(steps / EVALUATIONS), EVAL_STEPS), int(steps * batch)
+    most = count = math.ceil(steps / every)
+    if evaluated.each:
+        left = int(EVALUATED_SHARE * rows) - evaluated.last
+        count = max(min(left // evaluated.each + 1, most), 1)
+    if count == most:
+        reason = f"{most} evaluations in {steps:,} steps, one at least every {EVAL_STEPS:,}"
+        return every, reason
+    every = math.ceil(steps / count)
+    limit = f"at most {EVALUATED_SHARE:g} of the {rows:,} rows that are trained"
+    if count == 1:
+        reason = f"one evaluation, at the end, of {evaluated.last:,} images; with more of them"
+        return every, f"{reason} evaluated images would not be {limit}"
+    reason = f"{count} evaluations of {evaluated.each:,} images, the last of {evaluated.last:,}"
+    return every, f"{reason}, not {most}: evaluated images are {limit}"

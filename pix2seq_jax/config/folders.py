@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from pix2seq_jax.config import layouts
-from pix2seq_jax.data.formats import voc, yolo
+from pix2seq_jax.config import foreign, layouts
+from pix2seq_jax.data.formats import yolo
 
 VAL_SHARE = 0.2  # of the images of a file that says no split
 # What the splits are called; where several pairs are there, the first one is read.
@@ -41,6 +41,7 @@ FILES = {  # by the name of their paths in a config's data section, the first th
 }
 SPLITS = ("train", "val")
 _NAMED = 3  # files that are named where more are not read
+_FEW = 10  # folders in a folder, each of which is looked at
 _FLAGS = "or name the files by flags, as in --config.data.train_annotations=FILE, see docs/data.md"
 
 
@@ -81,13 +82,23 @@ def recognise(root: str) -> Folder:
     if "://" in root:
         return _plain("coco_dir", root, SPLITS, usual["hint"], f"{root}, in the usual layout")
     folder = Path(root)
+    if folder.is_file():
+        return _plain("", root, SPLITS, f"{root} is a file; {_near(folder) or usual['hint']}")
     if not folder.is_dir():
         hint = f"the folder {root} does not exist; {usual['hint']}"
         return _plain("", root, SPLITS, hint)
+    if (seen := _look(folder)) is not None:
+        return seen
+    nothing = f"{folder} is no data folder that is recognised"
+    return _plain("", root, SPLITS, f"{nothing}; {_near(folder) or _looked_for()}")
+
+
+def _look(folder: Path) -> Folder | None:
+    """What a folder holds; None where nothing is recognised."""
     for look in (_shards, _splits, _single, _foreign):
         if (seen := look(folder)) is not None:
             return seen
-    return _plain("", root, SPLITS, _looked_for(folder))
+    return None
 
 
 def _plain(kind: str, root: str, splits: Sequence[str], hint: str, words: str = "") -> Folder:
@@ -133,7 +144,7 @@ def _splits(folder: Path) -> Folder | None:
     return Folder(
         "coco_dir",
         f"{folder} is {_title(used)}: {'; '.join(lines)}{_unread(folder, used)}",
-        "; ".join([*_hints(folder, names, files, images), _FLAGS]),
+        "; ".join([*_hints(folder, names, files, images), _FLAGS]).removeprefix("or "),
         {key: str(path) for key, path in images.items()},
         {key: _paths(folder, names[key], files[key]) for key in SPLITS},
     )
@@ -294,27 +305,43 @@ def _inside(folder: Path) -> list[Path]:
 
 def _foreign(folder: Path) -> Folder | None:
     """Pascal VOC or YOLO, which become shards first."""
-    kind, title = "voc", "a Pascal VOC folder"
-    if not voc.is_there(folder):
-        kind, title = "yolo", "a YOLO folder"
-        if not (folder / yolo.FILE).is_file():
-            return None
-    out = f"{str(folder).rstrip('/')}_shards"
-    hint = (
-        f"{folder} is {title}, which is not read as it is; run `python -m pix2seq_jax.prepare "
-        f"--from={kind} --source={folder} --out={out}` and give data={out}"
-    )
-    return _plain(kind, str(folder), SPLITS, hint)
+    if (seen := foreign.recognise(folder)) is None:
+        return None
+    return _plain(seen.kind, str(folder), SPLITS, seen.hint)
 
 
-def _looked_for(folder: Path) -> str:
+def _near(path: Path) -> str:
+    """What to give instead of a path, where the data lie one step from it; "" if they do not."""
+    above = [path.parent, path.parent.parent]
+    inside = _inside(path)[: _FEW + 1] if path.is_dir() else []
+    near = [(folder, False) for folder in inside if len(inside) <= _FEW]
+    near += [(folder, True) for folder in above]
+    for folder, whole in near:
+        one = _look(folder)
+        if one is None or not one.kind:
+            continue
+        if one.kind in ("voc", "yolo"):
+            if not whole or folder == path.parent:
+                return one.hint
+        elif Path(one.images["train"]).is_dir() and (not whole or str(path) in _parts(one)):
+            return f"give data={folder}: {one.words}"
+    return ""
+
+
+def _parts(folder: Folder) -> set[str]:
+    """Its files, and the folders that they and its images are in."""
+    files = {file for own in folder.annotations.values() for file in own.values()}
+    return files | {str(Path(file).parent) for file in files} | set(folder.images.values())
+
+
+def _looked_for() -> str:
     """For a folder in which nothing was recognised."""
     splits = ", ".join(dict.fromkeys(name for pair in PAIRS for name in pair))
     return (
-        f"{folder} is no data folder that is recognised; looked for: "
-        f"{', '.join(FILES['annotations'])} with {splits} for {{split}}; a single COCO JSON in "
-        "it or in annotations/; train/index.json (shards); Annotations/, ImageSets/Main/ and "
-        f"JPEGImages/, or XML files beside the images (Pascal VOC); {yolo.FILE} (YOLO); {_FLAGS}"
+        f"looked for: {', '.join(FILES['annotations'])} with {splits} for {{split}}; a single COCO "
+        "JSON in it or in annotations/; train/index.json (shards); Annotations/, ImageSets/Main/ "
+        f"and JPEGImages/, or XML files beside the images (Pascal VOC); {yolo.FILE} (YOLO); "
+        f"{_FLAGS}"
     )
 
 

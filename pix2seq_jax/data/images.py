@@ -23,8 +23,8 @@ _ALIGNED = 64  # bytes; TensorFlow takes memory that begins at a multiple withou
 
 
 def decode_image(data: bytes, name: str, size: tuple[int, int] | None = None) -> np.ndarray:
-    """Decodes a JPEG, PNG or any other file that Pillow reads; grayscale, palette, CMYK and 16-bit
-    images become RGB.
+    """Decodes a JPEG, PNG or any other file that Pillow reads; grayscale, palette, CMYK, 16-bit and
+    float images become RGB.
 
     Args:
         data: content of the file.
@@ -120,9 +120,23 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     formats."""
     if image.mode.startswith("I"):
         return Image.fromarray((np.clip(np.asarray(image), 0, 65535) >> 8).astype(np.uint8))
+    if image.mode == "F":
+        return Image.fromarray(_of_floats(np.asarray(image)))
     if "transparency" in image.info:  # of a palette: applied before it is dropped
         return image.convert("RGBA")
     return image
+
+
+def _of_floats(pixels: np.ndarray) -> np.ndarray:
+    """u8[h,w] of f32[h,w] in [0,1] or, where one is above 1, in [0,255].
+
+    Raises:
+        ValueError: another range, of which nobody can tell what is white.
+    """
+    low, high = float(pixels.min()), float(pixels.max())
+    if not (low >= 0 and high <= 255):
+        raise ValueError(f"its floats go from {low:g} to {high:g}, not from 0 to 1 or to 255")
+    return np.rint(pixels * (255 if high <= 1 else 1)).astype(np.uint8)
 
 
 def header(file: str) -> tuple[int, int, bool]:

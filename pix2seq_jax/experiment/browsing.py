@@ -66,7 +66,10 @@ def browse(
             picture.save(folder / plain, quality=90)
             parts.append(part._replace(picture=plain))
     page = folder / "index.html"
-    write_whole(page, token_pages.page("Training samples", parts, text=config.about))
+    text = config.about
+    if any(token["kind"] == NOISE for part in parts for token in part.tokens):
+        text = f"{text}. Grey boxes are noise."
+    write_whole(page, token_pages.page("Training samples", parts, text=text))
     log.info("%d sequences: open %s", len(parts), page)
     return page
 
@@ -75,6 +78,7 @@ def _opened(config: ml_collections.ConfigDict, workdir: str) -> tuple[Any, Any, 
     """(resolved config, text model, streams of training data by task), as `train` opens them."""
     config = saved_run.keep_labels(config, workdir)
     inputs.check_paths(config, "train")
+    inputs.log_layout(config)
     text = text_model.open_text(config, workdir)
     sources = inputs.open_sources(config, "train", text)
     config = resolve.resolve(config, sources, text)
@@ -159,6 +163,8 @@ class _Drawer:
             title = f"{self._task.name}: image {int(ids[row])}, batch.row {where}"
             prompt = prompt_words(self._words, own.prompt[n], _frame(one))
             plain = {name: value for name, value in objects.items() if name != "captions"}
+            if "labels" in plain:
+                plain["faint"] = np.array(plain["labels"]) == len(self._names)
             skeleton = tuple(map(tuple, self._config.data.skeleton))
             options = {"skeleton": skeleton, "sides": SIDES}
             picture = draw.draw_objects(pixels, plain, self._names, **options)

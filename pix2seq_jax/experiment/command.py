@@ -43,6 +43,8 @@ class Flag(NamedTuple):
         help: what it means.
         choices: the texts that are allowed; () for any.
         argument: of the call, where it has another name than the flag.
+        least: of a number.
+        most: of a number that has a least one.
     """
 
     name: str
@@ -50,6 +52,8 @@ class Flag(NamedTuple):
     help: str
     choices: tuple[str, ...] = ()
     argument: str = ""
+    least: float | None = None
+    most: float | None = None
 
 
 # A config file with --config.NAME=VALUE for its fields; the call gets a ConfigDict.
@@ -136,6 +140,8 @@ def parse(arguments: list[str], table: Sequence[Flag]) -> dict[str, Any]:
         rest = values(["", *arguments])[1:]
         if rest:
             raise ValueError(f"unknown arguments {rest}: flags look like --workdir=DIR")
+        for flag in table:
+            _check_value(flag, values[flag.name].value)
     except (ValueError, flags.Error) as error:
         if any(re.fullmatch(r"--?traceback(=true)?", argument) for argument in arguments):
             raise
@@ -161,8 +167,23 @@ def _define(flag: Flag, values: flags.FlagValues, arguments: list[str]) -> None:
         flags.DEFINE_list(flag.name, list(flag.default), flag.help, **common)
     else:
         flags.DEFINE_string(flag.name, flag.default, flag.help, **common)
-    if flag.default is REQUIRED:
-        flags.mark_flag_as_required(flag.name, values)
+
+
+def _check_value(flag: Flag, value) -> None:
+    """Raises ValueError for a flag that is missing, or a number beyond its range."""
+    if flag.default is REQUIRED and value is None:
+        raise ValueError(
+            f"--{flag.name} is missing; give --{flag.name}=VALUE, --help says what it is"
+        )
+    if flag.least is None:
+        return
+    if flag.most is None:
+        within, words = value >= flag.least, f"at least {flag.least:g}"
+    else:
+        within = flag.least <= value <= flag.most
+        words = f"a number from {flag.least:g} to {flag.most:g}"
+    if not within:
+        raise ValueError(f"--{flag.name}={value:g}: give {words}")
 
 
 def _message(error: Exception) -> str:
@@ -170,8 +191,6 @@ def _message(error: Exception) -> str:
     message = str(error)
     if re.match(r"flag --config\.", message):
         return message + "; give a value like the one in the config file"
-    if missing := re.match(r"flag --(\w+)=None", message):
-        return f"--{missing[1]} is missing; give --{missing[1]}=VALUE, --help says what it is"
     return message
 
 

@@ -297,21 +297,28 @@ class Progress:
 
 
 def followed(
-    items: Iterable[Any], total: int, *, name: str, size: Callable[[Any], int], every: float = 5.0
+    items: Iterable[Any],
+    total: int,
+    *,
+    name: str,
+    size: Callable[[Any], int],
+    unit: str = "image",
+    every: float = 5.0,
 ) -> Iterator[Any]:
     """Passes items on; a bar on a terminal, in a log a line every `every` seconds and at the end,
     each with the rate and the time left.
 
     Args:
         items: which become ready one after the other.
-        total: images in all of them.
+        total: units in all of them.
         name: of what is done.
-        size: images in an item.
+        size: units in an item.
+        unit: what is counted.
         every: seconds.
     """
     start = said = time.monotonic()
     terminal = sys.stderr.isatty()
-    bar = tqdm(total=total, unit="image", desc=name, disable=not terminal, dynamic_ncols=True)
+    bar = tqdm(total=total, unit=unit, desc=name, disable=not terminal, dynamic_ncols=True)
     done = 0
     with logging_redirect_tqdm([log]), bar:
         for item in items:
@@ -321,9 +328,9 @@ def followed(
             now = time.monotonic()
             if done == total or (not terminal and now - said > every):
                 said, rate = now, done / max(now - start, 1e-9)
-                left = duration((total - done) / rate)
-                text = "%s: %d/%d images (%.0f %%), %.0f images/s, ETA %s"
-                log.info(text, name, done, total, 100 * done / total, rate, left)
+                left, speed = duration((total - done) / rate), f"{rate:.{0 if rate > 10 else 1}f}"
+                text = "%s: %d/%d %ss (%.0f %%), %s %ss/s, ETA %s"
+                log.info(text, name, done, total, unit, 100 * done / total, speed, unit, left)
 
 
 def parameter_table(params) -> str:

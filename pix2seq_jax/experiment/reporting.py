@@ -7,7 +7,7 @@ import ml_collections
 
 from pix2seq_jax.evaluation import make_host_tasks
 from pix2seq_jax.evaluation.pages import build
-from pix2seq_jax.experiment import inputs, text_model
+from pix2seq_jax.experiment import inputs, saved_run, text_model
 from pix2seq_jax.experiment.logs import log, phase, setup_logging
 from pix2seq_jax.experiment.resolve import GROUND_TRUTH, label
 from pix2seq_jax.experiment.workdir import check_named
@@ -28,18 +28,22 @@ def run(workdir: str | Path, boxes: str = "predicted") -> PurePath:
     """
     setup_logging()
     check_named(workdir)
-    folder, suffix = path_of(workdir), f"_{GROUND_TRUTH}_boxes" if boxes == GROUND_TRUTH else ""
-    looked_at = _read(folder / f"report{suffix}" / build.INPUTS, folder)
-    metrics = _read(folder / f"metrics{suffix}.json", folder)
+    saved_run.load_config(workdir)  # that there is a run
+    folder, suffix, flag = path_of(workdir), "", ""
+    if boxes == GROUND_TRUTH:
+        suffix, flag = f"_{GROUND_TRUTH}_boxes", f" --config.eval.boxes={GROUND_TRUTH}"
+    remedy = f"evaluate with `pix2seq eval --workdir={workdir}{flag}`"
+    looked_at = _read(folder / f"report{suffix}" / build.INPUTS, remedy)
+    metrics = _read(folder / f"metrics{suffix}.json", remedy)
     config = ml_collections.ConfigDict(looked_at["config"])
     names = list(make_host_tasks(config))
     results = {
-        name: _read(folder / "results" / f"{label(config, name)}.json", folder) for name in names
+        name: _read(folder / "results" / f"{label(config, name)}.json", remedy) for name in names
     }
     if missing := [name for name in names if label(config, name) not in metrics]:
         raise ValueError(
             f"{folder / f'metrics{suffix}.json'} has no {label(config, missing[0])!r}: it is of "
-            "another evaluation; evaluate again with --mode=eval"
+            f"another evaluation; {remedy}"
         )
     with phase("open the data"):
         inputs.check_paths(config, "val")
@@ -59,12 +63,8 @@ def run(workdir: str | Path, boxes: str = "predicted") -> PurePath:
     return path
 
 
-def _read(path: PurePath, workdir: PurePath):
+def _read(path: PurePath, remedy: str):
     """The content of a JSON file of an evaluation."""
-    remedy = (
-        f"evaluate with python -m pix2seq_jax.main --config=configs/workdir.py:{workdir} "
-        f"--workdir={workdir} --mode=eval"
-    )
     if not path.is_file():
         raise ValueError(f"{path} does not exist: no report can be made without it; {remedy}")
     try:

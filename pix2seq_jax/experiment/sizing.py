@@ -22,8 +22,8 @@ def sized(config: ml_collections.ConfigDict, workdir: str | Path) -> ml_collecti
     train.by_data; the log says why.
 
     A run that goes on keeps those of its config.json, so nothing changes in its middle, whatever
-    the data and the devices are by then. Otherwise the training images are counted, without
-    reading the annotations.
+    the data and the devices are by then. Otherwise the images of train and val are counted,
+    without reading the annotations.
 
     Args:
         config: whose values are in their ranges.
@@ -39,7 +39,7 @@ def sized(config: ml_collections.ConfigDict, workdir: str | Path) -> ml_collecti
         return as_saved(config, saved_run.load_config(workdir), workdir)
     mesh = resolve.make_mesh(config)
     accelerators = mesh.devices.flat[0].platform != "cpu"
-    chosen = _choices(config, _images(config), mesh, accelerators, pretrained=imported)
+    chosen = _choices(config, _images(config, "train"), mesh, accelerators, pretrained=imported)
     for choice in chosen:
         log.info("%s", _in_words(choice))
     return _with_values(config, {choice.field: choice.value for choice in chosen})
@@ -53,7 +53,7 @@ def planned(
         return config, []
     lines = []
     try:
-        images = _images(config)
+        images = _images(config, "train")
     except ValueError:
         images = recipes.COCO_IMAGES
         lines.append(f"the training data are not here: {images:,} images are assumed, as COCO has")
@@ -97,19 +97,31 @@ def _with_values(
     return config
 
 
-def _images(config: ml_collections.ConfigDict) -> int:
-    """Training images of the first task that is trained, as its file lists them; those of
-    config.more_data do not count.
+def _images(config: ml_collections.ConfigDict, split: str) -> int:
+    """Images of `train` or `val` of the first task that is trained, as its file lists them; those
+    of config.more_data do not count.
 
     Raises:
         ValueError: there is no such file.
     """
     name = next(name for name in resolve.task_names(config) if name in feeds.weighing(config))
-    _, file = inputs.data_paths(config.data, "train", HOST_TASKS[name].annotations)
+    _, file = inputs.data_paths(config.data, split, HOST_TASKS[name].annotations)
     images = count_images(path_of(file))
-    if part := inputs.part_of(config, "train"):
-        images = round(images * (1 - part.val_share))
+    if part := inputs.part_of(config, split):
+        share = part.val_share if split == "val" else 1 - part.val_share
+        images = round(images * share)
     return max(images, 1)  # a file without any is refused where it is read
+
+
+def _evaluated(config: ml_collections.ConfigDict) -> by_data.Evaluated:
+    """Images of an evaluation on the way and at the end. Where val is missing nobody knows; what
+    evaluates says so."""
+    try:
+        images = _images(config, "val")
+    except ValueError:
+        return by_data.Evaluated(0, 0)
+    limits = (config.eval.images_in_training, config.eval.images)
+    return by_data.Evaluated(*[min(limit, images) if limit else images for limit in limits])
 
 
 def _choices(
@@ -131,6 +143,7 @@ def _choices(
         by_data.Devices(mesh.size, accelerators, multiple),
         repeats=train.repeats,
         pretrained=pretrained or bool(config.init_from or config.init_encoder),
+        evaluated=_evaluated(config),
     )
 
 

@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
@@ -105,7 +106,8 @@ class Service:
             Route("/metrics", self.metrics),
             Route("/predict", self.predict, methods=["POST"]),
         ]
-        return Starlette(routes=routes, lifespan=self._lifespan)
+        handlers = {HTTPException: _no_such_page}
+        return Starlette(routes=routes, lifespan=self._lifespan, exception_handlers=handlers)
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: Starlette):
@@ -231,6 +233,17 @@ class Service:
 def _hexadecimal(label: int) -> str:
     """The colour of a label, see `marks.color`, as CSS has it."""
     return "#{:02x}{:02x}{:02x}".format(*color(label))
+
+
+async def _no_such_page(request: Request, error: HTTPException) -> Response:
+    """What is asked for an address or by a method that the server does not have."""
+    what = f"{request.method} {request.url.path}"
+    answer = _refusal(
+        error.status_code,
+        f"{what}: {error.detail}; POST an image to /predict, or GET /, /info, /healthz or /metrics",
+    )
+    answer.headers.update(error.headers or {})
+    return answer
 
 
 def _refusal(status: int, message: str) -> Response:

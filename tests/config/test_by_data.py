@@ -1,18 +1,25 @@
 """The rules for a run on one's own data, and which configs they are for."""
 
+import re
+
 import pytest
 
 from pix2seq_jax.config import build, by_data, ranges, recipes
-from pix2seq_jax.config.by_data import Devices
+from pix2seq_jax.config.by_data import Devices, Evaluated
 from tests.helpers import small
 
 CPU, ONE, EIGHT = Devices(1, False, 1), Devices(1, True, 1), Devices(8, True, 8)
 
 
-def chosen(images, devices, *, pretrained, repeats=1, **given):
+FEW, UNKNOWN = Evaluated(40, 40), Evaluated(0, 0)
+
+
+def chosen(images, devices, *, pretrained, repeats=1, evaluated=FEW, **given):
     """The values by the last part of their names."""
     values = by_data.FIELDS | {name.replace("__", "."): value for name, value in given.items()}
-    choices = by_data.choose(values, images, devices, repeats=repeats, pretrained=pretrained)
+    choices = by_data.choose(
+        values, images, devices, repeats=repeats, pretrained=pretrained, evaluated=evaluated
+    )
     assert all(choice.reason for choice in choices)
     return {choice.field.split(".")[1]: choice.value for choice in choices}
 
@@ -29,7 +36,7 @@ def chosen(images, devices, *, pretrained, repeats=1, **given):
         (5_000, ONE, False, (16, 93_800, 2.5e-4, 5_000)),
         (5_000, EIGHT, True, (128, 1_600, 1e-4, 160)),
         (5_000, EIGHT, False, (128, 11_800, 7.1e-4, 1_180)),
-        (2_000_000, EIGHT, True, (128, 36_964, 1e-4, 3_696)),
+        (2_000_000, EIGHT, True, (128, 36_964, 1e-4, 3_697)),
     ],
 )
 def test_the_rules(images, devices, pretrained, expected):
@@ -62,9 +69,48 @@ def test_an_epoch_has_each_image_as_often_as_it_is_repeated():
 
 def test_what_is_given_stays_and_the_rest_follows_from_it():
     values = chosen(5_000, ONE, pretrained=True, train__batch_size=32, train__steps=70)
-    assert values == {"base": 5e-5, "eval_steps": 7}
+    assert values == {"base": 5e-5, "eval_steps": 14}
     given = {"train__batch_size": 4, "train__steps": 3, "schedule__base": 1.0}
     assert chosen(5_000, ONE, pretrained=True, **given, train__eval_steps=2) == {}
+
+
+@pytest.mark.parametrize(
+    "steps,batch,evaluated,expected",
+    [
+        # The last takes 72 of the 160 images that a tenth of 200 x 8 rows is; one more has room.
+        (200, 8, Evaluated(72, 72), 2),
+        (200, 8, Evaluated(81, 81), 1),
+        (200, 8, Evaluated(16, 16), 10),
+        (200, 8, UNKNOWN, 10),
+        (1_000, 8, Evaluated(500, 5_000), 1),
+        (8_000, 8, Evaluated(500, 5_000), 3),  # 5,000 + 2 x 500 of 6,400
+        (277_235, 256, Evaluated(500, 5_000), 56),  # one every 5,000 steps
+        (1, 1, Evaluated(3, 3), 1),
+    ],
+)
+def test_evaluated_images_are_at_most_a_tenth_of_the_trained_rows(
+    steps, batch, evaluated, expected
+):
+    given = {"train__batch_size": batch, "train__steps": steps, "schedule__base": 1.0}
+    every = chosen(500, CPU, pretrained=True, evaluated=evaluated, **given)["eval_steps"]
+    number = -(-steps // every)  # the last is at the end, whatever `every` is
+    assert number == expected and every >= 1
+    if number > 1:
+        assert (number - 1) * evaluated.each + evaluated.last <= steps * batch / 10
+
+
+@pytest.mark.parametrize(
+    "evaluated,words",
+    [
+        (FEW, "4 evaluations of 40 images, the last of 40, not 10: .* 0.1 of the 1,600 rows"),
+        (Evaluated(500, 900), "one evaluation, at the end, of 900 images; .* 0.1 of the 1,600 "),
+        (UNKNOWN, "10 evaluations in 200 steps, one at least every 5,000"),
+    ],
+)
+def test_the_reason_has_the_images_of_an_evaluation(evaluated, words):
+    values = by_data.FIELDS | {"train.steps": 200, "train.batch_size": 8}
+    *_, choice = by_data.choose(values, 292, CPU, repeats=1, pretrained=True, evaluated=evaluated)
+    assert choice.field == "train.eval_steps" and re.match(words, choice.reason)
 
 
 @pytest.mark.parametrize("file", ["detection.py", "multitask.py"])

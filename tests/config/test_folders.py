@@ -167,6 +167,29 @@ def test_other_folders_say_what_was_looked_for(shapes, tmp_path, files, words):
     assert folder.images["val"] == f"{tmp_path}/val"
 
 
+@pytest.mark.parametrize("given", ["", "ours/train", "ours/annotations/instances_train.json"])
+def test_data_that_lie_one_step_away_are_pointed_at(shapes, tmp_path, given):
+    shutil.copytree(shapes, tmp_path / "ours")
+    (tmp_path / "notes").mkdir()
+    folder = folders.of(str(tmp_path / given))
+    assert folder.kind == "" and f"give data={tmp_path}/ours: " in folder.hint
+    assert "instances_val.json (and keypoints, captions) with images in val/" in folder.hint
+    # What is not part of them is not answered with them.
+    assert "looked for: annotations/" in folders.of(str(tmp_path / "notes")).hint
+
+
+def test_yolo_without_its_description_is_told_what_to_write(shapes, tmp_path):
+    folder = layouts.yolo(shapes, tmp_path / "mine")
+    given = folders.of(str(folder / "data.yaml"))
+    assert "mine/data.yaml is a file" in given.hint and "prepare --from=yolo" in given.hint
+    text = (folder / "data.yaml").read_text()
+    (folder / "data.yaml").unlink()
+    seen = folders.of(str(folder))
+    assert seen.kind == "" and "but no data.yaml; write one" in seen.hint
+    (folder / "data.yaml").write_text(text)
+    assert folders.of(str(folder)).kind == "yolo"
+
+
 def test_a_folder_that_is_not_there_is_named():
     assert "the folder /no/data does not exist" in folders.of("/no/data").hint
     assert folders.of("gs://bucket/data").images["train"] == "gs://bucket/data/train"

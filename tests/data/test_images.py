@@ -45,6 +45,21 @@ def test_transparent_palette_does_not_warn():
     np.testing.assert_array_equal(decoded, np.asarray(image.convert("RGB")))
 
 
+@pytest.mark.parametrize("most", [1, 255])
+def test_floats_keep_their_range(most):
+    gray = RNG.random((9, 7), np.float32)
+    gray[0, :2] = 0, 1
+    decoded = decode_image(encode(Image.fromarray(gray * np.float32(most)), "TIFF"), "x")
+    np.testing.assert_array_equal(decoded[..., 1], np.rint(gray * np.float32(255)))
+
+
+@pytest.mark.parametrize("wrong", [-1.0, 4000.0, np.nan])
+def test_floats_without_a_known_range_are_refused(wrong):
+    data = encode(Image.fromarray(np.array([[0.0, wrong]], np.float32)), "TIFF")
+    with pytest.raises(ValueError, match=r"x.tiff cannot be decoded .*not from 0 to 1 or to 255"):
+        decode_image(data, "x.tiff")
+
+
 def test_sixteen_bits_keep_their_range():
     gray = RNG.integers(0, 65536, (9, 7), np.uint16)
     decoded = decode_image(encode(Image.fromarray(gray)), "x")

@@ -197,6 +197,21 @@ def test_what_images_means(tmp_path, monkeypatch):
     for nothing in (f"{tmp_path}/none/*", f"{tmp_path}/none.jpg", ""):
         with pytest.raises(ValueError, match="0 files match"):
             sources.find(nothing)
+    with pytest.raises(ValueError, match="0 files match; addresses are not fetched"):
+        sources.find("https://example.com/a.jpg")
+
+
+def test_pictures_of_the_last_time_are_no_images(tmp_path):
+    for name in ("a.png", "sub/b.png", "out/a.png", "out/thumbnails/0.png", "output.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    paths = sources.find(str(tmp_path), without=f"{tmp_path}/sub/../out").paths
+    assert [str(Path(path).relative_to(tmp_path)) for path in paths] == [
+        "a.png", "output.png", "sub/b.png",
+    ]  # fmt: skip
+    assert len(sources.find(str(tmp_path), without="elsewhere").paths) == 5
+    with pytest.raises(ValueError, match="is the folder of the images"):
+        sources.find(str(tmp_path), without=f"{tmp_path}/")
 
 
 def test_image_ids_of_an_annotation_file(tmp_path):

@@ -40,6 +40,7 @@ def test_a_page_of_all_tasks(config, tmp_path):
         assert (tmp_path / "out" / name).is_file()
         assert (tmp_path / "out" / name).with_suffix(".png").is_file()
     assert 'class="token noise"' in page and "http" not in page
+    assert "Grey boxes are noise." in page
     with pytest.raises(ValueError, match="give at least 1"):
         browsing.browse(config, str(tmp_path / "no"), count=0)
 

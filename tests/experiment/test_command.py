@@ -23,12 +23,13 @@ COMMANDS = {  # and a flag of each
 FLAGS = (
     Flag("from", REQUIRED, "Where from.", argument="source"),
     Flag("count", 3, "How many."),
-    Flag("rate", 0.5, "How fast."),
+    Flag("rate", 0.5, "How fast.", least=0, most=2),
+    Flag("parts", 4, "Of each.", least=1),
     Flag("names", ("a",), "Of what."),
     Flag("kind", "plain", "What kind.", choices=("plain", "round")),
     Flag("dry", False, "Whether to write nothing."),
 )
-DEFAULTS = {"count": 3, "rate": 0.5, "names": ["a"], "kind": "plain", "dry": False}
+DEFAULTS = {"count": 3, "rate": 0.5, "parts": 4, "names": ["a"], "kind": "plain", "dry": False}
 
 
 @pytest.mark.parametrize(("name", "flag"), COMMANDS.items())
@@ -82,6 +83,7 @@ def test_values_are_of_the_kind_of_their_defaults():
         "source": "x",
         "count": 4,
         "rate": 2.0,
+        "parts": 4,
         "names": ["b", "c"],
         "kind": "round",
         "dry": True,
@@ -97,6 +99,10 @@ def test_values_are_of_the_kind_of_their_defaults():
         (("--from=x", "--kind=flat"), "--kind=flat", "plain|round"),
         (("--from=x", "--cuont=4"), "'cuont'", "Did you mean: count"),
         (("--from=x", "more"), "unknown arguments ['more']", "flags look like --workdir=DIR"),
+        (("more",), "unknown arguments ['more']", "flags look like --workdir=DIR"),
+        (("--from=x", "--rate=2.5"), "--rate=2.5", "give a number from 0 to 2"),
+        (("--from=x", "--rate=nan"), "--rate=nan", "give a number from 0 to 2"),
+        (("--from=x", "--parts=0"), "--parts=0", "give at least 1"),
     ],
 )
 def test_flags_that_cannot_be_read_are_one_line(arguments, field, remedy):

@@ -88,6 +88,24 @@ def test_a_file_without_splits_counts_for_the_part_that_is_trained_on(folder, tm
     sizing.sized(config, "")
     images = round(0.8 * small.TRAIN_IMAGES)
     assert f"the {images} images of an epoch" in logged.text
+    # Of the other part an evaluation is made: a tenth of 10 x 8 rows is one such evaluation.
+    short = sizing.sized(config_of(layouts.one_file(folder, tmp_path / "two"), train__steps=10), "")
+    val = small.TRAIN_IMAGES - images
+    assert short.train.eval_steps == 10 and f"at the end, of {val} images" in logged.text
+
+
+def test_evaluations_follow_from_the_images_of_val(folder, tmp_path, logged):
+    def every(data=folder, **overrides):
+        return sizing.sized(config_of(data, train__steps=50, **overrides), "").train.eval_steps
+
+    assert every() == 25  # 2 x 20 images are a tenth of 50 x 8 rows
+    assert "2 evaluations of 20 images" in logged.text and "of the 400 rows" in logged.text
+    assert every(eval__images_in_training=5) == 10  # 20 and 4 x 5
+    assert every(eval__images=10) == 25 and every(train__batch_size=4) == 50
+    assert every(train__eval_steps=3) == 3
+    unknown = grown(folder, tmp_path / "no_val", small.TRAIN_IMAGES)
+    (unknown / "annotations" / "instances_val.json").unlink()
+    assert every(unknown) == 5
 
 
 def test_other_configs_stay(folder):

@@ -123,6 +123,13 @@ def yolo(shapes: Path, folder: Path) -> Path:
     return folder
 
 
+def yolo_named(shapes: Path, folder: Path) -> Path:
+    """The same where data.yaml is called after the data."""
+    (yolo(shapes, folder) / "data.yaml").rename(folder / "things.yaml")
+    (folder / "other.yaml").write_text("train: 3\n")
+    return folder
+
+
 WITH_SPLITS = {
     "coco": coco,
     "below_images": lambda shapes, folder: coco(shapes, folder, "images/{split}2017"),
@@ -132,4 +139,4 @@ WITH_SPLITS = {
     "ours": shutil.copytree,
 }
 WITHOUT_SPLITS = {"one_file": one_file, "several_kinds": several_kinds}
-FOREIGN = {"voc": (voc, voc_beside), "yolo": (yolo,)}
+FOREIGN = {"voc": (voc, voc_beside), "yolo": (yolo, yolo_named)}

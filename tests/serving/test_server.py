@@ -221,7 +221,10 @@ def test_pages(server):
     assert page.status_code == 200 and "http" not in page.text.lower().replace("html", "")
     info = server.client.get("/info").json()
     assert info["classes"][0] == "person" and info["max_pixels"] == 1_000_000
-    assert server.client.get("/predict").status_code == 405
+    for path, status in (("/predict", 405), ("/nothing", 404)):
+        answer = server.client.get(path)
+        assert answer.status_code == status
+        assert answer.json()["error"].startswith(f"GET {path}: ") and "POST an image" in answer.text
     assert sample(server, "pix2seq_ready") == 1
     assert sample(server, "pix2seq_open_requests") == 0
 

@@ -17,7 +17,7 @@ from pix2seq_jax.evaluation.pictures.lettering import (
     wrapped,
     write_tags,
 )
-from pix2seq_jax.evaluation.pictures.marks import color, draw_marks
+from pix2seq_jax.evaluation.pictures.marks import color, draw_marks, faint
 
 # Pictures are scaled until their longer side lies between these: text is readable on 48 px, and
 # files stay small.
@@ -25,7 +25,7 @@ SIDES = (480, 1024)
 GAP = 6  # pixels between pictures
 BACKGROUND = (32, 32, 32)
 CAPTION_LINES = 6  # longer captions end in "..."
-PER_OBJECT = ("boxes", "scores", "is_crowd", "masks", "keypoints", "visible")
+PER_OBJECT = ("boxes", "scores", "is_crowd", "masks", "keypoints", "visible", "faint")
 
 
 def draw_objects(
@@ -46,7 +46,7 @@ def draw_objects(
             are not drawn; `scores` f32[N] in [0, 1]; `is_crowd` bool[N], crowds are named as such;
             `masks` N times bool[H,W] of `image`, tinted and outlined in the class's colour;
             `keypoints` f32[N,J,2] yx in pixels of `image`, and `visible` bool[N,J] (all, if not
-            given).
+            given); `faint` bool[N], boxes that are thin and grey below all others, without a name.
         names: name of label l at l - 1 (written as "class l" if no font has its letters);
             None: no text.
         skeleton: pairs of keypoints, counted from 0, each a limb of its own colour.
@@ -69,7 +69,7 @@ def draw_objects(
         tags = [
             Tag(_words(objects, i, names), color(int(objects["labels"][i])), frames[i])
             for i in reversed(numbers)
-            if i in frames
+            if i in frames and not faint(objects, i)
         ]
         write_tags(picture, tags, letter_size(picture.size))
     return picture
@@ -137,10 +137,11 @@ def _scaled(picture: Image.Image, sides: tuple[int, int]) -> tuple[Image.Image, 
 
 
 def _ranked(objects: dict, threshold: float) -> list[int]:
-    """Numbers of the objects that have a label and score enough, the best last."""
+    """Numbers of the objects that have a label and score enough, faint ones first, the best
+    last."""
     labels = objects["labels"]
     scores = np.asarray(objects.get("scores", np.ones(len(labels))))
-    order = np.argsort(scores, kind="stable")
+    order = sorted(np.argsort(scores, kind="stable"), key=lambda i: not faint(objects, i))
     return [int(i) for i in order if labels[i] > 0 and scores[i] >= threshold]
 
 

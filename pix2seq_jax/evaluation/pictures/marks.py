@@ -23,6 +23,7 @@ PALETTE = (
 )
 # Of the further rounds of the palette: share of white (above 0) or of black that is mixed in.
 SHADES = (0, 0.42, -0.4, 0.62, -0.55, 0.22, -0.2, 0.52, -0.48, 0.32, -0.3, 0.1)
+FAINT = (160, 160, 160)  # of boxes that others lie on
 FAR = 1e4  # pixels; edges are cut here, because PIL counts in 32 bits
 
 
@@ -47,12 +48,14 @@ def draw_marks(
     """
     line = line_width(picture.size)
     fills = {i: color(int(objects["labels"][i])) for i in numbers}
+    fills |= {i: FAINT for i in numbers if faint(objects, i)}
     masks, boxes, skeletons = {}, {}, {}
     if "masks" in objects:
         masks = {i: _draw_mask(picture, objects["masks"][i], fills[i], line) for i in numbers}
     if "boxes" in objects:
         edges = {i: np.asarray(objects["boxes"][i], np.float64) * scale for i in numbers}
-        boxes = {i: _draw_box(picture, edges[i], fills[i], line) for i in numbers}
+        lines = {i: 1 if faint(objects, i) else line for i in numbers}
+        boxes = {i: _draw_box(picture, edges[i], fills[i], lines[i]) for i in numbers}
     if "keypoints" in objects:
         points = {i: objects["keypoints"][i] * scale for i in numbers}
         skeletons = {i: _draw_skeleton(picture, points[i], skeleton, line) for i in numbers}
@@ -60,6 +63,11 @@ def draw_marks(
     for kind in (skeletons, masks, boxes):  # the last that is seen counts
         frames |= {i: frame for i, frame in kind.items() if frame is not None}
     return frames
+
+
+def faint(objects: dict, i: int) -> bool:
+    """Whether object i is one that others lie on."""
+    return "faint" in objects and bool(objects["faint"][i])
 
 
 def line_width(size: tuple[int, int]) -> int:

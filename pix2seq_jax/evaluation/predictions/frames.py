@@ -42,7 +42,7 @@ def predict(path: str, output: Output, *, batch_size: int, limit: int = 0) -> It
                     yield {"file": path} | more | prediction.to_dict()
             if size is None:
                 raise ValueError(f"video {path} has no frames; give another file")
-    output.card(path, target.name, "", words, "")
+    output.card(path, target.name, "", words, "These are the frames that show a class.")
 
 
 def _grouped(frames: Iterator[video.Frame], size: int) -> Iterator[list[video.Frame]]:

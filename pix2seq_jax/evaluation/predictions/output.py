@@ -93,9 +93,9 @@ class Output:
         self._cards.append(pages.card(file, name, thumbnail, words, text))
         self._images_of.update(set(words))
 
-    def finish(self, skipped: Sequence[tuple[str, str]]) -> None:
+    def finish(self, skipped: Sequence[tuple[str, str]], *, what: str = "images") -> None:
         """Writes the gallery, the images that the ids of COCO's results stand for, and what was
-        skipped."""
+        skipped; `what` they are."""
         data = self.model.config.data
         ids = list(data.category_ids) or range(1, len(data.category_names) + 1)
         named = zip(ids, data.category_names, strict=False)  # imported models may have more names
@@ -104,7 +104,7 @@ class Output:
         write_whole(self.folder / "images_coco.json", json.dumps(content))
         rows = [{"file": file, "error": why} for file, why in skipped]
         write_whole(self.folder / "skipped.json", json.dumps(rows, indent=1))
-        title = f"{self.count} images, weights of step {self.model.step}"
+        title = f"{self.count} {what}, weights of step {self.model.step}"
         page = pages.gallery(title, self._cards, self._images_of, skipped)
         write_whole(self.folder / "index.html", page)
 

@@ -28,32 +28,38 @@ class Source(NamedTuple):
     video: str = ""
 
 
-def find(images: str, *, limit: int = 0, stdin: TextIO | None = None) -> Source:
+def find(images: str, *, limit: int = 0, without: str = "", stdin: TextIO | None = None) -> Source:
     """The files that `images` stands for.
 
     Args:
         images: path of an image or a video; a folder, all images in it and in its subfolders; a
             glob, `**` for subfolders; or "-", paths on stdin, one on a line.
         limit: only the first so many image files; 0: all.
+        without: a folder in that of the images whose files are left out.
         stdin: what "-" reads; None: that of the process.
 
     Raises:
-        ValueError: nothing is there.
+        ValueError: nothing is there, or all of it is left out.
     """
     if images == STDIN:
         lines = (line.strip() for line in (stdin or sys.stdin))
         paths = list(dict.fromkeys(line for line in lines if line))
     elif os.path.isdir(images):
-        paths = _in_folder(images)
+        if without and os.path.realpath(images) == os.path.realpath(without):
+            raise ValueError(
+                f"--out={without} is the folder of the images, and pictures in it would be images "
+                "the next time; give another folder"
+            )
+        paths = _in_folder(images, without)
     elif os.path.isfile(images):  # a name may hold [ or *
         paths = [images]
     else:
         paths = sorted(path for path in glob.glob(images, recursive=True) if os.path.isfile(path))
     if not paths:
-        raise ValueError(
-            f"--images={images!r}: 0 files match; give an image, a video, a folder of images, a "
-            "glob in quotes, or - for paths on stdin"
-        )
+        hint = "give an image, a video, a folder, a glob in quotes, or - for paths on stdin"
+        if "://" in images:
+            hint = "addresses are not fetched; download the file and give its path"
+        raise ValueError(f"--images={images!r}: 0 files match; {hint}")
     if len(paths) == 1 and is_video(paths[0]):
         return Source((), paths[0])
     return Source(tuple(paths[: max(limit, 0) or None]))
@@ -64,14 +70,17 @@ def is_video(path: str) -> bool:
     return Path(path).suffix.lower() in VIDEOS
 
 
-def _in_folder(folder: str) -> list[str]:
-    """The image files in a folder and its subfolders, by their suffix; others are counted in the
-    log."""
-    known = set(Image.registered_extensions())
-    files = sorted(str(path) for path in Path(folder).rglob("*") if path.is_file())
+def _in_folder(folder: str, without: str) -> list[str]:
+    """The image files in a folder and its subfolders, but those of one subfolder, by their suffix;
+    others are counted in the log."""
+    known, left_out = set(Image.registered_extensions()), Path(without).resolve()
+    paths = (path for path in Path(folder).rglob("*") if path.is_file())
+    if without:
+        paths = (path for path in paths if not path.resolve().is_relative_to(left_out))
+    files = sorted(map(str, paths))
     images = [file for file in files if Path(file).suffix.lower() in known - set(VIDEOS)]
     if others := [file for file in files if file not in set(images)]:
-        text = "%s: %d files are no images by their suffix, such as %s"
+        text = "%s: not read, no images by their suffix: %d, such as %s"
         log.info(text, folder, len(others), os.path.relpath(others[0], folder))
     return images
 

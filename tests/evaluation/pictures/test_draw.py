@@ -9,7 +9,7 @@ from pycocotools.cocoeval import Params
 from pix2seq_jax.data.coco.person import COCO_KEYPOINTS
 from pix2seq_jax.data.shapes import dataset
 from pix2seq_jax.evaluation.pictures import draw, lettering
-from pix2seq_jax.evaluation.pictures.marks import TINT, color
+from pix2seq_jax.evaluation.pictures.marks import FAINT, TINT, color
 
 # within SIDES: drawn at its own size, with lines of 2 px
 GREY = np.full((500, 600, 3), 128, np.uint8)
@@ -279,6 +279,17 @@ def test_masks_and_keypoints_share_the_fate_of_their_object():
     }
     seen = changed(draw.draw_objects(GREY, objects, NAMES, skeleton=[(0, 1)], threshold=0.3))
     assert seen[100, 100] and not seen[200:].any()
+
+
+def test_faint_boxes_lie_below_and_have_no_name():
+    boxes = np.float32([[100, 100, 200, 200], [100, 100, 300, 300]])
+    objects = {"labels": [1, 2], "boxes": boxes, "scores": np.float32([0.1, 0.9])}
+    picture = draw.draw_objects(GREY, objects | {"faint": [False, True]}, NAMES)
+    pixels, seen = np.asarray(picture), changed(picture)
+    assert tuple(pixels[150, 100]) == color(1) and tuple(pixels[299, 250]) == FAINT
+    assert seen[250, 299] and not seen[250, 150:299].any()  # a line of one pixel
+    bare = draw.draw_objects(GREY, {name: objects[name][:1] for name in objects}, NAMES)
+    assert np.array_equal(np.asarray(bare)[:100], pixels[:100])  # the name is that of one
 
 
 def test_names_go_to_the_mask_or_the_keypoints_where_there_is_no_box():
