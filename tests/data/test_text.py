@@ -54,6 +54,16 @@ def test_unknown_characters(text):
     assert "⁇" in text.decode(row)
 
 
+def test_rare_characters_get_pieces_unless_they_are_too_many():
+    rare = "7 t-shirts; a bouquet"
+    text = Text.train([*SENTENCES * 200, rare], 80)
+    assert text.decode(text.encode([rare])[0]) == rare
+    many = "".join(chr(0x4E00 + number) for number in range(60))  # of 80 pieces
+    text = Text.train([*SENTENCES * 2000, many], 80)
+    assert text.decode(text.encode(SENTENCES[:1])[0]) == SENTENCES[0]
+    assert 2 in text.encode([many])[0]
+
+
 def test_a_size_beyond_the_data_is_reduced(caplog):
     with caplog.at_level("INFO", logger="pix2seq_jax"):
         text = Text.train(SENTENCES, 32_000)

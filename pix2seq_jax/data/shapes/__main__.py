@@ -19,6 +19,7 @@ FLAGS = (
     Flag("val", Spec.val, "Validation images."),
     Flag("seed", Spec.seed, "Of all that is drawn."),
     Flag("size", Spec.size, "Longer side of an image in pixels."),
+    Flag("classes", Spec.classes, "What is drawn; also: arrow, moon."),
     Flag("workers", 0, "Processes that draw; 0: one for each core."),
 )
 
@@ -28,10 +29,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command.run(call, FLAGS, __doc__, arguments)
 
 
-def call(out: str, workers: int, **numbers: int) -> None:
+def call(out: str, workers: int, classes: list[str], **numbers: int) -> None:
     """Draws the set."""
     signal.signal(signal.SIGTERM, _leave)
-    if generate(out, Spec(**numbers), workers or None):
+    if generate(out, Spec(classes=tuple(classes), **numbers), workers or None):
         print(f"shapes: written to {out}", flush=True)
 
 

@@ -4,10 +4,10 @@
     DIR/annotations/{instances,person_keypoints,captions}_{train,val}.json
     DIR/shapes.json                                         what was drawn: version, seed, numbers
 
-Seven categories with sparse ids (person and filled shapes), one to four objects an image, polygons
-of the visible parts, persons with the 17 COCO keypoints, a few crowds, empty and grayscale images,
-five captions each. Image i of a split depends on (seed, split, i) alone, so the number of worker
-processes changes nothing. No TensorFlow, no jax.
+Seven categories with sparse ids (person and filled shapes; others where they are named), one to
+four objects an image, polygons of the visible parts, persons with the 17 COCO keypoints, a few
+crowds, empty and grayscale images, five captions each. Image i of a split depends on (seed, split,
+i) alone, so the number of worker processes changes nothing. No TensorFlow, no jax.
 """
 
 import json
@@ -27,7 +27,7 @@ import numpy as np
 
 from pix2seq_jax.data.coco.person import COCO_KEYPOINTS
 from pix2seq_jax.data.shapes.draw import SUPERSAMPLE, Figure, Scene, draw
-from pix2seq_jax.data.shapes.sketches import CATEGORIES, Category
+from pix2seq_jax.data.shapes.sketches import CATEGORIES, EVERY, Category, named
 from pix2seq_jax.geometry.rings import area
 from pix2seq_jax.geometry.run_lengths import runs_of_mask
 
@@ -63,19 +63,25 @@ EMPTY_CAPTIONS = (
 
 @dataclass(frozen=True)
 class Spec:
-    """What is drawn: `train` and `val` images whose longer side is `size` pixels, from `seed`.
-    ValueError if bad."""
+    """What is drawn: `train` and `val` images whose longer side is `size` pixels, from `seed`, with
+    objects of these `classes`. ValueError if bad."""
 
     train: int = 20000
     val: int = 500
     seed: int = 0
     size: int = 64
     version: int = VERSION
+    classes: tuple[str, ...] = tuple(category.name for category in CATEGORIES)
 
     def __post_init__(self) -> None:
         for name, low in (("train", 1), ("val", 1), ("seed", 0), ("size", MIN_SIZE)):
             if getattr(self, name) < low:
                 raise ValueError(f"--{name}={getattr(self, name)}: must be at least {low}")
+        names = [category.name for category in EVERY]
+        if not self.classes or len(set(self.classes) & set(names)) < len(self.classes):
+            raise ValueError(
+                f"--classes={','.join(self.classes)}: name each class once, of {', '.join(names)}"
+            )
 
 
 def generate(out: str | os.PathLike, spec: Spec, workers: int | None = None) -> bool:
@@ -95,12 +101,13 @@ def generate(out: str | os.PathLike, spec: Spec, workers: int | None = None) -> 
     out, workers = Path(out).resolve(), workers or os.cpu_count() or 1
     manifest = out / "shapes.json"
     if manifest.is_file():
-        drawn = json.loads(manifest.read_text(encoding="utf-8"))
-        if drawn == asdict(spec):
+        # A set that was drawn before classes could be chosen has the usual ones.
+        drawn = _recorded(Spec()) | json.loads(manifest.read_text(encoding="utf-8"))
+        if drawn == _recorded(spec):
             print(f"shapes: {out} already holds this set", flush=True)
             return False
         raise ValueError(
-            f"{out} holds another shapes set, {drawn}, not {asdict(spec)}; choose another --out"
+            f"{out} holds another shapes set, {drawn}, not {_recorded(spec)}; choose another --out"
         )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(
@@ -117,7 +124,7 @@ def generate(out: str | os.PathLike, spec: Spec, workers: int | None = None) -> 
         with context.Pool(workers, **quiet) if workers > 1 else nullcontext() as pool:
             for split in SPLITS:
                 _make_split(partly, split, spec, partial(pool.imap, chunksize=25) if pool else map)
-        (partly / "shapes.json").write_text(json.dumps(asdict(spec)) + "\n", encoding="utf-8")
+        (partly / "shapes.json").write_text(json.dumps(_recorded(spec)) + "\n", encoding="utf-8")
         partly.chmod(0o755)  # mkdtemp makes private folders
         os.replace(partly, out)
     finally:
@@ -125,12 +132,22 @@ def generate(out: str | os.PathLike, spec: Spec, workers: int | None = None) -> 
     return True
 
 
+def _recorded(spec: Spec) -> dict:
+    """What shapes.json holds of a set."""
+    return asdict(spec) | {"classes": list(spec.classes)}
+
+
 def _make_split(folder: Path, split: str, spec: Spec, mapped: Callable) -> None:
     """Draw a split, saying every few seconds how far it is."""
     number = getattr(spec, split)
     (folder / split).mkdir()
     make = partial(
-        _make_image, folder=str(folder / split), split=split, seed=spec.seed, size=spec.size
+        _make_image,
+        folder=str(folder / split),
+        split=split,
+        seed=spec.seed,
+        size=spec.size,
+        classes=spec.classes,
     )
     records, start = [], time.monotonic()
     said = start
@@ -152,12 +169,14 @@ def _make_split(folder: Path, split: str, spec: Spec, mapped: Callable) -> None:
     )
 
 
-def _make_image(index: int, *, folder: str, split: str, seed: int, size: int) -> dict:
+def _make_image(
+    index: int, *, folder: str, split: str, seed: int, size: int, classes: tuple[str, ...]
+) -> dict:
     """Draw image `index` of a split into `folder` and return its COCO records."""
     rng = np.random.default_rng([seed, SPLITS.index(split), index])
     short = size * 3 // 4
     width, height = ((size, size), (size, size), (size, short), (short, size))[rng.integers(4)]
-    scene = draw(rng, width, height, _wanted(rng), gray=rng.uniform() < GRAY)
+    scene = draw(rng, width, height, _wanted(rng, named(classes)), gray=rng.uniform() < GRAY)
     # Neither dense nor shared by the splits, as in COCO.
     image_id = 7 * index + 1 + SPLITS.index(split)
     name = f"{image_id:012d}.jpg"
@@ -171,14 +190,17 @@ def _make_image(index: int, *, folder: str, split: str, seed: int, size: int) ->
     return {"image": record, "instances": instances, "person_keypoints": persons, "captions": texts}
 
 
-def _wanted(rng: np.random.Generator) -> list[tuple[Category, bool]]:
+def _wanted(
+    rng: np.random.Generator, categories: tuple[Category, ...]
+) -> list[tuple[Category, bool]]:
     """Classes of the figures of an image, bottom to top, and whether each is a crowd."""
     if rng.uniform() < EMPTY:
         return []
     number = 1 + rng.choice(len(COUNTS), p=COUNTS)
-    chosen = rng.choice(len(CATEGORIES), number, p=[category.share for category in CATEGORIES])
+    shares = np.array([category.share for category in categories])
+    chosen = rng.choice(len(categories), number, p=shares / shares.sum())
     crowd = rng.uniform() < CROWD
-    return [(CATEGORIES[index], bool(crowd and row == 0)) for row, index in enumerate(chosen)]
+    return [(categories[index], bool(crowd and row == 0)) for row, index in enumerate(chosen)]
 
 
 def _annotations(
@@ -260,10 +282,10 @@ def captions(figures: tuple[Figure, ...]) -> list[str]:
         return list(EMPTY_CAPTIONS)
     groups: dict[tuple, int] = {}
     for figure in figures:
-        key = (CATEGORIES.index(figure.category), figure.colour, figure.crowd)
+        key = (EVERY.index(figure.category), figure.colour, figure.crowd)
         groups[key] = groups.get(key, 0) + 1
     phrases = [
-        _phrase(CATEGORIES[i], colour, count, crowd)
+        _phrase(EVERY[i], colour, count, crowd)
         for (i, colour, crowd), count in sorted(groups.items())
     ]
     listed = " and ".join([", ".join(phrases[:-1]), phrases[-1]] if len(phrases) > 1 else phrases)
@@ -286,8 +308,10 @@ def _phrase(category: Category, colour: str, count: int, crowd: bool) -> str:
 
 
 def _write_annotations(folder: Path, split: str, spec: Spec, records: list[dict]) -> None:
-    """Write the three COCO files of a split."""
-    plain = [{"supercategory": c.supercategory, "id": c.id, "name": c.name} for c in CATEGORIES]
+    """Write the COCO files of a split; that of keypoints where there may be people."""
+    plain = [
+        {"supercategory": c.supercategory, "id": c.id, "name": c.name} for c in named(spec.classes)
+    ]
     person = [
         entry | {"keypoints": KEYPOINTS, "skeleton": SKELETON}
         for entry in plain
@@ -316,6 +340,8 @@ def _write_annotations(folder: Path, split: str, spec: Spec, records: list[dict]
         ("person_keypoints", person),
         ("captions", None),
     ):
+        if categories == []:
+            continue
         content = shared | {"annotations": [entry for record in records for entry in record[kind]]}
         if categories is not None:
             content["categories"] = categories

@@ -3,7 +3,7 @@
 Coordinates are `xy`, x to the right and y down.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -108,6 +108,15 @@ _TRIANGLE = [(0, -1), (1, 0.8), (-1, 0.8)]
 _ARM = 0.36  # half width of an arm of the cross
 _CROSS = [(-_ARM, -1), (_ARM, -1), (_ARM, -_ARM), (1, -_ARM), (1, _ARM), (_ARM, _ARM)]
 _CROSS = _CROSS + [(-x, -y) for x, y in _CROSS]
+_ARROW = [(0, -1), (0.9, 0), (0.35, 0), (0.35, 1), (-0.35, 1), (-0.35, 0), (-0.9, 0)]
+
+
+def _moon_corners() -> list[tuple[float, float]]:
+    """Half a disc, out of which a flatter half is cut."""
+    angle = np.linspace(-np.pi / 2, np.pi / 2, 13)
+    outer = zip(np.cos(angle), np.sin(angle), strict=True)
+    inner = zip(0.35 * np.cos(angle[-2:0:-1]), np.sin(angle[-2:0:-1]), strict=True)
+    return [*outer, *inner]
 
 
 def _turned(points: np.ndarray, angle: float) -> np.ndarray:
@@ -140,3 +149,14 @@ CATEGORIES = (
     Category(44, "cross", "crosses", "shape", 0.13, _outline(_CROSS, 0.3, 1.2)),
     Category(62, "heart", "hearts", "shape", 0.13, _outline(_heart_corners(), 0.35, 1.15)),
 )
+# Drawn only where they are asked for by name: classes that a model of the others has never seen.
+FURTHER = (
+    Category(70, "arrow", "arrows", "shape", 0.13, _outline(_ARROW, 0.5, 1.2)),
+    Category(85, "moon", "moons", "shape", 0.13, _outline(_moon_corners(), 0.5, 1.15)),
+)
+EVERY = CATEGORIES + FURTHER
+
+
+def named(names: Sequence[str]) -> tuple[Category, ...]:
+    """The classes of these names, in the order of EVERY."""
+    return tuple(category for category in EVERY if category.name in names)
