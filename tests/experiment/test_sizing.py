@@ -142,7 +142,7 @@ def test_a_run_keeps_its_numbers(folder, tmp_path, logged):
     train.run(config_of(folder, train__steps=2), workdir, evaluate_too=False)
     assert start.FROM_SCRATCH in logged.text
     saved = numbers(saved_run.load_config(workdir))
-    expected = {"train.batch_size": 8, "train.steps": 2, "train.eval_steps": 1}
+    expected = {"train.batch_size": 8, "train.steps": 2, "train.eval_steps": 2}
     assert saved == expected | {"schedule.base": 1.8e-4}
     larger = grown(folder, tmp_path / "larger", 400)
     assert numbers(sizing.sized(config_of(larger), ""))["train.steps"] == 15_000
