@@ -34,7 +34,9 @@ def config(folder: Path, **overrides):
 
 
 def test_it_is_evaluated_alike(folder, workdir):
-    evaluate.run(config(folder), workdir)
+    """Without draws, which are others since tokens are drawn by one number each."""
+    greedy = {f"tasks__{name}__sampler": "greedy" for name in ("detection", "segmentation")}
+    evaluate.run(config(folder, **greedy), workdir)
     for task in ("detection", "segmentation", "captioning"):
         rows = json.loads((workdir / "results" / f"{task}.json").read_text())
         for row, expected in zip(rows[: len(EXPECTED[task])], EXPECTED[task], strict=True):

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 TRAIN, VAL = "instances_train", "instances_val"
-PERSONS, WORDS = "person_keypoints_train", "captions_train"
+PERSONS, WORDS, VAL_WORDS = "person_keypoints_train", "captions_train", "captions_val"
 
 
 def path_of(folder: Path, file: str) -> Path:
@@ -124,7 +124,7 @@ def fill_vocabulary(content: dict) -> None:
 
 
 def nonsense(content: dict) -> None:
-    """A caption in letters that no other caption has."""
+    """A caption in letters that no caption for training has."""
     first(content)["caption"] = "жщ фы юя"
 
 
@@ -278,8 +278,8 @@ DEFECTS: dict[str, tuple[str | None, Callable]] = {
     "caption-invalid": (WORDS, annotation(caption=7)),
     "caption-blank": (WORDS, annotation(caption=" \n")),
     "caption-long": (WORDS, annotation(caption="a red circle and " * 200)),
-    "caption-unknown-pieces": (WORDS, nonsense),
-    "caption-unreadable": (WORDS, nonsense),
+    "caption-unknown-pieces": (VAL_WORDS, nonsense),
+    "caption-unreadable": (VAL_WORDS, nonsense),
     "caption-missing": (WORDS, drop_all),
     "captions-many": (WORDS, again("annotations", id=10**6, caption="One more.")),
     "caption-duplicate": (WORDS, again("annotations", id=10**6)),

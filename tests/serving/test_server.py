@@ -350,7 +350,7 @@ def test_what_cannot_be_served_is_one_line(tmp_path):
         printed = command("serve", f"--workdir={RECORDED}", f"--port={port}", code=2)
     assert "cannot be listened at" in printed and "another --port" in printed
     printed = command("serve", f"--workdir={RECORDED}", "--batch_size=0", code=2)
-    assert "batch_size=0 of the server must be above 0" in printed
+    assert "--batch_size=0: give at least 1" in printed
 
 
 def test_a_slow_request_is_told(files):
