@@ -139,6 +139,11 @@ def _terminate(data: Path, folder: Path, chance: random.Random) -> None:
     workdir, step = folder / "term", chance.randrange(3, 20)
     job = Job(data, [workdir] * 2)
     wait_for(step, workdir, job)
+    _stop_and_go_on(data, folder, workdir, job, step)
+
+
+def _stop_and_go_on(data: Path, folder: Path, workdir: PurePath, job: Job, step: int) -> None:
+    """SIGTERM to process 1 of a job, then one process alone to the end."""
     start = time.monotonic()
     job.processes[1].send_signal(signal.SIGTERM)
     print(f"SIGTERM to process 1 at step {step}: {job.wait()}, {time.monotonic() - start:.1f} s")
@@ -237,12 +242,7 @@ def _bucket(data: Path, folder: Path, chance: random.Random) -> None:
         print(f"  process 0: {job.said(0, 'an error ends the run')}", flush=True)
         job = Job(data, [workdir] * 2, train__checkpoint_steps=2)
         wait_for(8, workdir, job)  # rows come with a checkpoint
-        start = time.monotonic()
-        job.processes[1].send_signal(signal.SIGTERM)
-        print(f"  SIGTERM to process 1: {job.wait()}, {time.monotonic() - start:.1f} s")
-        print(f"  process 0: {job.said(0, 'SIGTERM')}")
-        print("  one process goes on:", Job(data, [workdir]).wait())
-        _compare(folder, workdir)
+        _stop_and_go_on(data, folder, workdir, job, 8)
         left = [path.name for path in workdir.iterdir() if path.name.startswith(".")]
         print(f"  hidden files left there: {left}", flush=True)
 

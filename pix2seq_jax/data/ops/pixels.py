@@ -198,7 +198,7 @@ def _exact(image: np.ndarray, resized: tuple[int, int], means: bool) -> np.ndarr
     return _to_bytes(made * (1 / 255) if image.dtype == np.uint8 else made)
 
 
-@functools.lru_cache(maxsize=1024)
+@functools.lru_cache(maxsize=128)  # of a large picture 2 MB each
 def _weights(old: int, new: int) -> np.ndarray:
     """f32[new,old], how much of each of `old` pixels of an axis goes into each of `new` ones: by a
     triangle about its centre, two new pixels wide where they are the larger ones."""
