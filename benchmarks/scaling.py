@@ -16,51 +16,50 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from pix2seq_jax.experiment import plan, resolve
+from pix2seq_jax.config import recipes
+from pix2seq_jax.experiment import feeds, plan, resolve
 from pix2seq_jax.training import flops, trees
 
-MODELS = tuple((arch, size) for arch in ("vit-b", "vit-l") for size in (640, 1333))
+# What is looked at: a name, a config and its variant.
+MODELS = (
+    *(
+        (f"{arch} at {size}", "detection", f"arch={arch},size={size}")
+        for arch in ("vit-b", "vit-l")
+        for size in (640, 1333)
+    ),
+    ("recipe scratch, resnet50 at 1333", "detection", "recipe=scratch"),
+    ("recipe pretrain, vit-b at 640", "detection", "recipe=pretrain"),
+    ("recipe multitask, vit-b at 640", "multitask", ""),
+)
 DEVICES = (1, 8, 64, 256, 1024, 4096)
-RECIPE_BATCH = 128  # images of a step, of the recipe finetune
 WIDTH = 120  # of the page, in letters
 GOOD = 0.7  # share of a step that is arithmetic, from which on devices are well used
 MFU = 0.4  # share of the peak that the arithmetic reaches
+CHIPS = ("v5e", "v6e", "h100")
+HOST = 8  # devices of one
 # CPU seconds of an image of detection at 640 pixels, training (benchmarks/README.md).
-INPUT_SECONDS, INPUT_SIDE = 6.56e-3, 640
-
-
-@dataclass(frozen=True)
-class Pod:
-    """How devices are joined.
-
-    Attributes:
-        island: devices that the fast links join.
-        network: bytes per second that a device sends beyond its island.
-        host: devices of a host.
-    """
-
-    island: int
-    network: float
-    host: int
-
-
-# docs.cloud.google.com/tpu/docs/{v5e,v6e}: pods of 256, hosts of 8, data center network of a pod;
-# NVIDIA's data sheet of DGX H100: eight modules, one adapter of 400 Gb/s for each.
-PODS = {
-    "v5e": Pod(256, 6.4e12 / 8 / 256, 8),
-    "v6e": Pod(256, 25.6e12 / 8 / 256, 8),
-    "h100": Pod(8, 400e9 / 8, 8),
-}
+INPUT_SECONDS, INPUT_SIDE = 5.17e-3, 640
 
 
 @dataclass(frozen=True)
 class Work:
-    """What one image and one step of a model cost."""
+    """What one image and one step of a model cost.
+
+    Attributes:
+        name: for the tables.
+        side: of an image in pixels.
+        parameters: numbers.
+        flops: of an image, on average over the tasks.
+        images: of a step, of all tasks.
+        most: devices on which each task has an image.
+    """
 
     name: str
     side: int
     parameters: int
     flops: float
+    images: int
+    most: int
 
     @property
     def gradients(self) -> int:
@@ -70,27 +69,33 @@ class Work:
 
 def main() -> None:
     """Prints the page."""
-    works = [work(arch, size) for arch, size in MODELS]
+    works = [work(*model) for model in MODELS]
     blocks = []
     for part in (_head(works), _weak(works), _strong(works), _input(works), _end()):
         blocks += part
     print("\n\n".join(blocks))
 
 
-def work(arch: str, side: int) -> Work:
-    """Of the shipped detection config."""
-    file = Path(__file__).parents[1] / "configs" / "detection.py"
+def work(name: str, config: str, variant: str) -> Work:
+    """Of a shipped config."""
+    file = Path(__file__).parents[1] / "configs" / f"{config}.py"
     spec = importlib.util.spec_from_file_location("config", file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    config = plan.assumed(module.get_config(f"arch={arch},size={side}"))
+    config = plan.assumed(module.get_config(variant))
+    if config.train.by_data:  # what the recipe of these models has
+        config.train.batch_size = recipes.RECIPES["finetune"]["batch_size"]
     model, tasks = resolve.make_model(config), resolve.make_tasks(config)
     image = jax.ShapeDtypeStruct((1, *model.image_size, 3), jnp.float32)
     tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
     variables = jax.eval_shape(model.init, jax.random.key(0), image, tokens)
-    per_image = flops.of_step(model, tasks, {"detection": 1.0})
-    per_image += flops.of_logits(model, tasks["detection"].max_len - 1)
-    return Work(arch, side, trees.count(variables["params"]), per_image)
+    images = feeds.batch_sizes(config)
+    step = flops.of_step(model, tasks, images)
+    step += flops.of_logits(model, sum(feeds.tokens_per_step(images, tasks).values()))
+    total = sum(images.values())
+    side = max(model.image_size)
+    count = trees.count(variables["params"])
+    return Work(name, side, count, step / total, total, min(images.values()))
 
 
 def sent(size: float, devices: int) -> float:
@@ -98,23 +103,16 @@ def sent(size: float, devices: int) -> float:
     return 2 * (devices - 1) / devices * size
 
 
-def exchange(size: float, devices: int, chip: plan.Chip, pod: Pod) -> float:
-    """Seconds of that: inside the islands, then each device its part between them."""
-    inside = min(devices, pod.island)
-    islands = devices // inside
-    return sent(size, inside) / chip.link + sent(size / inside, islands) / pod.network
-
-
 def step(job: Work, images: float, devices: int, name: str) -> tuple[float, float, float]:
     """Seconds of arithmetic, optimizer and exchange in a step with some images on each device."""
-    chip, pod = plan.CHIPS[name], PODS[name]
+    chip = plan.CHIPS[name]
     arithmetic = images * job.flops / (MFU * chip.flops)
     optimizer = plan.UPDATE_PASSES * job.gradients / chip.bandwidth
-    return arithmetic, optimizer, exchange(job.gradients, devices, chip, pod)
+    return arithmetic, optimizer, chip.exchange(sent(job.gradients, devices), devices)
 
 
 def _head(works: list[Work]) -> Iterator[str]:
-    networks = ", ".join(f"{name} {pod.network / 1e9:.1f} GB/s" for name, pod in PODS.items())
+    networks = ", ".join(f"{name} {plan.CHIPS[name].network / 1e9:.1f} GB/s" for name in CHIPS)
     yield "# How far training scales, on paper"
     yield (
         "`python benchmarks/scaling.py > docs/scaling.md` writes this page. None of it was run on "
@@ -122,7 +120,8 @@ def _head(works: list[Work]) -> Iterator[str]:
     )
     yield "Assumed:"
     yield from _list(
-        "Detection as shipped (100 objects), products in bfloat16, parameters and gradients in "
+        "Detection as shipped (100 objects, the batch of the recipe finetune), or the recipe that "
+        "is named; products in bfloat16, parameters and gradients in "
         "float32, `mesh.data` alone: gradients are added once a step. The program of XLA sends the "
         "same bytes (tests/experiment/test_plan.py compares those of a small model).",
         f"Arithmetic reaches {MFU} of the published peak; links and memory what is published, "
@@ -137,7 +136,7 @@ def _head(works: list[Work]) -> Iterator[str]:
         "pass besides.",
     )
     yield "| model | parameters | gradients | a step of one image |\n|---|---|---|---|" + "".join(
-        f"\n| {job.name} at {job.side} | {job.parameters / 1e6:.0f} M "
+        f"\n| {job.name} | {job.parameters / 1e6:.0f} M "
         f"| {job.gradients / 2**30:.2f} GiB | {job.flops / 1e12:.2f} TFLOP |"
         for job in works
     )
@@ -154,31 +153,31 @@ def _weak(works: list[Work]) -> Iterator[str]:
         f"| model | chip | {' | '.join(map(str, DEVICES))} |",
         "|---" * (2 + len(DEVICES)) + "|",
     ]
-    for job, name in itertools.product(works, PODS):
+    for job, name in itertools.product(works, CHIPS):
         steps = [step(job, 4, devices, name) for devices in DEVICES]
         cells = [f"{1e3 * sum(parts):.0f} ({parts[0] / sum(parts):.2f})" for parts in steps]
-        rows.append(f"| {job.name} at {job.side} | {name} | {' | '.join(cells)} |")
+        rows.append(f"| {job.name} | {name} | {' | '.join(cells)} |")
     yield "\n".join(rows)
 
 
 def _strong(works: list[Work]) -> Iterator[str]:
-    yield f"## Where the recipe of {RECIPE_BATCH} images stops"
+    yield "## Where the recipes stop"
     yield textwrap.fill(
-        "With a fixed batch more devices mean fewer images on each, and one image each is the end. "
-        "The columns say up to how many devices (powers of two) at least "
-        f"{GOOD} of a step is "
-        "arithmetic, and the rate there.",
+        "With a fixed batch more devices mean fewer images on each, and one image of each task is "
+        "the end. The columns say up to how many devices (powers of two) at least "
+        f"{GOOD} of a step is arithmetic, the rate there, and the rate at the end.",
         WIDTH,
     )
-    rows = ["| model | chip | devices | images on each | images/s | at 128 devices |"]
-    rows.append("|---|---|---|---|---|---|")
-    for job, name in itertools.product(works, PODS):
-        times = {n: step(job, RECIPE_BATCH / n, n, name) for n in (2**k for k in range(8))}
-        most = max(n for n, parts in times.items() if parts[0] >= GOOD * sum(parts))
-        rates = {n: RECIPE_BATCH / sum(parts) for n, parts in times.items()}
+    rows = ["| model | images a step | chip | devices | images on each | images/s | at the end |"]
+    rows.append("|---|---|---|---|---|---|---|")
+    for job, name in itertools.product(works, CHIPS):
+        counts = [2**k for k in range(job.most.bit_length())]
+        times = {n: step(job, job.images / n, n, name) for n in counts}
+        best = max(n for n, parts in times.items() if parts[0] >= GOOD * sum(parts))
+        rates = {n: job.images / sum(parts) for n, parts in times.items()}
         rows.append(
-            f"| {job.name} at {job.side} | {name} | {most} | {RECIPE_BATCH // most} "
-            f"| {rates[most]:.0f} | {rates[RECIPE_BATCH]:.0f} images/s |"
+            f"| {job.name} | {job.images} | {name} | {best} | {job.images // best} "
+            f"| {rates[best]:.0f} | {rates[counts[-1]]:.0f} images/s on {counts[-1]} devices |"
         )
     yield "\n".join(rows)
 
@@ -187,15 +186,15 @@ def _input(works: list[Work]) -> Iterator[str]:
     yield "## Input of a host"
     yield textwrap.fill(
         f"One core prepares {1 / INPUT_SECONDS:.0f} images/s of 640 pixels (measured, "
-        "benchmarks/README.md). At 1333 pixels the time is assumed to grow with the pixels. What a "
-        "host of eight devices needs whose steps are arithmetic alone, so never more than this:",
+        "benchmarks/README.md), in detection; segmentation takes 0.9 of that time, the other tasks "
+        "were not measured. At 1333 pixels it is assumed to grow with the pixels. What a host of eight devices needs whose steps are arithmetic alone, so never more than this:",
         WIDTH,
     )
     rows = ["| model | chip | images/s of a host | cores needed |", "|---|---|---|---|"]
-    for job, (name, pod) in itertools.product(works, PODS.items()):
-        rate = pod.host / step(job, 1, 1, name)[0]
+    for job, name in itertools.product(works, CHIPS):
+        rate = HOST / step(job, 1, 1, name)[0]
         cores = rate * INPUT_SECONDS * (job.side / INPUT_SIDE) ** 2
-        rows.append(f"| {job.name} at {job.side} | {name} | {rate:.0f} | {cores:.1f} |")
+        rows.append(f"| {job.name} | {name} | {rate:.0f} | {cores:.1f} |")
     yield "\n".join(rows)
 
 

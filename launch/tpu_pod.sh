@@ -2,7 +2,8 @@
 # A Cloud TPU slice from its request to its end. Needs gcloud. See launch/README.md.
 #   launch/tpu_pod.sh [--dry-run] create | setup | run FLAGS_OF_MAIN... | logs | status | delete
 #   launch/tpu_pod.sh [--dry-run] babysit FLAGS_OF_MAIN...      create, set up and run, again after each preemption
-# NAME, ZONE, TYPE (accelerator), VERSION (of the runtime), SPOT (1: cheaper, can be taken away), PROJECT: from the environment.
+# NAME, ZONE, TYPE (accelerator), VERSION (of the runtime), SPOT (1: cheaper, can be taken away), PROJECT, WAIT (seconds between
+# two looks of babysit): from the environment.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 NAME="${NAME:-pix2seq}"
@@ -10,6 +11,7 @@ ZONE="${ZONE:-us-east5-b}"
 TYPE="${TYPE:-v6e-8}"
 VERSION="${VERSION:-v2-alpha-tpuv6e}"
 SPOT="${SPOT:-1}"
+WAIT="${WAIT:-60}"
 dry_run=""
 if [ "${1:-}" = "--dry-run" ]; then
   dry_run=1
@@ -38,21 +40,33 @@ create() { # a queued resource waits until there is room
     --accelerator-type="$TYPE" --runtime-version="$VERSION" "${spot[@]}"
 }
 
-state() {
-  gcloud compute tpus queued-resources describe "$NAME" "${where[@]}" --format='value(state.state)' 2>/dev/null || echo ABSENT
+state() { # ABSENT: there is none; UNKNOWN: gcloud could not tell
+  local errors
+  errors="$(mktemp)"
+  if gcloud compute tpus queued-resources describe "$NAME" "${where[@]}" --format='value(state.state)' 2> "$errors"; then
+    return
+  fi
+  if grep -q NOT_FOUND "$errors"; then
+    echo ABSENT
+  else
+    cat "$errors" >&2
+    echo UNKNOWN
+  fi
 }
 
 setup() { # what is committed here, and its environment with JAX for TPUs
   local archive
   archive="$(mktemp -d)/pix2seq_jax.tar.gz"
-  call git archive --format=tar.gz --prefix=pix2seq_jax/ --output="$archive" HEAD
-  call gcloud compute tpus tpu-vm scp "$archive" "$NAME:" "${where[@]}" --worker=all
-  on_all "tar xzf pix2seq_jax.tar.gz && cd pix2seq_jax && python3 -m venv .venv && source .venv/bin/activate \
-&& pip install -q -U 'jax[tpu]' && source launch/environment.sh"
+  # Chained, because `set -e` does not count where babysit asks whether it worked. The images have Python 3.10.
+  call git archive --format=tar.gz --prefix=pix2seq_jax/ --output="$archive" HEAD \
+    && call gcloud compute tpus tpu-vm scp "$archive" "$NAME:" "${where[@]}" --worker=all \
+    && on_all "tar xzf pix2seq_jax.tar.gz && cd pix2seq_jax && python3 -m pip install -q --user uv \
+&& { [ -x .venv/bin/python ] || python3 -m uv venv -q --seed --python 3.12 .venv; } && source .venv/bin/activate \
+&& pip install -q -U 'jax[tpu]' && source launch/environment.sh && pip install -q -e '.[gcs]'"
 }
 
 run() {
-  [ "$#" -gt 0 ] || { echo "run needs the flags of pix2seq_jax.main: --config=... --workdir=/a/folder/all/hosts/share" >&2; exit 2; }
+  [ "$#" -gt 0 ] || { echo "run needs the flags of pix2seq_jax.main: --config=... --workdir=gs://BUCKET/RUN" >&2; exit 2; }
   local flags
   flags="$(printf '%q ' "$@")"
   on_all "cd pix2seq_jax && source .venv/bin/activate && python -m pix2seq_jax.main ${flags}--distributed 2>&1 | tee -a ~/pix2seq.log; exit \${PIPESTATUS[0]}"
@@ -63,6 +77,7 @@ delete() {
 }
 
 babysit() { # until the run is finished; a slice that was taken away is asked for again
+  local failures=0
   while true; do
     if [ -n "$dry_run" ]; then
       create
@@ -77,11 +92,19 @@ babysit() { # until the run is finished; a slice that was taken away is asked fo
           delete
           return
         fi
+        if [ "$(state)" = ACTIVE ]; then # it was not taken away
+          failures=$((failures + 1))
+          if [ "$failures" -ge 3 ]; then
+            delete
+            echo "the run failed three times on a slice that was there; the slice is deleted, the reason is above" >&2
+            exit 1
+          fi
+        fi
         ;;
-      ABSENT) create ;;
-      FAILED | SUSPENDED) delete ;;
+      ABSENT) create || echo "it is asked for again in ${WAIT} s" >&2 ;;
+      FAILED | SUSPENDED) delete || true ;;
     esac
-    sleep 60
+    sleep "$WAIT"
   done
 }
 
@@ -92,7 +115,7 @@ case "$verb" in
   logs) on_all "tail -n 20 ~/pix2seq.log" ;;
   status) call gcloud compute tpus queued-resources describe "$NAME" "${where[@]}" ;;
   *)
-    sed -n '2,5p' "${BASH_SOURCE[0]}" >&2
+    sed -n '2,6p' "${BASH_SOURCE[0]}" >&2
     exit 2
     ;;
 esac

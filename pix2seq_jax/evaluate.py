@@ -49,6 +49,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> dict:
     config = saved_run.adopt(saved_run.load_config(workdir), fill(config))
     mesh = checks.check(config, workdir, training=False)
     tasks, model = resolve.make_tasks(config), resolve.make_model(config)
+    resolve.check_mesh(config, model, mesh)
     with jax.set_mesh(mesh), stopping.termination() as terminated:
         with phase("open the data"):
             inputs.log_layout(config)

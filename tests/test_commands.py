@@ -126,10 +126,17 @@ def test_sigterm_saves_and_exits_cleanly(folder, tmp_path):
 
 
 def test_parameters_are_cut_where_a_flag_says_so(folder, tmp_path):
-    options = small.flags(folder, train__steps=2, train__batch_size=8, mesh__data=1, mesh__fsdp=2)
-    errors = finish(*MAIN, *options, f"--workdir={tmp_path}", JAX_NUM_CPU_DEVICES="2")
-    assert "'fsdp': 2" in errors
-    assert json.loads((tmp_path / "metrics.json").read_text())["step"] == 2
+    """First over `model`, which does not divide the heads, then over `fsdp`."""
+
+    def trained_on(steps: int, **mesh) -> str:
+        options = small.flags(folder, train__steps=steps, model__enc_heads=1, mesh__data=1, **mesh)
+        return finish(*MAIN, *options, f"--workdir={tmp_path}", JAX_NUM_CPU_DEVICES="2")
+
+    errors = trained_on(2, mesh__model=2, mesh__allow_whole=True)
+    assert "'model': 2" in errors and "does not divide: it stays whole" in errors
+    errors = trained_on(3, mesh__fsdp=2)
+    assert "'fsdp': 2" in errors and "resumed at step 2" in errors
+    assert json.loads((tmp_path / "metrics.json").read_text())["step"] == 3
 
 
 def test_evaluation_does_not_depend_on_the_batch_size(folder, trained):

@@ -19,6 +19,7 @@ import pytest
 from pix2seq_jax import train
 from pix2seq_jax.data import feed
 from pix2seq_jax.training import checkpoint
+from pix2seq_jax.training import processes as limits
 from tests.helpers import recorded, small
 from tests.trials import processes
 
@@ -196,6 +197,21 @@ else:
 import os
 os._exit(0)  # without the end of a job, for which all would have to come
 """
+
+
+@pytest.mark.parametrize(
+    "before, after",
+    [
+        ("", "--{flag}=600"),
+        ("--xla_other=1", "--{flag}=600 --xla_other=1"),
+        ("--{flag}=5", "--{flag}=5"),
+    ],
+)
+def test_collectives_have_a_time_limit_that_users_may_choose(before, after, monkeypatch):
+    flag = limits.COLLECTIVE_FLAG
+    monkeypatch.setenv("XLA_FLAGS", before.format(flag=flag))
+    limits.set_time_limit()
+    assert os.environ["XLA_FLAGS"] == after.format(flag=flag)
 
 
 def test_a_process_that_does_not_come_is_named():

@@ -15,7 +15,7 @@ from pix2seq_jax.decoding import sampling
 from pix2seq_jax.decoding.beam import beam_search
 from pix2seq_jax.decoding.generate import Ranges, generate
 from pix2seq_jax.tasks.base import Task, from_original, images
-from pix2seq_jax.training import sharding
+from pix2seq_jax.training import processes, sharding
 from pix2seq_jax.vocab import Vocab
 
 
@@ -136,8 +136,9 @@ def _on_each_device(draw: Callable) -> Callable:
 
     By itself XLA would gather the logits of a wide vocabulary from all devices at every token,
     because it does not spread `lax.top_k` over rows, and no device would end before the last one.
+    Parameters that are cut over `fsdp` would be gathered at every token; now it happens once.
     """
-    axes = sharding.data_parallel_axes()
+    axes = sharding.image_axes()
     if not axes:
         return draw
     cut, whole = PartitionSpec(axes), PartitionSpec()
@@ -242,4 +243,12 @@ def to_host(tree):
     """Arrays of all processes as numpy on every process, rows in global order."""
     if jax.process_count() == 1:
         return jax.tree.map(np.asarray, tree)
+    _meet_once()
     return multihost_utils.process_allgather(tree, tiled=True)
+
+
+@functools.cache
+def _meet_once() -> None:
+    """Waits for the other processes before the first exchange: one may compile for much longer than
+    another."""
+    processes.meet("the first results are there")

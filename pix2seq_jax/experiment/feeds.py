@@ -59,12 +59,17 @@ def images_per_step(config: ml_collections.ConfigDict) -> dict[str, float]:
     return batch_sizes(config)
 
 
-def tokens_per_step(images: dict[str, float], trained: dict) -> dict[str, float]:
+def tokens_per_step(images: dict[str, float], trained: dict[str, Task]) -> dict[str, float]:
     """Tokens that a step reads of each task, prompts and padding counted."""
-    rows = {name: trained.get(name, trained.get(Mixed.name)) for name in images}
+    rows = rows_of(images, trained)
     return {
         name: number * rows[name].per_image * rows[name].max_len for name, number in images.items()
     }
+
+
+def rows_of(images: dict[str, float], trained: dict[str, Task]) -> dict[str, Task]:
+    """What the rows of each task are written by: the task, or the one that all tasks share."""
+    return {name: trained.get(name, trained.get(Mixed.name)) for name in images}
 
 
 def task_seed(seed: int, name: str) -> int:

@@ -10,7 +10,6 @@ from pix2seq_jax.evaluation.in_training import Evaluations
 from pix2seq_jax.experiment import emergency, feeds, stopping
 from pix2seq_jax.experiment.logs import MetricWriter, Progress, phase, profiler
 from pix2seq_jax.experiment.opened import OpenedRun
-from pix2seq_jax.tasks.mixed import Mixed
 from pix2seq_jax.training import checkpoint, flops, processes
 from pix2seq_jax.training import state as train_state
 
@@ -48,9 +47,7 @@ class RunHooks:
         self._tell_data = opened.tell_data
         self._images = feeds.images_per_step(config)
         self._tokens = feeds.tokens_per_step(self._images, opened.trained)
-        rows = {
-            name: opened.trained.get(name, opened.trained.get(Mixed.name)) for name in self._images
-        }
+        rows = feeds.rows_of(self._images, opened.trained)
         self._flops = flops.of_step(opened.model, rows, self._images)
         self._model = opened.model
         self._profile = None

@@ -15,7 +15,6 @@ from pix2seq_jax.experiment import feeds, inputs, resolve, saved_run, text_model
 from pix2seq_jax.experiment.logs import log
 from pix2seq_jax.models.pix2seq import Pix2Seq
 from pix2seq_jax.tasks import Task
-from pix2seq_jax.training.state import check_divides
 
 
 @dataclass(frozen=True)
@@ -69,8 +68,7 @@ def open_run(
     sources = inputs.open_sources(config, "train", text, cache=cache)
     config = resolve.resolve(config, sources, text)
     tasks, model = resolve.make_tasks(config), resolve.make_model(config)
-    for text in check_divides(model, mesh=mesh, allow_whole=config.mesh.allow_whole):
-        log.warning("mesh: %s does not divide: it stays whole on every device", text)
+    resolve.check_mesh(config, model, mesh)
     streams = inputs.open_streams(config, sources, text, cache=cache)
     descriptions, evaluator = [inputs.describe(sources)], None
     if evaluate_too:

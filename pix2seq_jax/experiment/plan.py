@@ -50,7 +50,9 @@ class Chip:
         flops: per second, of dense bfloat16 products.
         memory: bytes.
         bandwidth: bytes per second of that memory.
-        link: bytes per second that it sends to the others of its pod or node.
+        link: bytes per second that it sends to the others of its island.
+        island: devices that such links join: a pod of TPUs, a node of GPUs.
+        network: bytes per second that a device sends beyond its island.
     """
 
     name: str
@@ -58,16 +60,30 @@ class Chip:
     memory: float
     bandwidth: float
     link: float
+    island: int = 2**30
+    network: float = math.inf
+
+    def exchange(self, sent: float, devices: int) -> float:
+        """Seconds in which each of some devices sends that many bytes of collectives over all of
+        them, by rings: inside the islands, then each device its part between them."""
+        if devices <= self.island:
+            return sent / self.link
+        islands, share = devices / self.island, (devices - 1) / devices
+        inside = (self.island - 1) / self.island / share
+        between = (islands - 1) / islands / self.island / share
+        return sent * (inside / self.link + between / self.network)
 
 
-# cloud.google.com/tpu/docs/{v5e,v5p,v6e} (links: bits per second of all ports, both directions, so
-# a half is sent); NVIDIA's data sheets of the SXM modules (NVLink 900 GB/s in both directions).
+# docs.cloud.google.com/tpu/docs/{v5e,v5p,v6e}: links in bits per second of all ports, both
+# directions, so a half is sent; pods; the data center network of a pod, which is not given for v5p.
+# NVIDIA's data sheets of the SXM modules (NVLink 900 GB/s in both directions) and of DGX H100 and
+# H200: eight modules, one adapter of 400 Gb/s for each.
 CHIPS = {
-    "v5e": Chip("TPU v5e", 197e12, 16e9, 819e9, 1600e9 / 16),
-    "v5p": Chip("TPU v5p", 459e12, 95e9, 2765e9, 4800e9 / 16),
-    "v6e": Chip("TPU v6e", 918e12, 32e9, 1640e9, 3200e9 / 16),
-    "h100": Chip("NVIDIA H100 SXM", 989e12, 80e9, 3350e9, 450e9),
-    "h200": Chip("NVIDIA H200 SXM", 989e12, 141e9, 4800e9, 450e9),
+    "v5e": Chip("TPU v5e", 197e12, 16e9, 819e9, 1600e9 / 16, 256, 6.4e12 / 8 / 256),
+    "v5p": Chip("TPU v5p", 459e12, 95e9, 2765e9, 4800e9 / 16, 8960),
+    "v6e": Chip("TPU v6e", 918e12, 32e9, 1640e9, 3200e9 / 16, 256, 25.6e12 / 8 / 256),
+    "h100": Chip("NVIDIA H100 SXM", 989e12, 80e9, 3350e9, 450e9, 8, 400e9 / 8),
+    "h200": Chip("NVIDIA H200 SXM", 989e12, 141e9, 4800e9, 450e9, 8, 400e9 / 8),
 }
 
 
@@ -83,6 +99,7 @@ class Plan:
         flops: of the step, on each device, as if every token weighed in the loss.
         sent: bytes that each device sends in a step, by kind of collective.
         images: of a step, on all devices.
+        devices: of the mesh.
     """
 
     parameters: int
@@ -92,6 +109,7 @@ class Plan:
     flops: float
     sent: Mapping[str, float]
     images: int
+    devices: int
 
     @property
     def memory(self) -> int:
@@ -99,11 +117,12 @@ class Plan:
         return self.state + self.batches + self.activations
 
     def seconds(self, chip: Chip) -> dict[str, float]:
-        """The least time of a step, by what alone would bound it."""
+        """The least time of a step, by what alone would bound it; every collective counts as one
+        over all devices."""
         return {
             "arithmetic": self.flops / chip.flops,
             "optimizer": UPDATE_PASSES / STATE_COPIES * self.state / chip.bandwidth,
-            "collectives": sum(self.sent.values()) / chip.link,
+            "collectives": chip.exchange(sum(self.sent.values()), self.devices),
         }
 
 
@@ -167,7 +186,8 @@ def plan(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> Plan:
         lowered = jitted.lower(state, batches, jax.random.key(0))
     program = lowered.compile()
     tokens = sum(feeds.tokens_per_step(images, trained).values())
-    work = flops.of_step(model, tasks, images) + flops.of_logits(model, tokens)
+    work = flops.of_step(model, feeds.rows_of(images, trained), images)
+    work += flops.of_logits(model, tokens)
     return Plan(
         parameters=sum(leaf.size for leaf in jax.tree.leaves(state.params)),
         state=bytes_on_a_device(state),
@@ -176,6 +196,7 @@ def plan(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> Plan:
         flops=work / mesh.size,
         sent=compiled.sent_by_kind(program.as_text()),
         images=round(sum(images.values())),
+        devices=mesh.size,
     )
 
 

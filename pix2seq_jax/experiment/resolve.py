@@ -19,6 +19,7 @@ from pix2seq_jax.config.fill import fill
 from pix2seq_jax.data.coco.classes import UNNAMED
 from pix2seq_jax.data.text import Text
 from pix2seq_jax.evaluation import HOST_TASKS, make_host_tasks
+from pix2seq_jax.experiment.logs import log
 from pix2seq_jax.models.pix2seq import Pix2Seq
 from pix2seq_jax.tasks import TASKS, Task
 from pix2seq_jax.training import optim, sharding
@@ -179,6 +180,17 @@ def make_model(config: ml_collections.ConfigDict) -> Pix2Seq:
 def make_mesh(config: ml_collections.ConfigDict) -> jax.sharding.Mesh:
     """The mesh of a run."""
     return sharding.make_mesh({axis: config.mesh[axis] for axis in sharding.AXES})
+
+
+def check_mesh(config: ml_collections.ConfigDict, model: Pix2Seq, mesh: jax.sharding.Mesh) -> None:
+    """Names in the log what the mesh does not divide and every device holds whole.
+
+    Raises:
+        ValueError: there is some, and config.mesh.allow_whole is off.
+    """
+    allow = config.mesh.allow_whole
+    for whole in train_state.check_divides(model, mesh=mesh, allow_whole=allow):
+        log.warning("mesh: %s does not divide: it stays whole on every device", whole)
 
 
 def make_update(

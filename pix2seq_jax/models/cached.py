@@ -17,6 +17,7 @@ from jax import lax
 from jax import numpy as jnp
 
 from pix2seq_jax.models.attention import CrossAttention, FromHeads
+from pix2seq_jax.models.axes import constrain
 from pix2seq_jax.models.layers import Dense, MlpBlock, Stack, layer_norm
 
 KeyValue = tuple[jnp.ndarray, jnp.ndarray]
@@ -70,7 +71,7 @@ class Cache:
     def create(cls, stack: Stack, rows: int, length: int) -> "Cache":
         """One empty block for `rows` = B·N sequences of `length` tokens."""
         shape = (rows, stack.heads, length, stack.dim // stack.heads)
-        empty = jnp.zeros(shape, stack.dtype)
+        empty = constrain(jnp.zeros(shape, stack.dtype), "batch", "heads")
         return cls((((empty, empty),),) * stack.layers)
 
     @property
@@ -91,7 +92,8 @@ class Cache:
         """The same with one more block, for `length` tokens."""
 
         def empty(like: jnp.ndarray) -> jnp.ndarray:
-            return jnp.zeros((*like.shape[:2], length, like.shape[3]), like.dtype)
+            block = jnp.zeros((*like.shape[:2], length, like.shape[3]), like.dtype)
+            return constrain(block, "batch", "heads")
 
         return Cache(tuple((*blocks, jax.tree.map(empty, blocks[-1])) for blocks in self.layers))
 

@@ -3,6 +3,7 @@
 One process alone needs none of this, and every function is then done at once.
 """
 
+import importlib.util
 import os
 import socket
 import time
@@ -28,6 +29,8 @@ HEARTBEAT_SECONDS = 60
 SHUTDOWN_SECONDS = 60
 # At a barrier: a process may compile, read or restore for that much longer than the fastest one.
 MEET_SECONDS = 1800
+# In a collective of GPUs.
+COLLECTIVE_FLAG, COLLECTIVE_SECONDS = "xla_gpu_nccl_termination_timeout_seconds", 600
 # Keys in the store of the job: HOSTS/PROCESS and ARRIVED/WHERE/PROCESS hold a name of a host.
 HOSTS, ARRIVED = "pix2seq_jax/hosts", "pix2seq_jax/arrived"
 SHARED_SECONDS = 30  # until a file of one process has to be seen by all; network folders are slow
@@ -62,6 +65,7 @@ def join(coordinator: str = "", num_processes: int = 0, process_id: int = -1) ->
             f"--process_id={process_id} is not one of the --num_processes={num_processes}: 0 to "
             f"{num_processes - 1}"
         )
+    set_time_limit()
     try:
         jax.distributed.initialize(
             **given,
@@ -78,6 +82,14 @@ def join(coordinator: str = "", num_processes: int = 0, process_id: int = -1) ->
     if jax.process_count() > 1:
         own = f"{HOSTS}/{jax.process_index()}"
         distributed.global_state.client.key_value_set(own, socket.gethostname())
+
+
+def set_time_limit() -> None:
+    """Ends a collective of GPUs that waits for longer; XLA waits for ever without it. To be called
+    before JAX looks for devices. TPUs have limits of their own."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    if COLLECTIVE_FLAG not in flags and importlib.util.find_spec("libtpu") is None:
+        os.environ["XLA_FLAGS"] = f"--{COLLECTIVE_FLAG}={COLLECTIVE_SECONDS} {flags}".strip()
 
 
 def meet(where: str, *, seconds: int = MEET_SECONDS) -> None:
@@ -134,6 +146,7 @@ def check_shared(folder: str | Path) -> None:
     """
     if jax.process_count() == 1:
         return
+    meet("the workdir is looked for")  # one may have read for much longer than another
     folder = path_of(folder)
     folder.mkdir(parents=True, exist_ok=True)
     random = np.frombuffer(os.urandom(4), np.uint32)
@@ -150,7 +163,8 @@ def check_shared(folder: str | Path) -> None:
     if missing:
         raise ValueError(
             f"--workdir={folder} is another folder for process {missing} than for process "
-            f"{jax.process_index()}; give one that all hosts share (NFS, Filestore, Lustre)"
+            f"{jax.process_index()}; give one that all hosts share (gs://BUCKET/RUN, NFS, "
+            "Filestore, Lustre)"
         )
 
 

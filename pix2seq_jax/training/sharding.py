@@ -120,6 +120,15 @@ def data_parallel_axes() -> tuple[str, ...]:
     return mesh.axis_names if pure and not mesh.manual_axes else ()
 
 
+def image_axes() -> tuple[str, ...]:
+    """All axes of the current mesh, where each device has images of its own and nobody else cuts
+    the work by hand; else (). Parameters may be cut over `fsdp`."""
+    mesh = jax.sharding.get_abstract_mesh()
+    images = math.prod(mesh.shape.get(axis, 1) for axis in RULES["batch"])
+    alone = images == math.prod(mesh.shape.values()) > 1
+    return mesh.axis_names if alone and not mesh.manual_axes else ()
+
+
 def check_batch(mesh: Mesh, batch_size: int, *, accum: int = 1, name: str = "") -> None:
     """Refuses a global batch that the data axes, times the `accum` parts it is computed in, do
     not divide.

@@ -1,5 +1,7 @@
 """Several devices decode like one, and send each other nothing while they do."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -7,7 +9,7 @@ import numpy as np
 import pytest
 
 from pix2seq_jax.evaluation.decoders import make_decoder
-from pix2seq_jax.training import sharding
+from pix2seq_jax.training import optim, sharding
 from pix2seq_jax.training import state as train_state
 from pix2seq_jax.training.compiled import collectives
 from tests.helpers import four_tasks
@@ -43,21 +45,29 @@ CASES = [(name, "nucleus(0.9)") for name in four_tasks.TASKS] + [("captioning", 
 
 @pytest.mark.parametrize("name,sampler", CASES)
 def test_no_device_waits_for_another(name, sampler):
+    """Also where parameters are cut: they are gathered before."""
     task = four_tasks.TASKS[name]
     decode, results = make_decoder(MODEL, task, section(sampler)), []
-    variables = train_state.variables(four_tasks.initial(MODEL))
-    for count in (1, 8):
-        mesh = sharding.make_mesh(devices=jax.devices()[:count])
+    params = four_tasks.initial(MODEL).params
+    for axes in ({"data": 1}, {"data": 2, "fsdp": 4}):
+        mesh = sharding.make_mesh(axes, devices=jax.devices()[: math.prod(axes.values())])
         cut, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
         with jax.set_mesh(mesh):
             memory, batch, rows, seed = jax.device_put(arguments(task), cut_or(whole, cut, task))
-            lowered = decode.lower(jax.device_put(variables, whole), memory, batch, rows, seed)
-            program = lowered.compile()
-            results.append(program(jax.device_put(variables, whole), memory, batch, rows, seed))
+            layout = jax.tree.map(lambda x: x.sharding, parameters_on(mesh))
+            variables = {"params": jax.device_put(params, layout)}
+            program = decode.lower(variables, memory, batch, rows, seed).compile()
+            results.append(program(variables, memory, batch, rows, seed))
     inside = [row for row in collectives(program.as_text()) if row.computation != "ENTRY"]
     assert not inside  # all loops are other computations than the program itself
     for key, one in results[0].items():
         np.testing.assert_allclose(one, results[1][key], rtol=1e-5, atol=1e-5)
+
+
+def parameters_on(mesh):
+    """As a run lays them out."""
+    tx = optim.make("momentum", 1.0)
+    return train_state.abstract_state(MODEL, tx, mesh=mesh).params
 
 
 def cut_or(whole, cut, task):

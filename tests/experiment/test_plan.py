@@ -43,6 +43,24 @@ def test_data_parallelism_adds_every_gradient_once(two_tasks):
     assert seconds["collectives"] == made.sent["all-reduce"] / 100e9
 
 
+def test_beyond_a_node_a_part_goes_over_the_network():
+    chip, size = plan.CHIPS["h100"], 8e9
+    sent = [scaling.sent(size, devices) for devices in (8, 64)]
+    assert chip.exchange(sent[0], 8) == sent[0] / 450e9
+    # Eight nodes: each device sends its eighth of the array between them.
+    between = scaling.sent(size / 8, 8) / 50e9
+    assert chip.exchange(sent[1], 64) == pytest.approx(sent[0] / 450e9 + between)
+
+
+def test_tasks_that_share_a_batch_count_as_one_sequence_an_image(two_tasks):
+    mixed = two_tasks.copy_and_resolve_references()
+    mixed.train.mixing = "data"
+    tasks = resolve.make_tasks(mixed)
+    trained, images = feeds.trained_tasks(mixed, tasks), feeds.images_per_step(mixed)
+    (row,) = trained.values()
+    assert feeds.rows_of(images, trained) == dict.fromkeys(images, row)
+
+
 def test_fsdp_keeps_a_part_of_the_state(two_tasks):
     whole = plan.plan(two_tasks, sharding.make_mesh({"data": 1}, devices=jax.devices()[:1]))
     cut = plan.plan(two_tasks, sharding.make_mesh({"fsdp": 8}))

@@ -7,6 +7,7 @@ from those of one process that nobody disturbs, by parts (--only PART …):
 
     two     two processes, undisturbed
     term    SIGTERM to one of two at a random step, then one process alone
+    within  the same while the two compile, restore, save or evaluate
     kill    SIGKILL of one of two at a random step: how long the other lives, and that the run then
             goes on
     shared  what is said where the workdir is not shared
@@ -49,7 +50,13 @@ class Job:
     """Processes of one run; with one there is no job to join."""
 
     def __init__(
-        self, data: Path, workdirs: list[PurePath], *, fails: str = "none", **overrides
+        self,
+        data: Path,
+        workdirs: list[PurePath],
+        *,
+        fails: str = "none",
+        mode: str = "train",
+        **overrides,
     ) -> None:
         """Starts it.
 
@@ -57,13 +64,14 @@ class Job:
             data: folder of `small.make_shapes`.
             workdirs: one for each process.
             fails: see `recorded`.
+            mode: of the main command.
             **overrides: of the config.
         """
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         values = {"train__steps": STEPS, "train__checkpoint_steps": 10} | overrides
-        flags = [*small.flags(data, **values), "--mode=train"]
+        flags = [*small.flags(data, **values), f"--mode={mode}"]
         self.processes, self.logs = [], []
         for number, workdir in enumerate(workdirs):
             own = [f"--workdir={workdir}"]
@@ -112,7 +120,8 @@ def main() -> None:
     """Runs the trials."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0)
-    parts = {"two": _two, "term": _terminate, "kill": _kill, "shared": _unshared}
+    parts = {"two": _two, "term": _terminate, "within": _terminate_within, "kill": _kill}
+    parts |= {"shared": _unshared}
     parts |= {"errors": _fail, "sizes": _sizes, "bucket": _bucket, "resume": _resume}
     parser.add_argument("--only", nargs="*", default=[*parts], choices=[*parts])
     options = parser.parse_args()
@@ -137,19 +146,47 @@ def _two(data: Path, folder: Path, chance: random.Random) -> None:
 
 def _terminate(data: Path, folder: Path, chance: random.Random) -> None:
     workdir, step = folder / "term", chance.randrange(3, 20)
-    job = Job(data, [workdir] * 2)
-    wait_for(step, workdir, job)
-    _stop_and_go_on(data, folder, workdir, job, step)
+    _stop_and_go_on(data, folder, workdir, Job(data, [workdir] * 2), step)
+
+
+def _terminate_within(data: Path, folder: Path, chance: random.Random) -> None:
+    """SIGTERM in phases of a job that are no steps."""
+    del chance
+    for name, begins, options in (
+        ("compilation", lambda job, _: job.said(1, "compilation ..."), {}),
+        ("restore", lambda job, _: job.said(1, "restore ..."), {}),
+        ("save", lambda _, workdir: any((workdir / "checkpoints").glob("*tmp*")), {}),
+        (
+            "evaluation",
+            lambda job, _: job.said(1, " images ..."),
+            {"mode": "train_and_eval", "train__eval_steps": 20},
+        ),
+    ):
+        workdir = folder / f"within-{name}"
+        if name == "restore":
+            _stop(workdir, Job(data, [workdir] * 2), 5)
+        job = Job(data, [workdir] * 2, **options)
+        while not begins(job, workdir):
+            assert job.processes[1].poll() is None, job.said(1, "")
+            time.sleep(0.01)
+        print(f"{name}: ", end="")
+        _stop_and_go_on(data, folder, workdir, job, max(losses(workdir), default=0))
 
 
 def _stop_and_go_on(data: Path, folder: Path, workdir: PurePath, job: Job, step: int) -> None:
-    """SIGTERM to process 1 of a job, then one process alone to the end."""
+    """SIGTERM to process 1 of a job that has done a step, then one process alone to the end."""
+    _stop(workdir, job, step)
+    print("  one process goes on:", Job(data, [workdir]).wait())
+    _compare(folder, workdir)
+
+
+def _stop(workdir: PurePath, job: Job, step: int) -> None:
+    """SIGTERM to process 1 of a job that has done a step."""
+    wait_for(step, workdir, job)
     start = time.monotonic()
     job.processes[1].send_signal(signal.SIGTERM)
     print(f"SIGTERM to process 1 at step {step}: {job.wait()}, {time.monotonic() - start:.1f} s")
-    print(f"  process 0: {job.said(0, 'SIGTERM')}")
-    print("  one process goes on:", Job(data, [workdir]).wait())
-    _compare(folder, workdir)
+    print(f"  process 0: {job.said(0, 'SIGTERM')}", flush=True)
 
 
 def _kill(data: Path, folder: Path, chance: random.Random) -> None:
@@ -241,8 +278,7 @@ def _bucket(data: Path, folder: Path, chance: random.Random) -> None:
         print(f"gs://, {fails}: {job.wait()}")
         print(f"  process 0: {job.said(0, 'an error ends the run')}", flush=True)
         job = Job(data, [workdir] * 2, train__checkpoint_steps=2)
-        wait_for(8, workdir, job)  # rows come with a checkpoint
-        _stop_and_go_on(data, folder, workdir, job, 8)
+        _stop_and_go_on(data, folder, workdir, job, 8)  # rows come with a checkpoint
         left = [path.name for path in workdir.iterdir() if path.name.startswith(".")]
         print(f"  hidden files left there: {left}", flush=True)
 
