@@ -208,8 +208,8 @@ def _end() -> Iterator[str]:
         "One image on each device, and still too slow: `mesh.model` cuts the work of an image. Its "
         "exchanges depend on the layers and are not modelled here; `python -m pix2seq_jax.plan "
         "--mesh=data=64,model=2` compiles them.",
-        "The input is the bound: `data.workers`, or `train.repeats`, which reads an image once for "
-        "several rows of a batch.",
+        "The input is the bound: more cores for each device (`data.worker_processes`), or smaller "
+        "files.",
     )
 
 

@@ -326,16 +326,19 @@ class _Writer:
     def emit(self, state: State, logits: jnp.ndarray) -> State:
         """Draws the next token of each sequence from its logits f32[B,N·K,V]."""
         t, live = state.count, ~state.ended
-        choice = logits.at[..., self.eos_token].add(self.eos_bias)
+        is_end = jnp.arange(logits.shape[-1]) == self.eos_token
+        choice = jnp.where(is_end, logits + self.eos_bias, logits)
         if self.grammar is not None:
             choice = jnp.where(self.grammar[t % len(self.grammar)][None, None], choice, FORBIDDEN)
         keys = jax.vmap(jax.random.fold_in, (0, None))(self.keys, t)
         token = draw(self.sampler, choice, keys, live)
         token = jnp.where(live, token, PADDING)
-        logits = logits * live[..., None]
         log_sum = jax.nn.logsumexp(logits, axis=-1)
         chosen = jnp.take_along_axis(logits, token[..., None], axis=-1)[..., 0]
-        score = jnp.exp(chosen - log_sum) * live
+        score = jnp.where(live, jnp.exp(chosen - log_sum), 0.0)
+        kept = state.logits
+        if kept is not None:
+            kept = kept.at[:, :, t].set(jnp.where(live[..., None], logits, 0.0))
         return State(
             count=t + 1,
             last=token,
@@ -344,7 +347,7 @@ class _Writer:
             tokens=state.tokens.at[:, :, t].set(token),
             scores=state.scores.at[:, :, t].set(score),
             class_probs=self._write_classes(state, logits, log_sum),
-            logits=None if state.logits is None else state.logits.at[:, :, t].set(logits),
+            logits=kept,
         )
 
     def _write_classes(
@@ -354,7 +357,8 @@ class _Writer:
         if self.class_positions is None:
             return None
         start, stop, first, every = self.class_positions
-        probs = jnp.exp(logits[..., start:stop] - log_sum[..., None]) * ~state.ended[..., None]
+        probs = jnp.exp(logits[..., start:stop] - log_sum[..., None])
+        probs = jnp.where(state.ended[..., None], 0.0, probs)
         # Every position writes where the next kept one goes, so what stays is what that one wrote.
         place = jnp.maximum(state.count - first + every - 1, 0) // every
         return state.class_probs.at[:, :, place].set(probs, mode="drop")

@@ -209,14 +209,16 @@ class Runner:
         }
         writing: dict[str, list[Future]] = {}
         boxes = None
-        for name, decoded in sent.items():
-            parts, writing[name] = self._pull_whole(job, name, chunk, asked[name], decoded)
-            if parts:
-                boxes = Boxes(*map(np.concatenate, zip(*parts, strict=True)))
-        for name in asked:
+        # Boxes first, then what they prompt, so that the devices go on; then what is left to read.
+        finding = {name for name in sent if self._host_tasks[name].finds_boxes}
+        for name in sorted(asked, key=lambda name: (name not in finding, name in sent)):
             if name not in sent:
                 writing[name] = self._prompted(job, name, chunk, asked[name], boxes, memory)
-        return writing
+                continue
+            parts, writing[name] = self._pull_whole(job, name, chunk, asked[name], sent[name])
+            if parts:
+                boxes = Boxes(*map(np.concatenate, zip(*parts, strict=True)))
+        return {name: writing[name] for name in asked}
 
     def _write(self, job: _Job, name: str, part: dict, chunk: Chunk, asked: np.ndarray) -> Future:
         """The results of these rows of a chunk: made in another thread, on process 0 only."""
@@ -296,10 +298,10 @@ class Runner:
         boxes, view = self._chosen(job, name, chunk.ids(asked), detected), self._views[name]
         if boxes is None or not boxes.labels.any():
             return []
+        objects = job.asks[name].objects or boxes.labels.shape[1]
         boxes = boxes.rows(view.slots)
         row_of = dict(zip(chunk.ids(asked).tolist(), asked.tolist(), strict=True))
         row = np.array([row_of[image_id] for image_id in boxes.image_ids.tolist()], np.int32)
-        objects = job.asks[name].objects or boxes.labels.shape[1]
         size = self._batch_size(job, name, job.chunk_size * -(-objects // view.slots))
         if view.shared is None:
             decoded = self._decode_windows(job, name, chunk, boxes, row, size)

@@ -31,6 +31,7 @@ TEXT_FILE = "text.model"  # of a workdir with captions
 FREE_OF_MODEL = (
     "backbone.frozen_bn",
     "dtype",
+    "cache_dtype",
     "remat",
     "remat_policy",
     "attention",
@@ -45,6 +46,7 @@ EARLIER = {
     "": {"init_from": "", "init_encoder": "", "init_encoder_pixels": ""},
     "model": {
         "attention": Pix2Seq.attention,
+        "cache_dtype": Pix2Seq.cache_dtype,
         "remat_policy": Pix2Seq.remat_policy,
         "stem_norm": Pix2Seq.stem_norm,
     },

@@ -68,10 +68,10 @@ class Cache:
     layers: tuple[tuple[KeyValue, ...], ...]
 
     @classmethod
-    def create(cls, stack: Stack, rows: int, length: int) -> "Cache":
+    def create(cls, stack: Stack, rows: int, length: int, dtype: str) -> "Cache":
         """One empty block for `rows` = B·N sequences of `length` tokens."""
         shape = (rows, stack.heads, length, stack.dim // stack.heads)
-        empty = constrain(jnp.zeros(shape, stack.dtype), "batch", "heads")
+        empty = constrain(jnp.zeros(shape, dtype), "batch", "heads")
         return cls((((empty, empty),),) * stack.layers)
 
     @property
@@ -124,7 +124,7 @@ def _pad_tokens(x: jnp.ndarray, length: int) -> jnp.ndarray:
 
 
 def _put(block: jnp.ndarray, new: jnp.ndarray, place: tuple) -> jnp.ndarray:
-    return lax.dynamic_update_slice(block, new, place)
+    return lax.dynamic_update_slice(block, new.astype(block.dtype), place)
 
 
 def attend_cached(
@@ -138,7 +138,8 @@ def attend_cached(
 
     Args:
         query, key, value: [R,H,T,D/H] of the new tokens.
-        blocks: cached keys and values, of which the last is filled in part.
+        blocks: cached keys and values, of which the last is filled in part; they may be of a
+            narrower dtype.
         index: i32[], cached tokens.
 
     Returns:
@@ -156,7 +157,12 @@ def attend_cached(
     weights = [jnp.exp(s - largest) for s in scores]
     total = functools.reduce(jnp.add, [jnp.sum(w, axis=-1, keepdims=True) for w in weights])
     sums = [
-        jnp.einsum("rhts,rhsk->rhtk", w.astype(value.dtype), part_value)
+        jnp.einsum(
+            "rhts,rhsk->rhtk",
+            w.astype(part_value.dtype),
+            part_value,
+            preferred_element_type=value.dtype,
+        )
         for w, (_, part_value) in zip(weights, parts, strict=True)
     ]
     return (functools.reduce(jnp.add, sums) / total).astype(value.dtype)
@@ -164,6 +170,7 @@ def attend_cached(
 
 def _scores(query: jnp.ndarray, key: jnp.ndarray, mask: jnp.ndarray | None) -> jnp.ndarray:
     """f32[R,H,T,C], the least number where the mask bool[1 or T,C] forbids to look."""
+    query = query.astype(key.dtype)
     scores = jnp.einsum("rhtk,rhsk->rhts", query, key, preferred_element_type=jnp.float32)
     scores = scores * query.shape[-1] ** -0.5
     if mask is None:

@@ -25,6 +25,7 @@ ALLOWED = {
     "attention": ATTENTIONS,
     "remat_policy": REMAT_POLICIES,
     "dtype": ("float32", "bfloat16"),
+    "cache_dtype": ("", "float32", "bfloat16"),
 }
 
 
@@ -60,6 +61,8 @@ class Pix2Seq(nn.Module):
             them that suits length, dtype and machine; see models.attention.attend_whole.
         dtype: of the computation, 'float32' or 'bfloat16'; parameters, softmax and logits are
             float32.
+        cache_dtype: of the decoder's cache of sequence tokens; '' for `dtype`. With 'bfloat16' a
+            float32 model decodes in less memory, and not quite the same.
         remat: recompute activations of each layer in the backward pass.
         remat_policy: which of them: 'all', or the 'elementwise' ones, so that the results of matrix
             products and of attention are kept.
@@ -93,6 +96,7 @@ class Pix2Seq(nn.Module):
     attention_init: str = "keras"
     attention: str = "auto"
     dtype: str = "float32"
+    cache_dtype: str = ""
     remat: bool = False
     remat_policy: str = "all"
 
@@ -229,7 +233,8 @@ class Pix2Seq(nn.Module):
 
     def empty_cache(self, rows: int, length: int) -> Cache:
         """Room for `rows` = B·N sequences of at most `length` tokens; needs no parameters."""
-        return Cache.create(self._decoder_stack(), rows, length)
+        dtype = self.cache_dtype or self.dtype
+        return Cache.create(self._decoder_stack(), rows, length, dtype)
 
     def step(
         self,

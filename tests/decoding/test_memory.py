@@ -28,9 +28,9 @@ MODEL = Pix2Seq(
 IMAGE_TOKENS = 1600  # of 640 pixels and patches of 16
 
 
-def cache_bytes(sequences: int) -> int:
+def cache_bytes(sequences: int, model: Pix2Seq = MODEL) -> int:
     """Of the keys and values of the tokens."""
-    cache = jax.eval_shape(lambda: MODEL.empty_cache(sequences, TASK.max_len - 1))
+    cache = jax.eval_shape(lambda: model.empty_cache(sequences, TASK.max_len - 1))
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(cache))
 
 
@@ -69,6 +69,7 @@ def decoding_bytes(images: int, objects: int, samples: int) -> int:
 def test_caches_hold_the_tokens_of_every_sequence():
     per_token = 2 * MODEL.dec_layers * MODEL.dec_dim * 4  # keys and values, float32
     assert cache_bytes(80) == 80 * cache_bytes(1) == 80 * (TASK.max_len - 1) * per_token
+    assert cache_bytes(80) == 2 * cache_bytes(80, MODEL.clone(cache_dtype="bfloat16"))
 
 
 @pytest.mark.parametrize("objects,samples", [(10, 1), (10, 8)])
