@@ -27,6 +27,11 @@ class Boxes(NamedTuple):
     labels: np.ndarray
     scores: np.ndarray
 
+    @property
+    def most(self) -> int:
+        """Boxes of the image that has most."""
+        return int((self.labels > 0).sum(axis=1).max(initial=0))
+
     def best(self, count: int, labels=None) -> "Boxes":
         """The `count` best-scored boxes of each image, of the given labels only (None: of all)."""
         counted = self.labels > 0 if labels is None else np.isin(self.labels, list(labels))

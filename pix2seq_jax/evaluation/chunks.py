@@ -2,6 +2,7 @@
 are worked on."""
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -11,7 +12,9 @@ import numpy as np
 
 from pix2seq_jax.data import rows
 from pix2seq_jax.data.coco.files import read_file
+from pix2seq_jax.experiment.logs import duration, log
 
+_TELL_EVERY = 10.0  # seconds between log lines
 
 @dataclass(frozen=True)
 class Pictures:
@@ -104,3 +107,19 @@ class Chunk:
     def ids(self, asked: np.ndarray) -> np.ndarray:
         """Image ids of rows."""
         return self.pictures.image_ids[self.places[asked]]
+
+
+class Progress:
+    """A log line now and then: how many images are decoded, and how long the rest will take."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._start = self._last = time.monotonic()
+
+    def report(self, done: int) -> None:
+        """`done` images are decoded."""
+        now = time.monotonic()
+        if now - self._last > _TELL_EVERY:
+            self._last = now
+            left = duration((now - self._start) / done * (self._total - done))
+            log.info("%d of %d images decoded, ETA %s", done, self._total, left)

@@ -9,7 +9,6 @@ with the number of pictures.
 """
 
 import functools
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,31 +23,12 @@ from pix2seq_jax.evaluation import make_host_tasks
 from pix2seq_jax.evaluation.asks import Ask, Part
 from pix2seq_jax.evaluation.base import Rows
 from pix2seq_jax.evaluation.boxes import Boxes
-from pix2seq_jax.evaluation.chunks import Chunk, Pictures
+from pix2seq_jax.evaluation.chunks import Chunk, Pictures, Progress
 from pix2seq_jax.evaluation.decoders import id_halves, make_decoder, make_encoder, to_host
 from pix2seq_jax.evaluation.views import make_view, whole_row, window_row
-from pix2seq_jax.experiment.logs import duration, log
+from pix2seq_jax.experiment.logs import log
 from pix2seq_jax.tasks import Task
 from pix2seq_jax.training import sharding
-
-_TELL_EVERY = 10.0  # seconds between log lines
-
-
-class _Progress:
-    """A log line now and then: how many images are decoded, and how long the rest will take."""
-
-    def __init__(self, total: int) -> None:
-        self._total = total
-        self._start = self._last = time.monotonic()
-
-    def report(self, done: int) -> None:
-        """`done` images are decoded."""
-        now = time.monotonic()
-        if now - self._last > _TELL_EVERY:
-            self._last = now
-            left = duration((now - self._start) / done * (self._total - done))
-            log.info("%d of %d images decoded, ETA %s", done, self._total, left)
-
 
 @dataclass
 class _Job:
@@ -100,6 +80,13 @@ class Runner:
             name: make_view(task, config.tasks[name], size) for name, task in tasks.items()
         }
 
+    def box_counts(self, asks: Mapping[str, Ask]) -> list[int]:
+        """Numbers of boxes in an image with which every program that `run` may need is compiled."""
+        counts = {1}
+        for name, ask in asks.items():
+            counts.update(self._views[name].programs(ask.objects))
+        return sorted(counts)
+
     def run(
         self,
         variables,
@@ -124,7 +111,7 @@ class Runner:
         workers = self._config.data.workers or pipeline.cpu_count()
         readers, writers, ahead = (ThreadPoolExecutor(number) for number in (workers, workers, 1))
         job = _Job(variables, pictures, asks, text, leave, size, readers, writers)
-        progress = _Progress(len(pictures))
+        progress = Progress(len(pictures))
         # The results of a chunk are written while the devices work on the next one.
         waiting: deque[tuple[Chunk, dict[str, list[Future]]]] = deque()
         try:
@@ -299,10 +286,13 @@ class Runner:
         if boxes is None or not boxes.labels.any():
             return []
         objects = job.asks[name].objects or boxes.labels.shape[1]
-        boxes = boxes.rows(view.slots)
+        if view.shared is not None:
+            objects = boxes.most
+        slots = view.slots_for(objects)
+        boxes = boxes.rows(slots)
         row_of = dict(zip(chunk.ids(asked).tolist(), asked.tolist(), strict=True))
         row = np.array([row_of[image_id] for image_id in boxes.image_ids.tolist()], np.int32)
-        size = self._batch_size(job, name, job.chunk_size * -(-objects // view.slots))
+        size = self._batch_size(job, name, job.chunk_size * -(-objects // slots))
         if view.shared is None:
             decoded = self._decode_windows(job, name, chunk, boxes, row, size)
         else:

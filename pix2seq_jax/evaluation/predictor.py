@@ -206,16 +206,13 @@ class Predictor:
         """Compiles all that predicting for `count` images at a time needs, whatever is found."""
         blank = [np.full((64, 64, 3), 128, np.uint8)] * count
         pictures, asks = _pictures(blank, _refuse), self._asks(count, None, 0.0)
-        box = np.tile(np.float32([[[8, 8, 56, 56]]]), (count, 1, 1))
-        for name, ask in asks.items():
-            if self.host_tasks[name].needs_boxes:
-                label = next(iter(ask.labels or [1]))
-                labels, scores = np.full((count, 1), label, np.int32), np.ones((count, 1))
-                prompts = Boxes(np.arange(count), box, labels, scores.astype(np.float32))
-                asks[name] = dataclasses.replace(ask, boxes=prompts)
-        with jax.set_mesh(self.mesh):
-            for _ in self._runner.run(self.variables, pictures, asks, text=self.text):
-                pass
+        for boxes in self._runner.box_counts(asks):
+            for name, ask in asks.items():
+                if self.host_tasks[name].needs_boxes:
+                    asks[name] = dataclasses.replace(ask, boxes=_same_boxes(count, boxes, ask))
+            with jax.set_mesh(self.mesh):
+                for _ in self._runner.run(self.variables, pictures, asks, text=self.text):
+                    pass
 
     def prediction(self, objects: dict, threshold: float) -> Prediction:
         """What `stream` gives of an image as a Prediction, without objects that score less than the
@@ -279,6 +276,13 @@ class Predictor:
                 most = host_task.most_objects(final=True)
                 asks[name] = Ask(every, labels, labels=prompting, objects=most, threshold=threshold)
         return asks
+
+
+def _same_boxes(count: int, boxes: int, ask: Ask) -> Boxes:
+    """So many boxes in each of `count` images, of a class that is asked for."""
+    places = np.tile(np.float32([8, 8, 56, 56]), (count, boxes, 1))
+    labels = np.full((count, boxes), next(iter(ask.labels or [1])), np.int32)
+    return Boxes(np.arange(count), places, labels, np.ones((count, boxes), np.float32))
 
 
 def _pictures(

@@ -11,6 +11,7 @@ from pix2seq_jax.evaluation.boxes import Boxes
 from pix2seq_jax.evaluation.chunks import Chunk
 from pix2seq_jax.tasks import Task
 
+FEWEST_SLOTS = 4
 
 @dataclass
 class View:
@@ -25,6 +26,20 @@ class View:
     rows: rows.Preprocess
     shared: tuple | None
     slots: int
+
+    def slots_for(self, objects: int) -> int:
+        """Objects of a row where no image has more than `objects`: those of a whole picture are
+        decoded together, and empty ones cost as much as others. Few sizes, as each is compiled."""
+        if self.shared is None:
+            return self.slots
+        return min(self.slots, max(FEWEST_SLOTS, 1 << (objects - 1).bit_length()))
+
+    def programs(self, most: int) -> list[int]:
+        """Numbers of objects in an image, up to `most`, that need a program each."""
+        if self.shared is None or not self.slots:
+            return [1]
+        sizes = {self.slots_for(count): count for count in range(self.slots, 0, -1)}
+        return [n for n in (*sizes.values(), *range(1, most + 1, self.slots)) if n <= most]
 
 
 def make_view(task: Task, section: ml_collections.ConfigDict, image_size: tuple[int, int]) -> View:

@@ -64,6 +64,23 @@ def test_no_device_waits_for_another(name, sampler):
         np.testing.assert_allclose(one, results[1][key], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["segmentation", "keypoints"])
+def test_empty_slots_change_nothing(name):
+    """So that only as many are decoded as the fullest image needs."""
+    task = four_tasks.TASKS[name]
+    decode = make_decoder(MODEL, task, section("nucleus(0.9)"))
+    variables = train_state.variables(four_tasks.initial(MODEL))
+    memory, batch, rows, seed = arguments(task)
+
+    def padded(array):
+        return np.pad(array, [(0, 0), (0, 3)] + [(0, 0)] * (array.ndim - 2))
+
+    wide = rows | {field: padded(rows[field]) for field in ("boxes", "labels", "scores")}
+    few, many = (decode(variables, memory, batch, some, seed) for some in (rows, wide))
+    for key, one in few.items():
+        np.testing.assert_allclose(one, many[key][:, :OBJECTS], rtol=1e-5, atol=1e-5)
+
+
 def parameters_on(mesh):
     """As a run lays them out."""
     tx = optim.make("momentum", 1.0)
