@@ -2,7 +2,7 @@
 memory to results."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -252,3 +252,26 @@ def _meet_once() -> None:
     """Waits for the other processes before the first exchange: one may compile for much longer than
     another."""
     processes.meet("the first results are there")
+
+
+def lengthened(array: np.ndarray, size: int) -> np.ndarray:
+    """Zeros behind the rows until there are `size`."""
+    return np.pad(array, [(0, size - len(array))] + [(0, 0)] * (array.ndim - 1))
+
+
+def pulled(decoded) -> Iterator[tuple[slice, dict[str, np.ndarray]]]:
+    """Arrays on the host, each after the next ones were sent to the devices, so that they never
+    wait."""
+    previous = None
+    for one in decoded:
+        if previous is not None:
+            yield _pull(*previous)
+        previous = one
+    if previous is not None:
+        yield _pull(*previous)
+
+
+def _pull(cut: slice, arrays) -> tuple[slice, dict[str, np.ndarray]]:
+    return cut, {
+        name: np.array(value[: cut.stop - cut.start]) for name, value in to_host(arrays).items()
+    }

@@ -13,18 +13,18 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import jax
 import ml_collections
 import numpy as np
 
 from pix2seq_jax.data import feed, pipeline
-from pix2seq_jax.evaluation import make_host_tasks
+from pix2seq_jax.evaluation import decoders, make_host_tasks
 from pix2seq_jax.evaluation.asks import Ask, Part
 from pix2seq_jax.evaluation.base import Rows
 from pix2seq_jax.evaluation.boxes import Boxes
 from pix2seq_jax.evaluation.chunks import Chunk, Pictures, Progress
-from pix2seq_jax.evaluation.decoders import id_halves, make_decoder, make_encoder, to_host
 from pix2seq_jax.evaluation.views import make_view, whole_row, window_row
 from pix2seq_jax.experiment.logs import log
 from pix2seq_jax.tasks import Task
@@ -49,6 +49,22 @@ class _Job:
     left_out: dict[str, list[int]] = field(default_factory=dict)
 
 
+class _Sent(NamedTuple):
+    """A chunk that the devices work on.
+
+    Attributes:
+        chunk: of the pictures.
+        memory: what was encoded, and the fields of the images, by what tasks share.
+        asked: which rows of the chunk each task is asked about.
+        decoded: of the tasks that need no boxes, see `Runner._send_whole`.
+    """
+
+    chunk: Chunk
+    memory: dict
+    asked: dict[str, np.ndarray]
+    decoded: dict[str, list]
+
+
 class Runner:
     """The encoder and the decoders of a model's tasks, each compiled once."""
 
@@ -71,10 +87,10 @@ class Runner:
         self._host_tasks = make_host_tasks(config)
         self._rows_of = sharding.batch_sharding(mesh)
         self._decoders = {
-            name: make_decoder(model, task, config.tasks[name], labels=labels)
+            name: decoders.make_decoder(model, task, config.tasks[name], labels=labels)
             for name, task in tasks.items()
         }
-        self._encode = make_encoder(model)
+        self._encode = decoders.make_encoder(model)
         size = tuple(model.image_size)
         self._views = {
             name: make_view(task, config.tasks[name], size) for name, task in tasks.items()
@@ -115,11 +131,11 @@ class Runner:
         # The results of a chunk are written while the devices work on the next one.
         waiting: deque[tuple[Chunk, dict[str, list[Future]]]] = deque()
         try:
-            for chunk in self._chunks(job, ahead):
-                waiting.append((chunk, self._ask_all(job, chunk)))
+            for sent in self._sent(job, ahead):
+                waiting.append((sent.chunk, self._ask_all(job, sent)))
                 if len(waiting) > 1:
                     yield _finished(*waiting.popleft())
-                progress.report(int(chunk.places[-1]) + 1)
+                progress.report(int(sent.chunk.places[-1]) + 1)
             while waiting:
                 yield _finished(*waiting.popleft())
         finally:
@@ -168,7 +184,7 @@ class Runner:
             ids = np.zeros(part, np.int64)
             ids[: len(own)] = job.pictures.drawn_as(places[own.start : own.stop])
             chunk.batches[key] = self._to_devices(
-                view.batch(filled, part) | {"ids": id_halves(ids)}
+                view.batch(filled, part) | {"ids": decoders.id_halves(ids)}
             )
         return chunk
 
@@ -180,29 +196,44 @@ class Runner:
             if value.dtype != np.int64
         }
 
-    def _ask_all(self, job: _Job, chunk: Chunk) -> dict[str, list[Future]]:
-        """Works on one chunk; results by task, still being written."""
+    def _sent(self, job: _Job, ahead: ThreadPoolExecutor) -> Iterator[_Sent]:
+        """The chunks, each sent to the devices before the boxes of the one before are looked at."""
+        before = None
+        for chunk in self._chunks(job, ahead):
+            sent = self._send(job, chunk)
+            if before is not None:
+                yield before
+            before = sent
+        if before is not None:
+            yield before
+
+    def _send(self, job: _Job, chunk: Chunk) -> _Sent:
+        """Sends what the tasks share of a chunk to the devices, and what needs no boxes."""
         memory = {}
         for key in list(chunk.batches):
             job.leave()
             batch = chunk.batches.pop(key)
             memory[key] = (self._encode(job.variables, batch), _without_image(batch))
         asked = {name: chunk.rows_of(ask.places) for name, ask in job.asks.items()}
-        # Sent to the devices at once, so that they are busy while the boxes are looked at.
-        sent = {
+        decoded = {
             name: self._send_whole(job, name, memory, rows)
             for name, rows in asked.items()
             if not self._host_tasks[name].needs_boxes
         }
+        return _Sent(chunk, memory, asked, decoded)
+
+    def _ask_all(self, job: _Job, sent: _Sent) -> dict[str, list[Future]]:
+        """Works on one chunk; results by task, still being written."""
+        chunk, memory, asked, decoded = sent
         writing: dict[str, list[Future]] = {}
         boxes = None
         # Boxes first, then what they prompt, so that the devices go on; then what is left to read.
-        finding = {name for name in sent if self._host_tasks[name].finds_boxes}
-        for name in sorted(asked, key=lambda name: (name not in finding, name in sent)):
-            if name not in sent:
+        finding = {name for name in decoded if self._host_tasks[name].finds_boxes}
+        for name in sorted(asked, key=lambda name: (name not in finding, name in decoded)):
+            if name not in decoded:
                 writing[name] = self._prompted(job, name, chunk, asked[name], boxes, memory)
                 continue
-            parts, writing[name] = self._pull_whole(job, name, chunk, asked[name], sent[name])
+            parts, writing[name] = self._pull_whole(job, name, chunk, asked[name], decoded[name])
             if parts:
                 boxes = Boxes(*map(np.concatenate, zip(*parts, strict=True)))
         return {name: writing[name] for name in asked}
@@ -231,7 +262,7 @@ class Runner:
         for start in range(0, len(fields["row"]), size):
             job.leave()
             cut = slice(start, min(start + size, len(fields["row"])))
-            batch = {key: _filled(value[cut], size)[own] for key, value in fields.items()}
+            batch = {key: decoders.lengthened(value[cut], size)[own] for key, value in fields.items()}
             decode, seed = self._decoders[name], self._config.seed
             yield cut, decode(job.variables, images, batch_fields, self._to_devices(batch), seed)
 
@@ -245,7 +276,7 @@ class Runner:
     ) -> tuple[list[Boxes], list[Future]]:
         """The boxes of these rows of a chunk, if the task finds any, and their results."""
         ask, boxes, writing = job.asks[name], [], []
-        for cut, part in _pulled(decoded):
+        for cut, part in decoders.pulled(decoded):
             if self._host_tasks[name].finds_boxes:
                 if ask.labels is not None:
                     asked_for = np.isin(part["labels"], ask.labels)
@@ -303,7 +334,7 @@ class Runner:
                 "scores": boxes.scores,
             }
             decoded = self._decode_whole(job, name, memory, fields, size)
-        return [self._write(job, name, part, chunk, row[cut]) for cut, part in _pulled(decoded)]
+        return [self._write(job, name, part, chunk, row[cut]) for cut, part in decoders.pulled(decoded)]
 
     def _decode_windows(
         self, job: _Job, name: str, chunk: Chunk, boxes: Boxes, row: np.ndarray, size: int
@@ -345,7 +376,7 @@ class Runner:
         filled = dict(enumerate(job.readers.map(cut, own)))
         ids = np.zeros(len(numbers), np.int64)
         ids[: len(own)] = job.pictures.drawn_as(chunk.places[row[own]])
-        return self._to_devices(make.batch(filled, len(numbers)) | {"ids": id_halves(ids)})
+        return self._to_devices(make.batch(filled, len(numbers)) | {"ids": decoders.id_halves(ids)})
 
 
 def _without_image(batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
@@ -353,29 +384,6 @@ def _without_image(batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         name: value
         for name, value in batch.items()
         if name not in ("image", "pad_value", "is_crowd")
-    }
-
-
-def _filled(array: np.ndarray, size: int) -> np.ndarray:
-    """Zeros behind the rows until there are `size`."""
-    return np.pad(array, [(0, size - len(array))] + [(0, 0)] * (array.ndim - 1))
-
-
-def _pulled(decoded) -> Iterator[tuple[slice, dict[str, np.ndarray]]]:
-    """Arrays on the host, each after the next ones were sent to the devices, so that they never
-    wait."""
-    previous = None
-    for one in decoded:
-        if previous is not None:
-            yield _pull(*previous)
-        previous = one
-    if previous is not None:
-        yield _pull(*previous)
-
-
-def _pull(cut: slice, arrays) -> tuple[slice, dict[str, np.ndarray]]:
-    return cut, {
-        name: np.array(value[: cut.stop - cut.start]) for name, value in to_host(arrays).items()
     }
 
 
