@@ -187,7 +187,8 @@ def _input(works: list[Work]) -> Iterator[str]:
     yield textwrap.fill(
         f"One core prepares {1 / INPUT_SECONDS:.0f} images/s of 640 pixels (measured, "
         "benchmarks/README.md), in detection; segmentation takes 0.9 of that time, the other tasks "
-        "were not measured. At 1333 pixels it is assumed to grow with the pixels. What a host of eight devices needs whose steps are arithmetic alone, so never more than this:",
+        "were not measured. At 1333 pixels it is assumed to grow with the pixels. What a host of "
+        "eight devices needs whose steps are arithmetic alone, so never more than this:",
         WIDTH,
     )
     rows = ["| model | chip | images/s of a host | cores needed |", "|---|---|---|---|"]

@@ -1,7 +1,7 @@
 """Draws the embedded data, trains all four tasks on them, evaluates and predicts:
 `python -m pix2seq_jax.demo --workdir=runs/shapes`.
 
-It takes 20 minutes on two CPU cores, with --full four times that. The data go into data/shapes.
+It takes 20 minutes on two CPU cores, with --full an hour. The data go into data/shapes.
 The same command goes on where it was stopped.
 """
 
@@ -17,7 +17,7 @@ from pix2seq_jax.experiment.guard import TERMINATED
 from pix2seq_jax.experiment.workdir import check_local
 
 DATA = "data/shapes"  # that of the variant `shapes` of the configs
-FULL_STEPS = 9_600
+FULL_STEPS = 8_000
 FLAGS = (
     Flag("workdir", "runs/shapes", "Folder of the run; rerun to go on."),
     Flag("full", False, f"Train for {FULL_STEPS:,} steps."),

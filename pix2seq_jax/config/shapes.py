@@ -56,7 +56,7 @@ def change(config: ml_collections.ConfigDict, slots: int) -> None:
     config.data.text_pieces = 256
     config.vocab.num_bins = 48
     config.model.max_seq_len = 0
-    config.train.update({"batch_size": 48, "steps": 2_000, "log_steps": 100, "eval_steps": 5_000})
+    config.train.update({"batch_size": 48, "steps": 2_300, "log_steps": 100, "eval_steps": 5_000})
     config.schedule.update({"name": "cosine", "base": 4e-3, "warmup": 0.03})
     config.optim.update({"name": "muon", "clip": 1.0})
     config.eval.update({"batch_size": 100, "images_in_training": 100})

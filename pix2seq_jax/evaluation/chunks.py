@@ -16,6 +16,7 @@ from pix2seq_jax.experiment.logs import duration, log
 
 _TELL_EVERY = 10.0  # seconds between log lines
 
+
 @dataclass(frozen=True)
 class Pictures:
     """Image files.

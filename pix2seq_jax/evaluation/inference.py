@@ -30,6 +30,7 @@ from pix2seq_jax.experiment.logs import log
 from pix2seq_jax.tasks import Task
 from pix2seq_jax.training import sharding
 
+
 @dataclass
 class _Job:
     """One run over pictures: what its methods share.
@@ -262,7 +263,9 @@ class Runner:
         for start in range(0, len(fields["row"]), size):
             job.leave()
             cut = slice(start, min(start + size, len(fields["row"])))
-            batch = {key: decoders.lengthened(value[cut], size)[own] for key, value in fields.items()}
+            batch = {
+                key: decoders.lengthened(value[cut], size)[own] for key, value in fields.items()
+            }
             decode, seed = self._decoders[name], self._config.seed
             yield cut, decode(job.variables, images, batch_fields, self._to_devices(batch), seed)
 
@@ -316,9 +319,8 @@ class Runner:
         boxes, view = self._chosen(job, name, chunk.ids(asked), detected), self._views[name]
         if boxes is None or not boxes.labels.any():
             return []
-        objects = job.asks[name].objects or boxes.labels.shape[1]
-        if view.shared is not None:
-            objects = boxes.most
+        most = job.asks[name].objects or boxes.labels.shape[1]
+        objects = most if view.shared is None else boxes.most
         slots = view.slots_for(objects)
         boxes = boxes.rows(slots)
         row_of = dict(zip(chunk.ids(asked).tolist(), asked.tolist(), strict=True))
@@ -327,14 +329,12 @@ class Runner:
         if view.shared is None:
             decoded = self._decode_windows(job, name, chunk, boxes, row, size)
         else:
-            fields = {
-                "row": row,
-                "boxes": boxes.boxes,
-                "labels": boxes.labels,
-                "scores": boxes.scores,
-            }
+            prompts = {key: getattr(boxes, key) for key in ("boxes", "labels", "scores")}
+            fields = {"row": row} | prompts
             decoded = self._decode_whole(job, name, memory, fields, size)
-        return [self._write(job, name, part, chunk, row[cut]) for cut, part in decoders.pulled(decoded)]
+        return [
+            self._write(job, name, part, chunk, row[cut]) for cut, part in decoders.pulled(decoded)
+        ]
 
     def _decode_windows(
         self, job: _Job, name: str, chunk: Chunk, boxes: Boxes, row: np.ndarray, size: int

@@ -13,6 +13,7 @@ from pix2seq_jax.tasks import Task
 
 FEWEST_SLOTS = 4
 
+
 @dataclass
 class View:
     """How a task sees pictures.
