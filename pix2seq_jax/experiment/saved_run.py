@@ -50,6 +50,7 @@ EARLIER = {
     },
     "data": {
         "worker_processes": 0,
+        "cache": 0.0,
         "keypoint_names": (),
         "keypoint_categories": (),
         "skeleton": (),
