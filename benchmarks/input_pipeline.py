@@ -1,16 +1,17 @@
 """What the input pipeline costs: images/s of the training and of the evaluation ops, each beside
 its floor in the same run, the bare decode and resize of the same files in TensorFlow.
 
-    python benchmarks/input_pipeline.py --size=640
+    python benchmarks/input_pipeline.py --size=640 --cache=2
 
-writes a seeded folder of JPEG files: the sizes of COCO, of which most need no resizing in an
-evaluation at 640, and larger ones, all of which do. Needs TensorFlow.
+measures training also with decoded images in memory, as from the second epoch on. The files are a
+seeded folder of JPEGs: the sizes of COCO, of which most need no resizing in an evaluation at 640,
+and larger ones, all of which do. Needs TensorFlow.
 """
 
 import json
 import statistics
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,17 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from pix2seq_jax.config.recipes import DETECTION_EVAL, DETECTION_TRAIN, SEGMENTATION_TRAIN
+from pix2seq_jax.config import recipes
 from pix2seq_jax.data import pipeline, rows
+from pix2seq_jax.data.coco.captions import CocoCaptions
 from pix2seq_jax.data.coco.files import read_file
 from pix2seq_jax.data.coco.folder import CocoDir
+from pix2seq_jax.data.coco.person import COCO_KEYPOINTS
 from pix2seq_jax.data.ops.chain import read_chain
+from pix2seq_jax.data.reading import ImageCache
+from pix2seq_jax.data.selections import PerObject
+from pix2seq_jax.data.source import Source
+from pix2seq_jax.data.text import Text
 
 # Height and width in COCO's proportions, and of larger pictures.
 COCO = [(480, 640)] * 5 + [(427, 640)] * 2 + [(640, 480)] * 2 + [(375, 500)]
@@ -33,6 +40,15 @@ QUALITY = 92  # of the files: about 160 kB at 640 x 480, as in COCO
 OBJECTS, POINTS = 7, 20  # of an image, of an outline
 DISTINCT = 40  # pictures that are drawn; the others are links to these
 SLOTS, BATCH = 100, 8
+KEYPOINTS = list(COCO_KEYPOINTS["names"])
+CAPTION = "A thing of colour number {} in front of a field of many colours."
+# Floors by the factors that they resize by.
+FLOORS = {
+    "bare decode + jittered resize": (0.3, 2.0),
+    "bare decode + smaller jitter": (0.3, 1.0),
+    "bare decode + resize": (1.0, 1.0 + 1e-6),
+}
+JITTERED, SMALLER, RESIZED = FLOORS
 
 
 def picture(rng: np.random.Generator, height: int, width: int) -> Image.Image:
@@ -74,24 +90,32 @@ def write_data(folder: Path, count: int, sizes: Sequence[tuple[int, int]]) -> No
     content = {
         "images": images,
         "annotations": annotations,
-        "categories": [{"id": 1, "name": "thing"}],
+        "categories": [{"id": 1, "name": "thing", "keypoints": KEYPOINTS}],
     }
     (folder / "instances.json").write_text(json.dumps(content))
+    captions = [
+        {"id": 5 * number + i, "image_id": number, "caption": CAPTION.format(i)}
+        for number in range(count)
+        for i in range(5)
+    ]
+    (folder / "captions.json").write_text(json.dumps({"images": images, "annotations": captions}))
 
 
-def opened(folder: Path, *, max_points: int = 0) -> CocoDir:
-    """The files as a source, with outlines of at most so many points."""
-    return CocoDir(folder, folder / "instances.json", max_points=max_points)
+def opened(folder: Path, **reads: Any) -> CocoDir:
+    """The files as a source, with what else is to be read."""
+    return CocoDir(folder, folder / "instances.json", **reads)
 
 
 def annotation(
     rng: np.random.Generator, number: int, image: int, height: int, width: int
 ) -> dict[str, Any]:
-    """One object with an elliptic outline."""
+    """One object with an elliptic outline and keypoints on the diagonal of its box."""
     low = rng.uniform(0, [width / 2, height / 2])
     size = rng.uniform(8, [width / 2, height / 2])
     angle = np.linspace(0, 2 * np.pi, POINTS, endpoint=False)
     outline = low + size * (1 + np.stack([np.cos(angle), np.sin(angle)], -1)) / 2
+    points = low + size * np.linspace(0.05, 0.95, len(KEYPOINTS))[:, None]
+    seen = np.full((len(KEYPOINTS), 1), 2)
     return {
         "id": number + 1,
         "image_id": image,
@@ -100,6 +124,8 @@ def annotation(
         "area": float(size.prod()),
         "iscrowd": 0,
         "segmentation": [outline.ravel().tolist()],
+        "keypoints": np.concatenate([points, seen], axis=1).ravel().tolist(),
+        "num_keypoints": len(KEYPOINTS),
     }
 
 
@@ -122,16 +148,18 @@ def bare(files: Sequence[str], size: int, factors: tuple[float, float]) -> tf.da
     return mapped.prefetch(2 * BATCH).with_options(options)
 
 
-def trained(source: CocoDir, spec: str, size: int) -> Iterator[Any]:
+def trained(
+    source: Source, spec: str, size: int, cache: ImageCache | None = None
+) -> pipeline.Batches:
     """Batches as training gets them."""
     ops = spec.format(size=size, side=size, max_instances=SLOTS, slots=SLOTS)
-    return pipeline.train_dataset(source, ops, batch_size=BATCH, seed=0)
+    return pipeline.train_dataset(source, ops, batch_size=BATCH, seed=0, cache=cache)
 
 
 def evaluated(source: CocoDir, size: int) -> Callable[[int], None]:
     """Prepares so many images as an evaluation does: threads that decode and resize,
     then a batch."""
-    spec = DETECTION_EVAL.format(size=size, side=size, max_instances=SLOTS)
+    spec = recipes.DETECTION_EVAL.format(size=size, side=size, max_instances=SLOTS)
     make = rows.Preprocess(read_chain(spec).image_ops, objects=False, spec=spec)
     sizes = [tuple(pair) for pair in source.sizes.tolist()]
 
@@ -161,28 +189,45 @@ def draining(batches: Any, count: int) -> Callable[[], None]:
     return run
 
 
-def works(folder: Path, size: int, images: int) -> dict[str, Callable[[], None]]:
-    """What is timed, each over so many images."""
-    source, outlined = opened(folder), opened(folder, max_points=128)
-    files, evaluate = [str(file) for file in source.files], evaluated(source, size)
+def training(folder: Path) -> dict[str, tuple[Source, str, str]]:
+    """(source, preprocessing, name of the floor) of each task."""
+    text = Text.train([CAPTION.format(i) for i in range(5)], 256)
+    captions = CocoCaptions(folder, folder / "captions.json", text=text)
+    persons = PerObject(opened(folder, keypoints=True), min_keypoints=1)
     return {
-        "bare decode + jittered resize": draining(bare(files, size, (0.3, 2.0)), images),
-        "detection, training": draining(trained(source, DETECTION_TRAIN, size), images // BATCH),
-        "bare decode + smaller jitter": draining(bare(files, size, (0.3, 1.0)), images),
-        "segmentation, training": draining(
-            trained(outlined, SEGMENTATION_TRAIN, size), images // BATCH
-        ),
-        "bare decode + resize": draining(bare(files, size, (1.0, 1.0 + 1e-6)), images),
-        "detection, evaluation": lambda: evaluate(images),
+        "detection": (opened(folder), recipes.DETECTION_TRAIN, JITTERED),
+        "captioning": (captions, recipes.CAPTIONING_TRAIN, JITTERED),
+        "segmentation": (opened(folder, max_points=128), recipes.SEGMENTATION_TRAIN, SMALLER),
+        "keypoints": (persons, recipes.KEYPOINTS_TRAIN, SMALLER),
     }
 
 
-def measured(folder: Path, size: int, images: int, runs: int) -> list[dict]:
-    """Rows of the table; every second work follows its floor."""
-    table, floor = [], None
-    timings = measure.timed_in_turns(works(folder, size, images), runs=runs)
-    for number, (work, timing) in enumerate(timings.items()):
-        floor = timing if number % 2 == 0 else floor
+def works(
+    folder: Path, size: int, images: int, gib: float
+) -> dict[str, tuple[str, Callable[[], None]]]:
+    """What is timed, each over so many images: (name of its floor, work). Where images may stay in
+    memory, training also with those; the run before the first that counts reads them."""
+    source, made = opened(folder), {}
+    files, cache = [str(file) for file in source.files], ImageCache(int(gib * 2**30))
+    for floor, factors in FLOORS.items():
+        made[floor] = floor, draining(bare(files, size, factors), images)
+    for name, (own, spec, floor) in training(folder).items():
+        batches = trained(own, spec, size)
+        made[f"{name}, training"] = floor, draining(batches, images // BATCH)
+        if gib:
+            batches = trained(own, spec, size, cache)
+            made[f"{name}, in memory"] = floor, draining(batches, images // BATCH)
+    evaluate = evaluated(source, size)
+    made["detection, evaluation"] = RESIZED, lambda: evaluate(images)
+    return made
+
+
+def measured(folder: Path, size: int, images: int, runs: int, gib: float) -> list[dict]:
+    """Rows of the table."""
+    made, table = works(folder, size, images, gib), []
+    timings = measure.timed_in_turns({name: work for name, (_, work) in made.items()}, runs=runs)
+    for work, timing in timings.items():
+        floor = timings[made[work][0]]
         table.append(
             {
                 "files": folder.name,
@@ -204,6 +249,9 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=640, help="longer side of the resized images")
     parser.add_argument("--only", help="COCO or large; the default measures both")
     parser.add_argument("--images", type=int, default=320, help="images of a run")
+    parser.add_argument(
+        "--cache", type=float, default=0.0, help="GiB of decoded images that may stay in memory"
+    )
     given = parser.parse_args()
     table, facts = [], {}
     with tempfile.TemporaryDirectory() as temporary:
@@ -215,7 +263,7 @@ def main() -> None:
             files = [file.stat().st_size / 1e3 for file in folder.glob("*.jpg")]
             facts[f"{name} kB"] = statistics.mean(files)
             images = given.images // BATCH * BATCH
-            table += measured(folder, given.size, images, given.runs)
+            table += measured(folder, given.size, images, given.runs, given.cache)
     measure.report(table, given.json, size=given.size, images=given.images, **facts)
 
 

@@ -132,6 +132,8 @@ def data(name: str, *, size: int = 0, slots: int = 0) -> ml_collections.ConfigDi
     config.workers = 0  # threads that prepare the images of a task; 0: as many as the cores suit
     # Processes that prepare images: 1 is this one; 0: as many as suit the cores and the devices.
     config.worker_processes = 0
+    # GiB of decoded images that stay in memory, shared out to these processes; 0: none.
+    config.cache = 0.0
     for split, images in folder.images.items():
         config[f"{split}_images"] = images
         for kind, file in folder.annotations[split].items():

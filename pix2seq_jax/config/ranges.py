@@ -129,6 +129,7 @@ def _data() -> dict[str, Allowed]:
         "missing_images": one_of(["error", "drop"]),
         "workers": whole(0, 1024, also=" (0: as many as the cores suit)"),
         "worker_processes": whole(0, 1024, also=" (0: by cores and devices, 1: none but this)"),
+        "cache": number(0),
         **{f"{split}_{kind}": text() for split in ("train", "val") for kind in files},
         **{name: ANY_LIST for name in filled_in},
     }

@@ -18,7 +18,7 @@ from pix2seq_jax.data.coco.json import Report
 from pix2seq_jax.data.mixing import MixedRowMaker, Row, RowMaker, Stream, mix
 from pix2seq_jax.data.ops.chain import Chain, apply, check_shapes, read_chain
 from pix2seq_jax.data.order import image_order
-from pix2seq_jax.data.reading import Reader
+from pix2seq_jax.data.reading import ImageCache, Reader
 from pix2seq_jax.data.source import Source
 
 INNER = ("keypoint_swap",)  # fields for the ops alone
@@ -37,6 +37,7 @@ def train_dataset(
     workers: int | None = None,
     repeats: int = 1,
     bad_images: Report | None = None,
+    cache: ImageCache | None = None,
 ) -> "Batches":
     """Endless batches for training; the first one is that of `start_step`.
 
@@ -55,6 +56,8 @@ def train_dataset(
         repeats: differently augmented copies of each image in a batch (side by side).
         bad_images: counts and names the images that cannot be read. Such a row reads another image
             of its source, the same one whenever it is drawn. None: they are errors.
+        cache: of decoded images; one may serve several data sets. None: an image is read whenever
+            it is drawn.
 
     Returns:
         Batches of this process' rows of global batches start_step, start_step + stride, ...:
@@ -75,7 +78,7 @@ def train_dataset(
     image_of = image_order(lengths, weights, seed=seed, repeats=repeats)
     chains = [read_chain(stream.ops) for stream in streams]
     readers = tuple(
-        Reader(stream.source, chain.decode, seed, bad_images)
+        Reader(stream.source, chain.decode, seed, bad_images, cache)
         for stream, chain in zip(streams, chains, strict=True)
     )
     make = _batch_row(streams, chains, readers, seed, mixed=ops is None)

@@ -10,6 +10,7 @@ import ml_collections
 from pix2seq_jax.data import feed, pipeline
 from pix2seq_jax.data.coco.json import Report
 from pix2seq_jax.data.mixing import Stream
+from pix2seq_jax.data.reading import ImageCache
 from pix2seq_jax.data.worker_processes import WorkerProcesses
 from pix2seq_jax.experiment.logs import log
 from pix2seq_jax.tasks import TASKS, Task
@@ -94,6 +95,7 @@ def open_feeds(
     if config.train.mixing == "data":
         streams = {Mixed.name: together(config, streams)}
     processes = worker_processes(config)
+    cache = image_cache(config, processes)
     datasets = {
         name: {
             "source": streams[name],
@@ -102,6 +104,7 @@ def open_feeds(
             "start_step": start,
             "repeats": config.train.repeats,
             "bad_images": bad_images,
+            "cache": cache,
             "workers": config.data.workers or _threads(processes * len(sizes)),
             "process_index": index,
             "process_count": count,
@@ -134,6 +137,16 @@ def worker_processes(config: ml_collections.ConfigDict) -> int:
     if jax.default_backend() == "cpu":
         return 1
     return min(max(pipeline.cpu_count() // 2, 1), MAX_PROCESSES)
+
+
+def image_cache(config: ml_collections.ConfigDict, processes: int) -> ImageCache | None:
+    """For each of so many processes that prepare images, its part of config.data.cache; None for
+    none."""
+    size = int(config.data.cache * 2**30) // processes
+    if not size:
+        return None
+    log.info("up to %g GiB of decoded images stay in memory", config.data.cache)
+    return ImageCache(size)
 
 
 def _threads(datasets: int) -> int:

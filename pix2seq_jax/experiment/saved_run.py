@@ -52,6 +52,7 @@ EARLIER = {
     },
     "data": {
         "worker_processes": 0,
+        "cache": 0.0,
         "keypoint_names": (),
         "keypoint_categories": (),
         "skeleton": (),

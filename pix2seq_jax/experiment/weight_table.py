@@ -25,6 +25,7 @@ FREE = (
     "data/hint",
     "data/workers",
     "data/worker_processes",
+    "data/cache",
     "data/check_images",
     "eval/batch_size",
     "eval/pictures",

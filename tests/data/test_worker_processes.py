@@ -16,7 +16,7 @@ from pix2seq_jax.experiment import feeds, inputs, resolve
 from pix2seq_jax.training import sharding
 from tests.helpers import small
 
-STEPS, START = 5, 3
+STEPS, START = 9, 3
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +43,9 @@ def dataset(folder, bad_images: Report | None) -> dict:
     return {"source": streams["detection"], "seed": 1} | rest
 
 
-def drawn(folder, processes: int) -> tuple[dict, Report]:
+def drawn(folder, processes: int, cache: float) -> tuple[dict, Report]:
     """(batches by task as a run gets them, what was found in the data)."""
-    config, streams = opened(folder, data__worker_processes=processes)
+    config, streams = opened(folder, data__worker_processes=processes, data__cache=cache)
     mesh, report = sharding.make_mesh(devices=jax.devices()[:1]), Report()
     with feeds.open_feeds(config, streams, mesh, start=START, bad_images=report) as own:
         steps = [{name: next(feed) for name, feed in own.items()} for _ in range(STEPS)]
@@ -54,8 +54,8 @@ def drawn(folder, processes: int) -> tuple[dict, Report]:
 
 @pytest.fixture(scope="module")
 def made(folder):
-    """What three processes draw, and one."""
-    return drawn(folder, 3), drawn(folder, 1)
+    """What three processes draw, each with images in memory, and one without."""
+    return drawn(folder, 3, 0.01), drawn(folder, 1, 0.0)
 
 
 def test_batches_are_those_of_one_process(made):

@@ -83,6 +83,7 @@ BY_RANGE = {
             "tasks.detection.noise_weight": ("-1", "nan"),
         },
         **{"tasks.keypoints.invisible_weight": ("-0.5", "nan")},
+        **{"data.cache": ("-1", "nan", "inf")},
     },
     ABOVE_0: {"optim.eps": ("0", "-1e-8", "nan"), "optim.encoder_rate": ("0", "-1", "nan")},
     RATE: {

@@ -16,8 +16,8 @@ class Op:
     """A frozen dataclass, called as `op(example, seed) -> example`.
 
     `seed` is a stateless seed i64[2] that no other op of this or any other image has; `derive`
-    makes more of it. Images are u8[h,w,3] in [0,255] or f32[h,w,3] in [0,1]; resizing gives the
-    latter, padding the former.
+    makes more of it. Images are u8[h,w,3] in [0,255] or f32[h,w,3] in [0,1]; resizing and cropping
+    keep the type, padding gives the former.
 
     Attributes:
         on_image: whether the op changes the image; the others are about its objects alone.

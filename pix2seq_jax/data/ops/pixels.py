@@ -1,8 +1,9 @@
 """How the pixels of a row are made: once, of the window that is kept, after all ops in a row have
 said what is resized, cut, mirrored and padded.
 
-Padded pixels are bytes, made by `window_bytes`. Those of a small picture are what resizing in
-float32 gives, rounded; those of a large one differ from that by at most MOST_OFF levels.
+Bytes stay bytes, and padding makes bytes of floats; `window_bytes` does both. The bytes of a small
+picture are what resizing in float32 gives, rounded; those of a large one differ from that by at
+most MOST_OFF levels.
 """
 
 import functools
@@ -32,7 +33,7 @@ class View:
         mirrored: bool[], whether left and right change sides; None: they do not.
         antialias: whether shrinking takes the mean of all pixels that become one.
         padded: height and width of what the window is put into, at the top left corner; the pixels
-            are u8 then. None: there is no padding.
+            are u8 then. None: there is no padding, and they are of the type of the image.
     """
 
     image: tf.Tensor
@@ -69,9 +70,9 @@ class View:
         return replace(self, mirrored=both)
 
     def pixels(self) -> tf.Tensor:
-        """f32[h,w,3] in [0,1] where it is resized, else as the image; u8[padded,3] where it is
-        padded."""
-        if self.padded is not None:
+        """u8[padded,3] where it is padded, else [h,w,3] of the type of the image."""
+        is_byte = self.image.dtype == tf.uint8
+        if self.padded is not None or (self.size is not None and is_byte):
             return self._bytes()
         image = self.image
         if self.size is not None:
@@ -86,7 +87,7 @@ class View:
         return image
 
     def _bytes(self) -> tf.Tensor:
-        """The padded bytes, in one call of NumPy."""
+        """The bytes, in one call of NumPy."""
         now = tf.shape(self.image)[:2]
         size = now if self.size is None else self.size
         corner = tf.zeros([2], tf.int32) if self.corner is None else self.corner
@@ -94,7 +95,8 @@ class View:
         draw = functools.partial(window_bytes, antialias=self.antialias, padded=self.padded)
         values = [self.image, size, corner, self.shape, mirrored]
         made = tf.numpy_function(draw, values, tf.uint8, stateful=False)
-        return tf.ensure_shape(made, [*self.padded, 3])
+        height, width = self.padded or (None, None)
+        return tf.ensure_shape(made, [height, width, 3])
 
 
 def to_float(image: tf.Tensor) -> tf.Tensor:
@@ -103,10 +105,9 @@ def to_float(image: tf.Tensor) -> tf.Tensor:
 
 
 def _resize(image: tf.Tensor, size: tf.Tensor, antialias: bool) -> tf.Tensor:
-    """Bilinear, half-pixel centres -> f32[size,3] in [0,1]."""
+    """f32[h,w,3] -> f32[size,3], bilinear, half-pixel centres."""
     ratio = tf.cast(size, tf.float32) / tf.cast(tf.shape(image)[:2], tf.float32)
-    resized = _resized(image[None], size, ratio if antialias else None)[0]
-    return resized * (1 / 255) if image.dtype == tf.uint8 else resized
+    return _resized(image[None], size, ratio if antialias else None)[0]
 
 
 def _resized(images, size, ratio) -> tf.Tensor:
@@ -128,7 +129,7 @@ def window_bytes(
     mirrored: np.ndarray,
     *,
     antialias: bool,
-    padded: tuple[int, int],
+    padded: tuple[int, int] | None,
 ) -> np.ndarray:
     """A window of a resized image, in padding.
 
@@ -138,7 +139,7 @@ def window_bytes(
         corner, window: corner and size of the window of the resized image.
         mirrored: whether left and right change sides.
         antialias: whether shrinking takes means.
-        padded: height and width of the result.
+        padded: height and width of the result; None: those of the window.
 
     Returns:
         u8[padded,3], 0 in the padding; TensorFlow takes it without a copy.
@@ -147,6 +148,7 @@ def window_bytes(
         ValueError: the window does not fit.
     """
     (height, width), (top, left) = window.tolist(), corner.tolist()
+    padded = padded or (height, width)
     if height > padded[0] or width > padded[1]:
         raise ValueError(
             f"an image of {height} x {width} pixels is larger than its padding, {padded[0]} x "
@@ -210,7 +212,7 @@ def _weights(old: int, new: int) -> np.ndarray:
 
 def _to_bytes(image: np.ndarray) -> np.ndarray:
     """u8 in [0,255] or float in [0,1] -> u8, rounded to the nearest."""
-    return image if image.dtype == np.uint8 else np.rint(image * 255).astype(np.uint8)
+    return image if image.dtype == np.uint8 else cv2.convertScaleAbs(image, alpha=255)
 
 
 def _means(
