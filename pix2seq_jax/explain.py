@@ -47,6 +47,7 @@ def call(
     from pix2seq_jax.evaluation.explaining import Explainer
     from pix2seq_jax.evaluation.explanations import write
     from pix2seq_jax.experiment.logs import log, phase, setup_logging
+    from pix2seq_jax.files.locations import readable
 
     setup_logging()
     with phase("restore"):
@@ -59,7 +60,7 @@ def call(
         )
     with phase(f"explain {image} with the weights of step {model.step}"):
         explained = Explainer(model)(image, threshold=threshold, objects=objects)
-    write(explained, Path(out), image, model, threshold=threshold, objects=objects)
+    write(explained, Path(out), readable(image), model, threshold=threshold, objects=objects)
     count = sum(len(one.tokens) for one in explained)
     log.info("%d sequences, %d tokens: open %s", len(explained), count, Path(out) / "index.html")
 

@@ -42,6 +42,7 @@ FILES = {  # by the name of their paths in a config's data section, the first th
 SPLITS = ("train", "val")
 _NAMED = 3  # files that are named where more are not read
 _FEW = 10  # folders in a folder, each of which is looked at
+_KEYPOINTS = re.compile(rb'"keypoints"\s*:\s*\[\s*[^\]\s]')  # a list of them that is not empty
 _FLAGS = "or name the files by flags, as in --config.data.train_annotations=FILE, see docs/data.md"
 
 
@@ -170,7 +171,7 @@ def _keypoints_of(own: Mapping[str, Path]) -> dict[str, Path]:
     """Keypoints that stand in the file of the objects, where no file of their own is there."""
     objects = own.get("annotations")
     usual = objects is None or objects.name.startswith(("instances_", "zhiyuan_"))
-    if usual or "keypoints" in own or not _holds(objects, "keypoints"):
+    if usual or "keypoints" in own or not _has_keypoints(objects):
         return {}
     return {"keypoints": objects}
 
@@ -364,6 +365,12 @@ def _holds(path: Path, key: str) -> bool:
     """Whether a JSON has a key anywhere."""
     with _mapped(path) as data:
         return data.find(f'"{key}"'.encode()) >= 0
+
+
+def _has_keypoints(path: Path) -> bool:
+    """Whether a JSON has keypoints; of objects without some, exporters write an empty list."""
+    with _mapped(path) as data:
+        return _KEYPOINTS.search(data) is not None
 
 
 def _first_image(path: Path) -> str:

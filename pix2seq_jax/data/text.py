@@ -17,6 +17,7 @@ from pix2seq_jax.vocab import END_PIECE, PAD_PIECE, UNKNOWN_PIECE
 log = logging.getLogger("pix2seq_jax")
 
 COVERAGE = 0.9995  # of the text by characters that get a piece, where there are too many for all
+_HALVES = re.compile(r"[\ud800-\udfff]")
 _TOO_SMALL = re.compile(r"Vocabulary size is smaller than required_chars\. \d+ vs (\d+)")
 
 
@@ -94,7 +95,7 @@ class Text:
         Raises:
             ValueError: no text at all, or fewer pieces than special ones and characters need.
         """
-        stripped = (" ".join(sentence.split()) for sentence in sentences)
+        stripped = (" ".join(whole_characters(sentence).split()) for sentence in sentences)
         lines = sorted(line for line in stripped if line)
         if not lines:
             raise ValueError("no sentences to learn a text model from; give captions with words")
@@ -156,7 +157,7 @@ class Text:
                 f"encode({sentences!r}) takes a list of sentences; write encode([sentence])"
             )
         # One call: a call for each would be 90 times slower.
-        return self._pieces.encode(list(sentences), out_type=int)
+        return self._pieces.encode(list(map(whole_characters, sentences)), out_type=int)
 
     def decode(self, pieces: Iterable[int]) -> str:
         """Text of piece ids up to the first padding or end piece; unknown pieces become " ⁇ ".
@@ -187,3 +188,9 @@ class Text:
                 "copy the .model file again"
             ) from error
         return processor
+
+
+def whole_characters(text: str) -> str:
+    """A text with U+FFFD in place of halves of surrogate pairs, as a caption has that was cut in
+    the middle of an emoji: JSON can hold them and UTF-8 cannot."""
+    return _HALVES.sub("\ufffd", text)

@@ -168,3 +168,11 @@ class HostTask(Protocol):
     def texts(self, rows: Sequence[dict]) -> list[str]:
         """What is written below the picture of one image, of its results or its truth."""
         return []
+
+    @staticmethod
+    def blank(
+        section: ml_collections.ConfigDict, count: int, size: Sequence[int]
+    ) -> dict[str, np.ndarray]:
+        """What `draw.draw_objects` takes of `count` objects that the task says nothing about, in an
+        image of this height and width; `section` is that of the task in a config."""
+        return {}

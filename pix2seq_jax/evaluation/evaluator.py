@@ -76,8 +76,8 @@ class Evaluator:
         final: bool = True,
         leave: Callable[[], None] = lambda: None,
     ) -> dict:
-        """Evaluates, logs, and writes metrics.json, results/ and pictures/, and report.html where
-        it is final; returns the metrics by task.
+        """Evaluates, logs, and writes metrics.json, results/, pictures/ and what a report is made
+        of, and report.html where it is final; returns the metrics by task.
 
         Arguments as in `results`; `step`, `workdir` and `writer` say where it belongs.
         """
@@ -93,6 +93,7 @@ class Evaluator:
                     text = "step %d, %s of %d images:\n%s"
                     log.info(text, step, title, len(images), table(metrics[title]))
             content = write(path_of(workdir), step, self._config, evaluation, metrics)
+            pages.write_inputs(path_of(workdir), self._config, evaluation.image_ids)
             if evaluation.pictures:
                 writer.images(step, {"eval/predictions": evaluation.contact_sheet()})
             if final:
@@ -139,7 +140,6 @@ class Evaluator:
         results, image_ids = evaluation.results, evaluation.image_ids
         alone = jax.process_count() == 1  # else `leave` waits for the others
         try:
-            pages.write_inputs(workdir, self._config, image_ids)
             evaluated = pages.Evaluated(
                 self._config, self.sources, self.annotations, results, image_ids, metrics
             )

@@ -1,6 +1,6 @@
 """Keypoints on the host: their names and deviations, keypoint AP of COCO."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -109,6 +109,14 @@ class Keypoints(HostTask):
         """See HostTask."""
         sigmas = keypoint_sigmas(source.keypoint_names, tuple(self.sigmas))
         return coco.compare(annotations, results, "keypoints", image_ids=image_ids, sigmas=sigmas)
+
+    @staticmethod
+    def blank(
+        section: ml_collections.ConfigDict, count: int, size: Sequence[int]
+    ) -> dict[str, np.ndarray]:
+        """`keypoints` f64[count,J,2] and `visible` bool[count,J], of which none counts."""
+        shape = (count, section.num_keypoints)
+        return {"keypoints": np.zeros((*shape, 2)), "visible": np.zeros(shape, bool)}
 
 
 def keypoint_sigmas(names: tuple[str, ...], given: tuple[float, ...]) -> tuple[float, ...]:

@@ -39,8 +39,8 @@ class Prediction:
         labels: i32[N], 1-based.
         names: N class names.
         scores: f32[N].
-        masks: bool[N,H,W], all False for an object without one; None if the model finds no masks.
-        keypoints: f32[N,J,2], yx; None if the model finds no keypoints.
+        masks: bool[N,H,W], all False for an object without one; None if no masks were asked for.
+        keypoints: f64[N,J,2], yx; None if no keypoints were asked for.
         visible: bool[N,J], whether a keypoint counts; None as `keypoints`.
         texts: captions, and what other tasks have to say in words.
     """
@@ -200,7 +200,8 @@ class Predictor:
             for part in parts:
                 for number in part.places:
                     pixels, rows = part.pixels(number), rows_of(part.results, first + number)
-                    yield number, pixels, marks(rows, self.host_tasks, label_of, pixels.shape[:2])
+                    objects = marks(rows, self.host_tasks, label_of, pixels.shape[:2])
+                    yield number, pixels, self._blank(asks, objects, pixels.shape[:2]) | objects
 
     def compile(self, count: int) -> None:
         """Compiles all that predicting for `count` images at a time needs, whatever is found."""
@@ -253,6 +254,13 @@ class Predictor:
             sides=sides,
         )
         return draw.captioned(picture, objects.get("captions", ()))
+
+    def _blank(self, asks: Mapping[str, Ask], objects: dict, size: tuple[int, int]) -> dict:
+        """The fields of the tasks that are asked, for objects about which they say nothing."""
+        fields, count = {}, len(objects["labels"])
+        for name in asks:
+            fields |= self.host_tasks[name].blank(self.config.tasks[name], count, size)
+        return fields
 
     def _asks(self, count: int, tasks: Sequence[str] | None, threshold: float) -> dict[str, Ask]:
         """What the tasks are asked about `count` images; category ids are labels."""

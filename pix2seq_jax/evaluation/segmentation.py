@@ -1,5 +1,6 @@
 """Instance segmentation on the host: masks by a vote of the samples, mask AP of COCO."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -63,3 +64,11 @@ class Segmentation(HostTask):
     def compare(self, source, annotations, results, image_ids) -> coco.Comparison:
         """See HostTask."""
         return coco.compare(annotations, results, "segm", image_ids=image_ids)
+
+    @staticmethod
+    def blank(
+        section: ml_collections.ConfigDict, count: int, size: Sequence[int]
+    ) -> dict[str, np.ndarray]:
+        """`masks` bool[count,H,W] without a pixel, which take no memory; they cannot be written
+        to."""
+        return {"masks": np.broadcast_to(False, (count, *size))}

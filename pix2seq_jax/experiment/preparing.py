@@ -61,7 +61,7 @@ def run(
     if kind in COCO:
         every = {split: coco_split(root, kind, split) for split in splits}
     elif kind in CONVERTERS:
-        own = CONVERTERS[kind](root)
+        own = CONVERTERS[kind](root, splits)
         if "" in own:
             own = _split_by_seed(*own[""], root, splits, **part)
         every = _converted({split: own[split] for split in splits}, root, target)

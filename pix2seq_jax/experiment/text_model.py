@@ -25,15 +25,12 @@ def needs_text(config: ml_collections.ConfigDict) -> bool:
 
 
 def _sentences(path: str, part: Part | None) -> list[str]:
-    """The captions of a COCO captions JSON, or of a part of it."""
-    file = path_of(path)
-    content = coco_json.read_json(file, ("images", "annotations"))
+    """The captions of a COCO captions JSON, or of a part of it; what is no text is left to the
+    source of the captions, which refuses or counts it."""
+    content = coco_json.read_json(path_of(path), ("images", "annotations"))
     records = (part.cut(content) if part else content)["annotations"]
-    return [
-        text
-        for text in coco_json.column(file, records, "caption", "annotations")
-        if isinstance(text, str)
-    ]
+    values = [record.get("caption") for record in records if isinstance(record, dict)]
+    return [value for value in values if isinstance(value, str)]
 
 
 def _no_text(workdir: str | Path) -> ValueError:
@@ -101,15 +98,25 @@ def open_text(config: ml_collections.ConfigDict, workdir: str | Path) -> Text | 
 
 
 def load_text(config: ml_collections.ConfigDict, workdir: str | Path) -> Text | None:
+    """As `find_text`; None without captions only.
+
+    Raises:
+        ValueError: there is none, or it does not fit the vocabulary.
+    """
+    text = find_text(config, workdir)
+    if text is None and needs_text(config):
+        raise _no_text(workdir)
+    return text
+
+
+def find_text(config: ml_collections.ConfigDict, workdir: str | Path) -> Text | None:
     """The text model of a trained workdir, or of its newest checkpoint; of an imported one
-    config.data.text_model."""
+    config.data.text_model. None where there is none, or without captions."""
     if not needs_text(config):
         return None
     if stored := _stored_text(workdir):
         return stored
-    if config.data.text_model:
-        return _load_given(config)
-    raise _no_text(workdir)
+    return _load_given(config) if config.data.text_model else None
 
 
 def save_text(text: Text | None, workdir: str | Path) -> None:

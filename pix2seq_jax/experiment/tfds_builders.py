@@ -26,6 +26,7 @@ from pix2seq_jax.experiment.preparing import coco_split
 log = logging.getLogger("pix2seq_jax")
 
 SPLITS = {"train": "train", "validation": "val"}  # TFDS's names -> ours
+UNREAD = "images that cannot be read, left out with their annotations"
 KEYPOINTS = len(COCO_KEYPOINTS["names"])
 
 
@@ -74,8 +75,13 @@ class CocoFormat(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             if kind != "captions":
                 for category in read_json(path, ("categories",))["categories"]:
                     names[category["id"]] = category["name"]
-        for item in join(files, report):
-            yield item.name, example(item, names)
+        for item in join(files, report, missing="drop"):
+            try:
+                size = header(item.file)[:2]
+            except ValueError as error:
+                report.add(UNREAD, [error])
+                continue
+            yield item.name, example(item, size, names)
         if report:
             log.warning("data: %s", report.describe(split))
 
@@ -98,13 +104,13 @@ class Pix2seqObjects365(CocoFormat):
     )
 
 
-def example(item: Item, names: dict[int, str]) -> dict[str, Any]:
-    """An image with its annotations, see CocoFormat; `names` of categories by id."""
+def example(item: Item, size: tuple[int, int], names: dict[int, str]) -> dict[str, Any]:
+    """An image of this height and width with its annotations, see CocoFormat; `names` of categories
+    by id."""
     objects: dict[int, dict] = {}
     for kind in ("instances", "person_keypoints"):  # the same ids, so that they add up
         for annotation in item.annotations.get(kind, {}).get("annotations", ()):
             objects[annotation["id"]] = objects.get(annotation["id"], {}) | annotation
-    size = header(item.file)[:2]
     captions = item.annotations.get("captions", {}).get("annotations", ())
     entry = next(iter(item.annotations.values()))["image"]
     return {

@@ -42,3 +42,15 @@ def state_of(path: PurePath) -> tuple[int, int]:
     if isinstance(path, Path):
         return status.st_size, status.st_mtime_ns
     return status.length, status.mtime
+
+
+def is_hidden(path: Path, folder: Path) -> bool:
+    """Whether the file, or one of the folders between it and `folder`, has a name with a dot in
+    front."""
+    return any(name.startswith(".") for name in path.relative_to(folder).parts)
+
+
+def readable(path: str) -> str:
+    """A path as text: U+FFFD stands for bytes of its names that are not UTF-8. Python holds these
+    as halves of surrogate pairs, which no UTF-8 file can hold."""
+    return os.fsencode(path).decode("utf-8", "replace")

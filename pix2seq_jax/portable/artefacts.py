@@ -77,7 +77,9 @@ def write(
     if not weights_only:
         write_functions(folder, chosen, variables, step=step, text=text)
     path = folder / weights.WEIGHTS_FILE
-    weights.write(path, variables, config, saved_run.meta(config, text))
+    # The file is the whole model, whatever tasks are exported.
+    whole = saved_run.meta(config, text_model.find_text(config, workdir))
+    weights.write(path, variables, config, whole)
     log.info("step %d of %s is exported to %s", step, workdir, path if weights_only else folder)
 
 

@@ -58,20 +58,22 @@ class Exported:
         rings [[y, x], ...]. A pixel belongs to the mask where at least `mask_threshold` of the
         samples cover it. Objects that score less than the threshold are left out.
         """
-        rows = [{"objects": []} for _ in images]
+        if not len(images):
+            return []
+        rows, labels = [{"objects": []} for _ in images], [[] for _ in images]
         for name, task in self.description["tasks"].items():
             if task["prompted"]:
                 continue
             batch = self.prepare(images, name)
             found = self.decode(name, self.encode(batch["image"]), batch)
             if task["finds_boxes"]:
-                self._add_boxes(rows, found, threshold)
+                self._add_boxes(rows, labels, found, threshold)
             elif "pieces" in found:
                 for row, pieces in zip(rows, found["pieces"], strict=True):
                     row["caption"] = self.text(pieces)
         for name, task in self.description["tasks"].items():
             if task["prompted"]:
-                self._add_points(rows, images, name)
+                self._add_points(rows, labels, images, name)
         return rows
 
     def prepare(
@@ -83,7 +85,7 @@ class Exported:
         A task with `windows` takes an image and one of its boxes, yxyx in pixels, for each row.
         """
         ops = self.description["tasks"][task]["preprocessing"]
-        boxes = boxes or [None] * len(images)
+        boxes = boxes if len(boxes) else [None] * len(images)
         rows = [_prepared(*pair, ops) for pair in zip(images, boxes, strict=True)]
         batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
         ids = np.stack([np.arange(len(rows)), np.zeros(len(rows))], axis=1)
@@ -134,24 +136,32 @@ class Exported:
             words.append(UNKNOWN_TEXT if piece == UNKNOWN else self.description["pieces"][piece])
         return "".join(words).replace("▁", " ").removeprefix(" ")
 
-    def _add_boxes(self, rows: list[dict], found: Mapping, threshold: float) -> None:
-        """Appends the boxes to the objects of the rows, best first."""
+    def _add_boxes(
+        self, rows: list[dict], labels: list[list[int]], found: Mapping, threshold: float
+    ) -> None:
+        """Appends the boxes to the objects of the rows, best first, and their labels to those of
+        the rows: two classes may have one name."""
         names = self.description["classes"]["names"]
-        for row, boxes, labels, scores in zip(
-            rows, found["boxes"], found["labels"], found["scores"], strict=True
-        ):
+        arrays = (found["boxes"], found["labels"].tolist(), found["scores"])
+        for row, own, boxes, drawn, scores in zip(rows, labels, *arrays, strict=True):
             for slot in np.argsort(-scores, kind="stable"):
-                if scores[slot] >= threshold and labels[slot] > 0:
-                    one = {"box": boxes[slot].tolist(), "category": names[labels[slot] - 1]}
+                if scores[slot] >= threshold and drawn[slot] > 0:
+                    one = {"box": boxes[slot].tolist(), "category": names[drawn[slot] - 1]}
                     row["objects"].append(one | {"score": float(scores[slot])})
+                    own.append(drawn[slot])
 
-    def _add_points(self, rows: list[dict], images: Sequence[np.ndarray], name: str) -> None:
-        """Asks a prompted task about the objects of the rows, one at a time, and adds outlines or
-        keypoints to them."""
-        task, names = self.description["tasks"][name], self.description["classes"]["names"]
-        asked = []
-        for row, pixels in zip(rows, images, strict=True):
-            wanted = [(pixels, one, names.index(one["category"]) + 1) for one in row["objects"]]
+    def _add_points(
+        self,
+        rows: list[dict],
+        labels: list[list[int]],
+        images: Sequence[np.ndarray],
+        name: str,
+    ) -> None:
+        """Asks a prompted task about the objects of the rows, which have these labels, one at a
+        time, and adds outlines or keypoints to them."""
+        task, asked = self.description["tasks"][name], []
+        for row, own, pixels in zip(rows, labels, images, strict=True):
+            wanted = [(pixels, *pair) for pair in zip(row["objects"], own, strict=True)]
             if task["prompt_labels"] is not None:
                 wanted = [each for each in wanted if each[2] in task["prompt_labels"]]
             asked += wanted[: task["most_objects"] or None]
@@ -159,10 +169,10 @@ class Exported:
             return
         boxes = [one["box"] for _, one, _ in asked]
         batch = self.prepare([pixels for pixels, _, _ in asked], name, boxes)
-        labels = np.array([[label] for _, _, label in asked], np.int32)
+        prompts = np.array([[label] for _, _, label in asked], np.int32)
         scores = np.array([[one["score"]] for _, one, _ in asked], np.float32)
         memory, boxes = self.encode(batch["image"]), np.array(boxes, np.float32)[:, None]
-        found = self.decode(name, memory, batch, boxes=boxes, labels=labels, scores=scores)
+        found = self.decode(name, memory, batch, boxes=boxes, labels=prompts, scores=scores)
         for number, (_, one, _) in enumerate(asked):
             if "points" in found:
                 one["outlines"] = [self._rings(sample) for sample in found["points"][number, 0]]

@@ -201,3 +201,18 @@ def test_files_that_are_not_read_are_named(shapes, tmp_path):
     words = folders.of(str(folder)).words
     assert words.endswith("; not read: test/_annotations.coco.json")
     assert json.loads((folder / "test" / folders.ROBOFLOW).read_text())["images"]
+
+
+@pytest.mark.parametrize("empty", ["[]", "[ ]", "null"])
+def test_empty_lists_of_keypoints_are_none(shapes, tmp_path, empty):
+    """Some programs write them to every object."""
+    folder = layouts.roboflow(shapes, tmp_path / "data")
+    assert "keypoints" in folders.of(str(folder)).words
+    path = folder / "train" / folders.ROBOFLOW
+    content = json.loads(path.read_text())
+    for one in [*content["annotations"], *content["categories"]]:
+        one["keypoints"] = "EMPTY"
+    path.write_text(json.dumps(content, indent=1).replace('"EMPTY"', empty))
+    seen = folders.of(str(folder))
+    assert seen.annotations["train"]["keypoints"].endswith("person_keypoints_train.json")
+    assert seen.annotations["val"]["keypoints"].endswith(folders.ROBOFLOW)

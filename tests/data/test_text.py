@@ -54,6 +54,15 @@ def test_unknown_characters(text):
     assert "⁇" in text.decode(row)
 
 
+def test_half_a_character_is_read_as_one():
+    """As of an emoji that was cut in the middle: JSON can hold it."""
+    cut, whole = "a red \ud83d", "a red \ufffd"
+    text = Text.train([*SENTENCES, cut], 60)
+    assert text == Text.train([*SENTENCES, whole], 60)
+    assert text.encode([cut, "\udc00"]) == text.encode([whole, "\ufffd"])
+    assert text.decode(text.encode(["a red circle"])[0]) == "a red circle"
+
+
 def test_rare_characters_get_pieces_unless_they_are_too_many():
     rare = "7 t-shirts; a bouquet"
     text = Text.train([*SENTENCES * 200, rare], 80)

@@ -12,6 +12,7 @@ import pytest
 from pix2seq_jax import evaluate, train
 from pix2seq_jax.experiment import claim, logs, stopping
 from tests.helpers import small
+from tests.helpers.commands import command
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +83,20 @@ def test_sigterm_ends_mode_eval(folder, tmp_path, lines):
         evaluate.run(make(folder), tmp_path)
     assert not (tmp_path / "metrics.json").exists()
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL  # as it was
+
+
+def test_a_report_is_of_the_last_evaluation(folder, tmp_path, lines):
+    """Within a run, too, and where an earlier one looked at more images."""
+    train.run(make(folder, train__steps=2), tmp_path)
+    logs.log.addHandler(AtLine("evaluate step 4", lambda: os.kill(os.getpid(), signal.SIGTERM)))
+    with pytest.raises(stopping.Interrupted):
+        sizes = {"train__steps": 4, "train__eval_steps": 3, "eval__images_in_training": 5}
+        train.run(make(folder, **sizes), tmp_path)
+    assert json.loads((tmp_path / "metrics.json").read_text())["step"] == 3
+    command("report", f"--workdir={tmp_path}")
+    assert "Step 3, seed" in (tmp_path / "report.html").read_text()
+    rows = (tmp_path / "report" / "detection_images.csv").read_text().splitlines()
+    assert len(rows) == 1 + 5 < 1 + small.VAL_IMAGES
 
 
 @pytest.fixture

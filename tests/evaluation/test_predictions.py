@@ -3,9 +3,11 @@ broken."""
 
 import io
 import json
+import os
 import re
 import shutil
 from pathlib import Path
+from urllib.parse import unquote_to_bytes
 
 import numpy as np
 import pytest
@@ -181,6 +183,30 @@ def test_the_exit_code_says_what_was_skipped(mixed, tmp_path):
     assert not (tmp_path / "c").exists()
 
 
+def test_names_that_are_not_utf_8_end_nothing(tmp_path):
+    """Files of an old system: one is answered, one is broken, and all JSON and pages are UTF-8."""
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    photos.mkdir()
+    for name, content in ((b"caf\xe9.png", None), (b"broken\xe9.png", b"no image")):
+        path = photos / os.fsdecode(name)
+        try:
+            path.write_bytes(content or b"")
+        except OSError:
+            pytest.skip("this file system takes UTF-8 only")
+        if content is None:
+            Image.new("RGB", (40, 30)).save(path)
+    rows = predict.run(str(RECORDED), str(photos), str(out), threshold=0, tasks="detection")
+    assert [Path(row["file"]).name for row in rows] == ["caf\ufffd.png"]
+    for name in ("predictions.json", "images_coco.json", "skipped.json"):
+        text = (out / name).read_text(encoding="utf-8")
+        json.dumps(json.loads(text), ensure_ascii=False).encode()
+    page = (out / "index.html").read_text(encoding="utf-8")
+    assert "photos/caf\ufffd.png" in page and "broken\ufffd.png" in page
+    links = re.findall(r'(?:src|href)="([^"]+)"', page)
+    assert len(links) == 2 and "caf%E9.png" in links[0]
+    assert all((out / os.fsdecode(unquote_to_bytes(link))).is_file() for link in links)
+
+
 def test_what_images_means(tmp_path, monkeypatch):
     for name in ("b.png", "a [1].jpg", "sub/c.jpeg", "notes.txt", "film.mp4"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -214,6 +240,21 @@ def test_pictures_of_the_last_time_are_no_images(tmp_path):
         sources.find(str(tmp_path), without=f"{tmp_path}/")
 
 
+def test_pictures_may_go_above_the_images(tmp_path, monkeypatch):
+    """And hidden files, and those that Pillow only writes or knows by name, are none."""
+    names = [".a.png", "._a.jpg", ".cache/a.png", "a.h5", "a.grib", "a.wmf", "a.pdf", "a.palm"]
+    for name in ["a.png", "sub/b.webp", *names]:
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "photos" / name).touch()
+    wanted = tuple(str(tmp_path / "photos" / name) for name in ("a.png", "sub/b.webp"))
+    assert sources.find(f"{tmp_path}/photos", without=str(tmp_path)).paths == wanted
+    monkeypatch.chdir(tmp_path)
+    assert len(sources.find("photos", without=".").paths) == 2
+    # A folder is not hidden because one above it is.
+    (tmp_path / "photos").rename(tmp_path / ".photos")
+    assert len(sources.find(f"{tmp_path}/.photos").paths) == 2
+
+
 def test_image_ids_of_an_annotation_file(tmp_path):
     images = [{"id": 7, "file_name": "a.jpg"}, {"id": 9, "file_name": "x/b.jpg"}]
     images.append({"id": 5, "file_name": "y/b.jpg"})
@@ -224,6 +265,10 @@ def test_image_ids_of_an_annotation_file(tmp_path):
     assert coco_rows.image_ids(paths) == [1, 2, 3]
     with pytest.raises(ValueError, match=r"has no image c\.jpg"):
         coco_rows.image_ids(["c.jpg"], str(file))
+    with pytest.raises(ValueError, match=r"has 2 images b\.jpg, none of them as in data/z/b\.jpg"):
+        coco_rows.image_ids(["data/z/b.jpg"], str(file))
+    file.write_text(json.dumps({"images": images[:2]}))
+    assert coco_rows.image_ids(["data/z/b.jpg"], str(file)) == [9]  # only one is called so
     file.write_text("[]")
     with pytest.raises(ValueError, match="cannot be read"):
         coco_rows.image_ids(paths, str(file))

@@ -60,7 +60,8 @@ def test_a_result_is_in_pixels_of_the_image_and_sorted(predictor, files):
         assert (result.boxes <= [height, width, height, width]).all()
         assert (np.diff(result.scores) <= 0).all()
         assert len(result.names) == len(result.labels) == count
-        assert result.masks is None or result.masks.shape == (count, height, width)
+        assert result.masks.shape == (count, height, width) and result.masks.dtype == bool
+        assert result.keypoints.shape == (count, 17, 2) and result.visible.shape == (count, 17)
         assert isinstance(result.caption, str)
 
 
@@ -82,7 +83,29 @@ def test_some_tasks(predictor, files):
 
 def test_the_threshold_counts(predictor, files):
     (result,) = predictor(files[:1], threshold=1.0)
-    assert len(result.boxes) == 0 and result.masks is None and "objects" in result.to_dict()
+    assert len(result.boxes) == 0 and "objects" in result.to_dict()
+
+
+def test_where_nothing_is_found_arrays_are_empty(predictor, files):
+    """None says that the task was not asked for, and nothing else."""
+    pixels = np.zeros((30, 40, 3), np.uint8)
+    (result,) = predictor(pixels, threshold=1.0)
+    assert result.masks.shape == (0, 30, 40) and result.masks.dtype == bool
+    assert result.keypoints.shape == (0, 17, 2)
+    assert result.visible.shape == (0, 17) and result.visible.dtype == bool
+    (result,) = predictor(pixels, tasks=["segmentation"], threshold=1.0)
+    assert result.masks.shape == (0, 30, 40) and result.keypoints is result.visible is None
+    (result,) = predictor(files[:1], tasks=["detection", "keypoints"], threshold=0.0)
+    assert result.keypoints.shape == (len(result.boxes), 17, 2) and result.masks is None
+    # As many boxes, and no one is asked about them.
+    streamed = predictor.stream([pixels], threshold=1.0, broken=None)
+    ((_, pixels, objects),) = streamed
+    (one, other) = (predictor.prediction(objects, threshold) for threshold in (0.0, 1.0))
+    assert one.masks.shape == (len(one.boxes), 30, 40) and len(one.boxes) > len(other.boxes) == 0
+    assert not one.masks.any() and not one.visible.any()
+    plain = {key: objects[key] for key in ("boxes", "labels", "scores", "is_crowd", "captions")}
+    pictures = [predictor.picture(pixels, own, 0.0) for own in (objects, plain)]
+    np.testing.assert_array_equal(*map(np.asarray, pictures))
 
 
 def test_grey_cmyk_and_turned_images(predictor):

@@ -84,6 +84,32 @@ def test_a_data_source_has_all_four_annotations(coco, built):
         assert [text.decode() for text in example["captions"]] == texts
 
 
+def test_images_that_are_missing_or_none_are_left_out(coco, tmp_path, caplog, monkeypatch):
+    """One of a million does not end a build of hours."""
+    from pix2seq_jax.experiment import tfds_builders
+
+    source = shutil.copytree(coco, tmp_path / "coco")
+    first, second, third, *rest = sorted((source / f"train{YEAR}").iterdir())
+    first.unlink()
+    second.write_bytes(b"no image")
+    third.write_bytes(third.read_bytes()[:-400])  # its first bytes are whole
+    monkeypatch.setattr(tfds_builders.log, "propagate", True)
+    builder = tfds_builders.Pix2seqCoco(data_dir=tmp_path / "tfds")
+    made = dict(builder._generate_examples(source, "train"))
+    assert made.keys() == {path.name for path in (third, *rest)}
+    text = caplog.text
+    assert "train: 1 images that cannot be read, left out with their annotations" in text
+    assert str(second) in text
+    assert "images that are not in the folder, left out with their annotations" in text
+    assert first.name in text
+    for path in (third, *rest):
+        path.unlink()
+    second.unlink()
+    with pytest.raises(ValueError, match="give the folder that their names start from") as caught:
+        list(builder._generate_examples(source, "train"))
+    assert "missing_images" not in str(caught.value)
+
+
 class Letters:
     """Piece 3 for every letter."""
 

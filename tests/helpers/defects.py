@@ -182,6 +182,21 @@ def cut(folder: Path, files: list[Path]) -> None:
     files[0].write_bytes(files[0].read_bytes()[:-400])
 
 
+def cut_unsized(folder: Path, files: list[Path]) -> None:
+    """Cuts off the end of the first image, and takes its size from a JSON."""
+    cut(folder, files)
+    path = path_of(folder, TRAIN)
+    content = json.loads(path.read_text())
+    next(row for row in content["images"] if row["file_name"] == files[0].name).pop("width")
+    path.write_text(json.dumps(content))
+
+
+def cut_most(folder: Path, files: list[Path]) -> None:
+    """Cuts off the ends of more than half of the images."""
+    for file in files[: len(files) // 2 + 1]:
+        cut(folder, [file])
+
+
 def first_val(folder: Path) -> Path:
     """The first image of val."""
     return sorted((folder / "val").glob("*.jpg"))[0]
@@ -289,6 +304,8 @@ DEFECTS: dict[str, tuple[str | None, Callable]] = {
     "image-unlisted": (None, pictures(copy_to("new.jpg"))),
     "image-size-missing": (TRAIN, lambda content: image_of(content).pop("width")),
     "image-broken": (None, pictures(cut)),
+    "image-broken-unsized": (None, pictures(cut_unsized)),
+    "image-mostly-broken": (None, pictures(cut_most)),
     "image-size-contradicts": (TRAIN, image(width=640, height=100)),
     "image-size-exchanged": (TRAIN, exchange),
     "image-size-scaled": (TRAIN, halve),

@@ -149,7 +149,7 @@ def test_the_loader_prepares_and_predicts_like_the_library(exported, library, pi
     every, boxes = [*pixels, large], np.concatenate([BOXES, BOXES[:1]])
     for name, task in library["tasks"].items():
         wanted = prepared(every, boxes, library["config"].tasks[name], prompted=task.prompted)
-        batch = model.prepare(every, name, list(boxes) if task.prompted else ())
+        batch = model.prepare(every, name, boxes if task.prompted else ())
         for field in ("orig_size", "unpadded_size", "crop_offset", "ids"):
             np.testing.assert_array_equal(batch[field], wanted[field])
         # One step of a byte, where the exact value is a half.
@@ -175,6 +175,18 @@ def test_the_loader_prepares_and_predicts_like_the_library(exported, library, pi
             if result.visible is not None and result.visible[number].any():
                 wanted = result.keypoints[number]
                 np.testing.assert_allclose(one["keypoints"], wanted, atol=0.02)
+
+
+def test_classes_of_one_name_are_prompted_as_themselves(exported, pixels):
+    one, other = load_exported.load(exported), load_exported.load(exported)
+    other.description["classes"]["names"] = ["thing"] * len(one.description["classes"]["names"])
+    rows, named = (model.predict(pixels, threshold=0.0) for model in (one, other))
+    categories = {thing.pop("category") for row in rows for thing in row["objects"]}
+    assert {thing.pop("category") for row in named for thing in row["objects"]} == {"thing"}
+    assert len(categories) > 1
+    assert any("outlines" in thing for row in rows for thing in row["objects"])
+    assert named == rows
+    assert one.predict([]) == []
 
 
 def test_functions_call_no_library_of_one_platform(exported):

@@ -46,6 +46,13 @@ def test_a_warm_start_reads_it(file):
         np.testing.assert_array_equal(array, here.arrays[name])
 
 
+def test_it_is_the_whole_model_whatever_is_exported(file, tmp_path):
+    artefacts.write(RECORDED, tmp_path, tasks="detection", weights_only=True)
+    some, whole = weights.read(tmp_path / weights.WEIGHTS_FILE), weights.read(file)
+    assert "text_model" in whole.meta and some.meta == whole.meta
+    assert some.config.to_dict() == whole.config.to_dict()
+
+
 def test_tensors_have_their_names(file):
     arrays = load_file(file)
     assert all(name.startswith("params/") for name in arrays)

@@ -18,6 +18,7 @@ from pix2seq_jax.data.coco.json import (
     whole_numbers,
 )
 from pix2seq_jax.data.source import IMAGE_FIELDS, layout
+from pix2seq_jax.data.text import whole_characters
 from pix2seq_jax.files.locations import path_of
 from pix2seq_jax.vocab import END_PIECE
 
@@ -104,13 +105,17 @@ class CocoCaptions:
         values = [record.get("caption") for record in records]
         wrong = np.array([not isinstance(value, str) for value in values], bool) & ~bad.rows
         bad.add_values(wrong, records, "caption", "captions that are not text")
-        captions, silent = defaultdict(list), []
+        captions, silent, halves = defaultdict(list), [], []
         for row in np.flatnonzero(~bad.rows).tolist():
-            if values[row].strip():
-                captions[int(wanted[row])].append(values[row])
+            text = whole_characters(values[row])
+            if text != values[row]:
+                halves.append(bad.ids[row])
+            if text.strip():
+                captions[int(wanted[row])].append(text)
             else:
                 silent.append(bad.ids[row])
         self.report.add("captions without words, left out", silent)
+        self.report.add("captions with half a character, which is read as U+FFFD", halves)
         return captions
 
     def _drop_silent(self, captions: dict[int, list[str]]) -> None:

@@ -17,7 +17,7 @@ from pix2seq_jax.data.images import check_regular, header
 
 BROKEN = "images that cannot be decoded"
 MISSING = "images that are not in the folder, left out with their annotations"
-_MOST_BROKEN = 0.5  # of the images; beyond it the folder or the download is broken
+MOST_BROKEN = 0.5  # of the images; beyond it the folder or the download is broken
 
 
 class Images(NamedTuple):
@@ -303,7 +303,7 @@ def _count_broken(headers: Headers, report: Report, rules: ImageRules) -> dict[i
                 f"{len(broken)} of {total} images are broken, first: {first}; with "
                 "--config.data.bad_images=replace others are read in their place"
             )
-        if len(broken) > _MOST_BROKEN * total:
+        if len(broken) > MOST_BROKEN * total:
             raise ValueError(
                 f"{len(broken)} of {total} images are broken, first: {first}; is the download "
                 "whole?"

@@ -154,8 +154,8 @@ def return_memory() -> None:
 
 
 def shown(value) -> str:
-    """A value of a JSON for an error, not longer than a line."""
-    return str(value)[:_SHOWN]
+    """A value of a JSON for an error, not longer than a line; "?" is what UTF-8 cannot hold."""
+    return str(value)[:_SHOWN].encode("utf-8", "replace").decode()
 
 
 def has(record: dict, key: str) -> str:

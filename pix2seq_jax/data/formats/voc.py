@@ -14,12 +14,13 @@ their boxes starts at 0; the log says it. An image without XML file has no objec
 import logging
 import math
 import xml.etree.ElementTree
+from collections.abc import Sequence
 from pathlib import Path
 
 from pix2seq_jax.data.formats import voc_folders
 
 log = logging.getLogger("pix2seq_jax")
-SPLITS = ("train", "val")
+SPLITS = voc_folders.SPLITS
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _YEAR = "VOC2012"  # where the folder of all years is given, the year that is read
 
@@ -52,25 +53,28 @@ def is_there(source: Path) -> bool:
         return False
 
 
-def convert(source: Path) -> dict[str, tuple[Path, dict[str, dict]]]:
+def convert(
+    source: Path, splits: Sequence[str] = SPLITS
+) -> dict[str, tuple[Path, dict[str, dict]]]:
     """Split -> (folder of images, {"instances": COCO's JSON with images, annotations and
     categories}); the split is "" where all images are in one folder.
 
     Args:
         source: see `folder_of` and `voc_folders.find`.
+        splits: that are read, of SPLITS; of images in one folder, all are.
 
     Raises:
         ValueError: a file is missing or cannot be read; names it, the value and the remedy.
     """
-    beside = voc_folders.find(source)
+    beside = voc_folders.find(source, splits)
     if beside:
         folders = {split: own.images for split, own in beside.items()}
         records = {split: _read_beside(own) for split, own in beside.items()}
         _count_from_one(source, [row for rows in records.values() for row in rows])
     else:
         folder = folder_of(source)
-        folders = dict.fromkeys(SPLITS, folder / "JPEGImages")
-        records = {split: _read_split(folder, split) for split in SPLITS}
+        folders = dict.fromkeys(splits, folder / "JPEGImages")
+        records = {split: _read_split(folder, split) for split in splits}
     every = [row for rows in records.values() for row in rows]
     names = sorted({one["name"] for row in every for one in row["objects"]})
     if not names:
@@ -103,9 +107,8 @@ def _read_beside(folder: voc_folders.Beside) -> list[dict]:
 
 def _count_from_one(source: Path, rows: list[dict]) -> None:
     """Moves all boxes by a pixel where one starts before the first pixel of VOC."""
-    boxes = [one["bbox"] for row in rows for one in row["objects"]]
-    least = min((min(box[:2]) for box in boxes), default=0)
-    if least != -1:  # 0 in the file
+    starts = {start for row in rows for one in row["objects"] for start in one["bbox"][:2]}
+    if -1 not in starts:  # 0 in the file
         return
     text = "%s: a box starts at 0, so pixels are counted from 0 and boxes end before xmax and ymax"
     log.info(text, source)

@@ -5,10 +5,11 @@ images, as in annotations/ and images/. Splits are folders called train and val,
 or test; without these the folder itself is read, and its images say no split.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+SPLITS = ("train", "val")
 ENDS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 PAIRS = (("train", "val"), ("train", "valid"), ("train", "validation"), ("train", "test"))
 # Folders of the XML files and of the images, below that of the split.
@@ -41,16 +42,18 @@ class Beside(NamedTuple):
     files: tuple[Path, ...]
 
 
-def find(source: Path) -> dict[str, Beside]:
-    """Split -> its images: train and val; "" where there are no splits; {} where nothing is there.
+def find(source: Path, splits: Sequence[str] = SPLITS) -> dict[str, Beside]:
+    """Split -> its images, those of `splits`; "" where there are no splits; {} where nothing is
+    there.
 
     Raises:
         NotOneImage: an XML file has no image, or two images share one.
     """
-    for train, val in PAIRS:
-        first, second = _look(source / train), _look(source / val)
-        if first is not None and second is not None:
-            return {"train": first, "val": second}
+    for names in PAIRS:
+        named = zip(SPLITS, names, strict=True)
+        beside = {split: _look(source / name) for split, name in named if split in splits}
+        if None not in beside.values():
+            return beside
     own = _look(source)
     return {} if own is None else {"": own}
 

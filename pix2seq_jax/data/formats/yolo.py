@@ -13,6 +13,7 @@ at 0, 0 or below, which are not labelled. The area of such an object is that of 
 import logging
 import math
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +24,7 @@ import yaml
 from pix2seq_jax.data.coco.keypoints import mirrored
 from pix2seq_jax.data.coco.person import COCO_KEYPOINTS
 from pix2seq_jax.data.images import header
+from pix2seq_jax.files.locations import is_hidden
 from pix2seq_jax.geometry.rings import area
 
 log = logging.getLogger("pix2seq_jax")
@@ -47,12 +49,15 @@ class Schema(NamedTuple):
     skeleton: tuple[tuple[int, int], ...] = ()
 
 
-def convert(source: Path) -> dict[str, tuple[Path, dict[str, dict]]]:
+def convert(
+    source: Path, splits: Sequence[str] = SPLITS
+) -> dict[str, tuple[Path, dict[str, dict]]]:
     """Split -> (folder of images, COCO's JSON by kind: "instances" and, where there are keypoints,
     "person_keypoints", each with images, annotations and categories).
 
     Args:
         source: data.yaml, or the folder that it is in.
+        splits: that are read, of SPLITS.
 
     Raises:
         ValueError: a file is missing or cannot be read; names it, the value and the remedy.
@@ -67,7 +72,7 @@ def convert(source: Path) -> dict[str, tuple[Path, dict[str, dict]]]:
     if "kpt_shape" in content:
         schema = _keypoints(path, content, names)
     made = {}
-    for split in SPLITS:
+    for split in splits:
         files = _images(path, root, split, content.get(split))
         folder = Path(os.path.commonpath([file.parent for file in files]))
         with ThreadPoolExecutor() as pool:  # headers of images, which wait for the disk
@@ -169,8 +174,8 @@ def _images(path: Path, root: Path, split: str, told) -> list[Path]:
         if not where.exists() and entry.startswith("../"):  # as Roboflow writes it
             where = root / entry.removeprefix("../")
         if where.is_dir():
-            inside = (file for file in where.rglob("*") if file.suffix.lower() in ENDS)
-            files += sorted(inside)
+            inside = [file for file in where.rglob("*") if file.suffix.lower() in ENDS]
+            files += sorted(file for file in inside if not is_hidden(file, where))
         elif where.is_file():
             lines = where.read_text(encoding="utf-8").splitlines()
             files += [root / line.strip() for line in lines if line.strip()]

@@ -75,10 +75,14 @@ def _count_missing(
 ) -> None:
     """Reports the names without a file; ValueError where they are not to be passed over."""
     gone = [name for name, file in zip(names, files, strict=True) if file is None]
-    if gone and (rule == "error" or len(gone) == len(names)):
+    every = len(gone) == len(names)
+    if gone and (rule == "error" or every):
+        remedy = "give the folder that their names start from"
+        if not every:
+            remedy = "add them, or leave them out by --missing_images=drop"
         raise ValueError(
             f"{len(gone)} of {len(names)} images of {path} are not in the folder {folder}, first: "
-            f"{gone[0]}; add them, or leave them out by --missing_images=drop"
+            f"{gone[0]}; {remedy}"
         )
     report.add(MISSING, gone)
 

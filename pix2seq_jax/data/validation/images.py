@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from pix2seq_jax.data.coco.files import MOST_BROKEN
 from pix2seq_jax.data.coco.sizes import compare_sizes
 from pix2seq_jax.data.validation.dataset import DataSet, ListedImage
 from pix2seq_jax.data.validation.findings import ERROR, NOTE, WARNING, Batch, Check, Finding, batch
@@ -49,6 +50,26 @@ def broken(data: DataSet) -> Iterator[Batch]:
     """Files that cannot be decoded."""
     looks = data.looks.items()
     yield batch([Finding(path, look.error, files=(path,)) for path, look in looks if look.error])
+
+
+def broken_unsized(data: DataSet) -> Iterator[Batch]:
+    """Files that cannot be decoded, and whose size is not in the JSON either."""
+    for file in data.files:
+        rows = _broken(data, file) & (file.sizes == 0).any(axis=1)
+        yield file.of_images(rows, lambda row: "cannot be decoded")
+
+
+def mostly_broken(data: DataSet) -> Iterator[Batch]:
+    """Annotation files with more broken images than training passes over."""
+    for file in data.files:
+        number, total = np.count_nonzero(_broken(data, file)), sum(map(bool, file.files))
+        text = f"{number} of {total} images cannot be decoded"
+        yield file.of_file([text] if number > MOST_BROKEN * total else [])
+
+
+def _broken(data: DataSet, file: AnnotationFile) -> np.ndarray:
+    """bool[I], the images of a file that cannot be decoded."""
+    return np.array([bool(look and look.error) for look in _looks(data, file)], bool)
 
 
 def contradicting_sizes(data: DataSet) -> Iterator[Batch]:
@@ -187,10 +208,27 @@ CHECKS = (
     ),
     Check(
         "image-broken",
-        ERROR,
-        "files that cannot be decoded",
+        WARNING,
+        "files that cannot be decoded; others are read in their place, and an evaluation scores "
+        "them as empty pictures",
         "copy them again, or remove the images from the JSON",
         broken,
+        opens=True,
+    ),
+    Check(
+        "image-broken-unsized",
+        ERROR,
+        "images that cannot be decoded and have no width and height in the JSON",
+        "copy them again, or remove them from the JSON",
+        broken_unsized,
+        opens=True,
+    ),
+    Check(
+        "image-mostly-broken",
+        ERROR,
+        "annotation files of which more than half of the images cannot be decoded",
+        "see whether the download is whole",
+        mostly_broken,
         opens=True,
     ),
     Check(

@@ -95,13 +95,15 @@ def precision_recall(comparison: Comparison) -> tuple[np.ndarray, dict[str, np.n
             row = int(np.argmin(np.abs(params.iouThrs - threshold)))
             curves[f"all at {kind} {threshold:.2f}"] = mean[row]
         curves[f"all at {kind} 0.50:0.95"] = mean.mean(axis=0)
-    names = {one["id"]: one["name"] for one in comparison.truth["categories"]}
+    names, categories = {}, comparison.truth["categories"]
+    listed = [one["name"] for one in categories]
+    for one in categories:  # as in metrics.json
+        alone = listed.count(one["name"]) == 1
+        names[one["id"]] = one["name"] if alone else f"{one['name']} #{one['id']}"
     at = int(np.argmin(np.abs(params.iouThrs - MATCH)))
     for k, category_id in enumerate(params.catIds):
         if measured[k]:
-            name = names[category_id]
-            title = f"{name} #{category_id}" if name in curves else name
-            curves[title] = precision[at, :, k]
+            curves[names[category_id]] = precision[at, :, k]
     return np.asarray(params.recThrs), curves
 
 

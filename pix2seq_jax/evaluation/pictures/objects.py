@@ -46,22 +46,30 @@ def drawable(
 
 def merged(rows: Mapping[str, Sequence[dict]]) -> list[dict]:
     """One row per object, from the COCO rows of one image by task; a row of the first task that has
-    the box leads.
+    the box leads. Of several at one place, the best-scored row of a task goes to the best-scored
+    object.
 
     Every row has `bbox` [x, y, width, height] in pixels, `category_id` and what its task predicts.
     """
     objects: list[dict] = []
     for own in rows.values():
         # A box that was detected twice is two objects: each takes one row of a task.
-        unmatched = list(objects)
-        for row in own:
+        unmatched, alone = sorted(objects, key=_worst_last), []
+        for number in sorted(range(len(own)), key=lambda i: _worst_last(own[i])):
+            row = own[number]
             match = next((i for i, one in enumerate(unmatched) if _same(one, row)), None)
             if match is None:
-                objects.append(dict(row))
+                alone.append(number)
                 continue
             leading = unmatched.pop(match)  # it keeps its score
             leading.update({key: value for key, value in row.items() if key not in leading})
+        objects += [dict(own[number]) for number in sorted(alone)]
     return objects
+
+
+def _worst_last(row: dict) -> float:
+    """A key to sort rows by; those of annotations, which have no score, keep their order."""
+    return -row.get("score", 0.0)
 
 
 def _same(one: dict, other: dict) -> bool:

@@ -4,11 +4,14 @@ import base64
 import html
 import io
 import json
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
 from PIL import Image
+
+from pix2seq_jax.files.locations import readable
 
 STYLE = """
 :root { color-scheme: light dark; --line: #8886; --soft: #8882; --accent: #0072b2; }
@@ -74,6 +77,7 @@ def card(name: str, picture: str, thumbnail: str, words: Mapping[str, int], text
         shown = f'<video controls preload=metadata src="{link(picture)}"></video>'
     lines = [html.escape(line) for line in (listed or "nothing", text) if line]
     small = "".join(f"<small>{line}</small>" for line in lines)
+    name = readable(name)
     short = html.escape("/".join(name.replace("\\", "/").split("/")[-2:]))
     caption = f'<figcaption title="{html.escape(name, quote=True)}">{short}{small}</figcaption>'
     return f'<figure data-classes="{classes}">{shown}{caption}</figure>'
@@ -100,16 +104,15 @@ def gallery(
     body = f"<p>{''.join(buttons)} <span id=count></span></p>"
     body += f"<div class=grid>{''.join(cards)}</div>"
     if skipped:
-        rows = "".join(
-            f"<tr><td>{html.escape(file)}<td>{html.escape(why)}" for file, why in skipped
-        )
+        lines = [(html.escape(readable(one)) for one in row) for row in skipped]
+        rows = "".join(f"<tr><td>{file}<td>{why}" for file, why in lines)
         body += f"<h2>Skipped: {len(skipped)} files</h2><table>{rows}</table>"
     return page(title, body, script=_FILTER)
 
 
 def link(path: str) -> str:
     """A relative path as the value of an attribute."""
-    return html.escape(quote(path), quote=True)
+    return html.escape(quote(os.fsencode(path)), quote=True)
 
 
 def embedded(picture: Image.Image, form: str = "PNG", **options: Any) -> str:

@@ -1,6 +1,7 @@
 """Predictions in COCO's results format: what `pycocotools.COCO.loadRes` and other tools read."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,11 @@ def image_ids(paths: Sequence[str], annotations: str = "") -> list[int]:
     Args:
         paths: of the images.
         annotations: a JSON with `images`, each with `file_name` and `id`; "" for none. Of a
-            `file_name` with folders the last part counts where the whole is not the end of a path.
+            `file_name` with folders the last part counts where the whole is not the end of a path
+            and no other name ends in this part.
 
     Raises:
-        ValueError: the JSON cannot be read, or lacks one of the files.
+        ValueError: the JSON cannot be read, lacks one of the files, or has several of its name.
     """
     if not annotations:
         return list(range(1, len(paths) + 1))
@@ -32,16 +34,19 @@ def image_ids(paths: Sequence[str], annotations: str = "") -> list[int]:
             f"--image_ids={annotations} cannot be read ({type(error).__name__}: {error}); give a "
             "JSON in COCO's format with images that have file_name and id"
         ) from error
-    by_last = {Path(name).name: number for name, number in by_name.items()}
+    lasts = Counter(Path(name).name for name in by_name)
+    by_last = {Path(name).name: i for name, i in by_name.items() if lasts[Path(name).name] == 1}
     ids = []
     for path in paths:
         parts = Path(path).parts
         ends = ("/".join(parts[start:]) for start in range(len(parts)))
         known = next((by_name[end] for end in ends if end in by_name), by_last.get(parts[-1]))
         if known is None:
+            several, name = lasts[parts[-1]], parts[-1]
+            what = f"{several} images {name}, none of them as in {path}"
             raise ValueError(
-                f"--image_ids={annotations} has no image {parts[-1]}; give the file of these "
-                "images, or leave --image_ids out"
+                f"--image_ids={annotations} has {what if several else f'no image {name}'}; give "
+                "the file of these images, or leave --image_ids out"
             )
         ids.append(known)
     return ids

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pix2seq_jax.evaluation.predictions import video
 from pix2seq_jax.evaluation.predictions.output import Output, fitted
+from pix2seq_jax.files.locations import readable
 from pix2seq_jax.files.whole import named_at_the_end
 
 
@@ -39,7 +40,7 @@ def predict(path: str, output: Output, *, batch_size: int, limit: int = 0) -> It
                     size = size or (drawn.shape[1], drawn.shape[0])
                     append(drawn)
                     words.update(set(prediction.names))
-                    yield {"file": path} | more | prediction.to_dict()
+                    yield {"file": readable(path)} | more | prediction.to_dict()
             if size is None:
                 raise ValueError(f"video {path} has no frames; give another file")
     output.card(path, target.name, "", words, "These are the frames that show a class.")

@@ -12,6 +12,7 @@ from PIL import Image
 from pix2seq_jax.evaluation.pictures import draw, pages
 from pix2seq_jax.evaluation.predictions import coco_rows
 from pix2seq_jax.evaluation.predictor import Prediction, Predictor
+from pix2seq_jax.files.locations import readable
 from pix2seq_jax.files.whole import open_whole, write_whole
 
 THUMBNAIL = (360, 360)  # pixels of the gallery's small pictures, at most
@@ -62,7 +63,7 @@ class Output:
         (self.folder / THUMBNAILS).mkdir(exist_ok=True)
         picture.save(self.folder / thumbnail, quality=85)
         self.card(file, name, thumbnail, Counter(prediction.names), " ".join(prediction.texts))
-        return {"file": file} | prediction.to_dict()
+        return {"file": readable(file)} | prediction.to_dict()
 
     def picture(self, pixels: np.ndarray, objects: dict) -> Image.Image:
         """The annotated picture of an image."""
@@ -78,7 +79,7 @@ class Output:
             self.folder.mkdir(parents=True, exist_ok=True)
             for name in ("predictions.json", "predictions_coco.json"):
                 self._append.append(self._stack.enter_context(json_list(self.folder / name)))
-        prediction = self.model.prediction(objects, self.threshold)
+        file, prediction = readable(file), self.model.prediction(objects, self.threshold)
         self._append[0]({"file": file} | more | prediction.to_dict())
         for row in coco_rows.results(prediction, image_id, self.model.config.data.category_ids):
             self._append[1](row)
@@ -102,7 +103,7 @@ class Output:
         categories = [{"id": int(number), "name": name} for number, name in named]
         content = {"images": self._images, "categories": categories}
         write_whole(self.folder / "images_coco.json", json.dumps(content))
-        rows = [{"file": file, "error": why} for file, why in skipped]
+        rows = [{"file": readable(file), "error": readable(why)} for file, why in skipped]
         write_whole(self.folder / "skipped.json", json.dumps(rows, indent=1))
         title = f"{self.count} {what}, weights of step {self.model.step}"
         page = pages.gallery(title, self._cards, self._images_of, skipped)

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
-from PIL import Image
+from PIL import Image, ImageFile
 
 from pix2seq_jax.experiment.logs import log
+from pix2seq_jax.files.locations import is_hidden
 
 STDIN = "-"
 VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv")
@@ -72,17 +73,28 @@ def is_video(path: str) -> bool:
 
 def _in_folder(folder: str, without: str) -> list[str]:
     """The image files in a folder and its subfolders, but those of one subfolder, by their suffix;
-    others are counted in the log."""
-    known, left_out = set(Image.registered_extensions()), Path(without).resolve()
-    paths = (path for path in Path(folder).rglob("*") if path.is_file())
-    if without:
+    others are counted in the log. Hidden ones are passed over, as a glob does it."""
+    root, left_out = Path(folder), Path(without).resolve()
+    paths = (path for path in root.rglob("*") if path.is_file() and not is_hidden(path, root))
+    if without and left_out.is_relative_to(root.resolve()):
         paths = (path for path in paths if not path.resolve().is_relative_to(left_out))
-    files = sorted(map(str, paths))
-    images = [file for file in files if Path(file).suffix.lower() in known - set(VIDEOS)]
-    if others := [file for file in files if file not in set(images)]:
+    files, known = sorted(map(str, paths)), _suffixes() - set(VIDEOS)
+    images = [file for file in files if Path(file).suffix.lower() in known]
+    if others := sorted(set(files) - set(images)):
         text = "%s: not read, no images by their suffix: %d, such as %s"
         log.info(text, folder, len(others), os.path.relpath(others[0], folder))
     return images
+
+
+def _suffixes() -> set[str]:
+    """Those of the formats that Pillow opens; others it only writes, or knows by name."""
+    known = Image.registered_extensions()  # fills Image.OPEN as well
+    stubs = {
+        form
+        for form, (opener, _) in Image.OPEN.items()
+        if isinstance(opener, type) and issubclass(opener, ImageFile.StubImageFile)
+    }
+    return {end for end, form in known.items() if form in Image.OPEN and form not in stubs}
 
 
 def names_for(paths: Sequence[str]) -> list[str]:

@@ -80,6 +80,16 @@ def test_captions_without_words_are_counted(tmp_path):
     }
 
 
+def test_half_a_character_is_counted_and_replaced(tmp_path):
+    """What is left of an emoji that was cut in the middle."""
+    sentences = ["ab abcd c ba a \ufffd"] * 3
+    text = Text.train(sentences, 30)
+    source = opened(tmp_path, lambda c: c["annotations"][0].update(caption="a \ud83d"), text=text)
+    assert source.references[9] == ["a \ufffd", "c", "ba"]
+    words = "captions with half a character, which is read as U+FFFD"
+    assert source.report[words] == 1 and f"{words} (first: 1)" in source.describe()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -124,6 +124,21 @@ def test_another_folder_is_refused(tmp_path):
     assert "give the folder of a year, as in VOCdevkit/VOC2012" in said
 
 
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_only_the_splits_that_are_asked_for_are_read(kit, tmp_path, split):
+    """The other one may be missing."""
+    other = {"train": "val", "val": "train"}[split]
+    (kit / "VOC2012" / "ImageSets" / "Main" / f"{other}.txt").unlink()
+    out = tmp_path / "out"
+    prepare("voc", kit, out, f"--splits={split}")
+    assert not (out / other).exists() and len(ImageShards(out / split)) == len(SPLITS[split])
+    write_beside(tmp_path / "mine" / split, ["a"])
+    prepare("voc", tmp_path / "mine", tmp_path / "shards", f"--splits={split}")
+    assert len(ImageShards(tmp_path / "shards" / split)) == 1
+    said = prepare("voc", kit, tmp_path / "both", code=2)
+    assert f"{other}.txt cannot be read" in said
+
+
 def write_beside(folder, names, box=(1, 1, 4, 4), images=".", annotations=".") -> None:
     """Images with XML files of one object each."""
     for place in (images, annotations):
@@ -185,6 +200,10 @@ def test_files_that_count_from_zero_are_seen(tmp_path, caplog):
     first, second = voc.convert(tmp_path)[""][1]["instances"]["annotations"]
     assert first["bbox"] == [0, 2, 4, 2] and first["area"] == 8
     assert second["bbox"] == [1, 1, 3, 3] and "pixels are counted from 0" in caplog.text
+    # A box that starts before the image hides nothing.
+    write_beside(tmp_path, ["c"], box=(-1, 3, 4, 4))
+    boxes = [one["bbox"] for one in voc.convert(tmp_path)[""][1]["instances"]["annotations"]]
+    assert boxes == [[0, 2, 4, 2], [1, 1, 3, 3], [-1, 3, 5, 1]]
 
 
 def test_xml_files_and_images_that_do_not_belong_together(tmp_path):

@@ -95,6 +95,18 @@ def test_shards_of_it_are_a_source(folder, tmp_path):
     np.testing.assert_allclose(points[points >= 0], ring, atol=1e-6)
 
 
+def test_only_the_splits_that_are_asked_for_are_read(folder, tmp_path):
+    """Nor are hidden files and folders read."""
+    (folder / "data.yaml").write_text(YAML.replace("val: images/val", ""))
+    for name in ("._a.png", ".checkpoints/a.png"):
+        path = folder / "images" / "train" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"no image")
+    prepare("yolo", folder, tmp_path / "out", "--splits=train")
+    assert len(ImageShards(tmp_path / "out" / "train")) == 3
+    assert "val=None; give a folder" in prepare("yolo", folder, tmp_path / "both", code=2)
+
+
 LABEL = "labels/train/a.txt"
 
 

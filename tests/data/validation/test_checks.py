@@ -12,7 +12,7 @@ from pix2seq_jax.data.validation.checks import CHECKS
 from pix2seq_jax.data.validation.dataset import DataSet, Options, SplitPaths
 from pix2seq_jax.data.validation.findings import ERROR, KEPT, NOTE, SEVERITIES, run
 from pix2seq_jax.data.validation.tables import CAPTIONS, INSTANCES, KEYPOINTS
-from pix2seq_jax.experiment import validation_pages
+from pix2seq_jax.experiment import inputs, validation_pages
 from tests.helpers import defects, small
 
 BY_NAME = {check.name: check for check in CHECKS}
@@ -60,6 +60,28 @@ def test_a_planted_defect_is_found(clean, tmp_path, name):
     # What is wrong stops no other check, and the report can be written.
     results = [run(check, data) for check in CHECKS]
     assert name in report.text(data, results, ())
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("image-broken", ""),
+        ("image-broken-unsized", "has no width and height of it either"),
+        ("image-mostly-broken", "images are broken, first: .*is the download whole"),
+    ],
+)
+def test_broken_images_are_errors_where_training_refuses_them(clean, tmp_path, name, words):
+    folder = shutil.copytree(clean, tmp_path / "data")
+    defects.plant(folder, name)
+    results = [run(check, opened(folder)) for check in CHECKS]
+    assert bool(report.totals(results)[ERROR]) == bool(words)
+    config = small.config("detection.py:shapes", folder)
+    assert config.data.bad_images == "replace"
+    if not words:
+        inputs.open_sources(config, "train")
+        return
+    with pytest.raises(ValueError, match=words):
+        inputs.open_sources(config, "train")
 
 
 def test_findings_are_counted_beyond_those_that_are_kept(clean, tmp_path):

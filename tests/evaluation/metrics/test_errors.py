@@ -75,6 +75,16 @@ def test_a_perfect_detector():
     assert all(one.f1 == 1 for one in curves.by_image(comparison, found, 0.3))
 
 
+def test_classes_of_one_name_are_told_apart():
+    """By their ids, all of them, as in metrics.json."""
+    named = TRUTH | {"categories": [{"id": CAT, "name": "cat"}, {"id": DOG, "name": "cat"}]}
+    comparison, _ = measured(PERFECT, named)
+    _, precision = curves.precision_recall(comparison)
+    classes = list(precision)[3:]
+    assert classes == ["cat #3", "cat #7"]
+    assert classes == list(coco.evaluate_boxes(named, PERFECT)["per_class"])
+
+
 def test_swapped_classes():
     swapped = [result(one, category_id=CAT + DOG - one["category_id"]) for one in PERFECT_OBJECTS]
     comparison, found = measured(swapped)

@@ -90,6 +90,21 @@ def test_what_a_task_finds_twice_is_two():
     assert ["segmentation" in one for one in once] == [True, False]
 
 
+def test_the_best_of_several_at_one_place_gets_the_mask():
+    """In whatever order they are listed; objects keep theirs."""
+    rows = {
+        "detection": [detected(score=0.4), detected(OTHER), detected()],
+        "segmentation": [outlined()],
+        "keypoints": [with_points(score=0.2), with_points(score=0.6) | {"keypoints": [9] * 6}],
+    }
+    worst, other, best = merged(rows)
+    assert (worst["score"], other["score"], best["score"]) == (0.4, 0.9, 0.9)
+    assert ["segmentation" in one for one in (worst, other, best)] == [False, False, True]
+    assert best["keypoints"] == [9] * 6 and worst["keypoints"] == with_points()["keypoints"]
+    alone = [outlined(score=0.1), outlined(OTHER), outlined([1.0, 1, 4, 4])]
+    assert merged({"detection": [], "segmentation": alone}) == alone
+
+
 def test_nothing_to_draw():
     for rows in ({}, {"detection": [], "segmentation": [], "keypoints": [], "captioning": []}):
         found = drawable(rows, LABELS, SIZE)
