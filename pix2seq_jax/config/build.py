@@ -12,6 +12,8 @@ import ml_collections
 from pix2seq_jax.config import architectures, by_data, folders, recipes, shapes
 from pix2seq_jax.config.sections import SECTIONS, share_out
 
+TEXT_PIECES = 8_000  # of a text model that is trained
+
 
 def parse(arg: str, *, recipe: str) -> ml_collections.ConfigDict:
     """Reads "key=value,key=value" over the defaults of a recipe; "shapes" means "data=shapes".
@@ -119,7 +121,7 @@ def data(name: str, *, size: int = 0, slots: int = 0) -> ml_collections.ConfigDi
     config.flip_pairs = ()
     # SentencePiece model for captions; "": one is trained from the training captions.
     config.text_model = ""
-    config.text_pieces = 8_000  # size of that one
+    config.text_pieces = TEXT_PIECES  # size of that one
     config.check_images = True  # look at the ends of all files before the first step
     # An image that cannot be decoded: "replace" counts and names it and reads another one in its
     # place, "error" ends the run.
@@ -166,7 +168,9 @@ def training(recipe: dict) -> dict:
             # Each encoder layer below the last learns at this times the rate of the next, as in
             # BEiT; 1: all alike.
             "layer_decay": 1.0,
-            "encoder_rate": 1.0,  # the encoder's learning rate as a part of that of the rest
+            # rate of what `init_encoder` brings (of a ResNet not the transformer) as a part of that
+            # of the rest
+            "encoder_rate": 1.0,
         },
         "train": {
             # Whether fields of config.by_data.FIELDS that are 0 follow from the number of training

@@ -1,5 +1,5 @@
-"""Batch size, steps, learning rate and evaluations of a run on data that nothing was published for:
-by the numbers of its images and the devices.
+"""Batch size, steps, learning rate and evaluations of a run on data that nothing was published for,
+and whether it recomputes activations: by the numbers of its images and the devices.
 
 The numbers are pure functions; `experiment.sizing` counts the images and says the reasons.
 """
@@ -12,6 +12,7 @@ from pix2seq_jax.config import recipes
 
 # The fields that are chosen, by the value that asks for it.
 FIELDS = {"train.batch_size": 0, "train.steps": 0, "schedule.base": 0.0, "train.eval_steps": 0}
+REMAT = "model.remat"  # goes with the batch
 # Images of an accelerator: a step of ViT-B on 16 of 640 pixels took 52 GiB in bfloat16, and a tenth
 # of that with `remat` (benchmarks/README.md).
 PER_DEVICE = 16
@@ -33,10 +34,10 @@ class _Start(NamedTuple):
     least_steps: int
 
 
-# By whether there are pretrained weights. The least steps are ours: with fewer a sequence model of
-# a handful of images has not begun to learn.
+# By whether training starts from the weights of a whole model. The least steps are ours: with fewer
+# a sequence model of a handful of images has not begun to learn.
 _STARTS = {
-    True: _Start("with pretrained weights", "finetune", recipes.FINETUNE_EPOCHS, 1_000),
+    True: _Start("with the weights of a whole model", "finetune", recipes.FINETUNE_EPOCHS, 1_000),
     False: _Start("from scratch", "scratch", recipes.SCRATCH_EPOCHS, 5_000),
 }
 
@@ -88,11 +89,12 @@ def choose(
 
     - Batch: 16 images on each accelerator or 8 on CPUs in all, but not more than the published 128
       or than there are images; then down to a multiple, at least one.
-    - Steps: 40 epochs with pretrained weights, as published for fine-tuning, and 300 from scratch,
-      in full hundreds; at least 1,000 and 5,000, and at most as many as the recipe has for COCO.
-    - Rate: 1e-4 for 128 images with pretrained weights, 1e-3 for 256 from scratch, times the root
-      of batch / published batch, in two digits. The root suits AdamW, whose steps have a length
-      that does not depend on the gradient's: so the noise of as many images adds up alike.
+    - Steps: 40 epochs with the weights of a whole model, as published for fine-tuning, and 300 from
+      scratch, in full hundreds; at least 1,000 and 5,000, and at most as many as the recipe has for
+      COCO.
+    - Rate: 1e-4 for 128 images with the weights of a whole model, 1e-3 for 256 from scratch, times
+      the root of batch / published batch, in two digits. The root suits AdamW, whose steps have a
+      length that does not depend on the gradient's: so the noise of as many images adds up alike.
     - Evaluations: ten in a run, or one every 5,000 steps; fewer where they would evaluate more
       images than a tenth of the rows that are trained; at least the one at the end.
 
@@ -101,7 +103,8 @@ def choose(
         images: in the training data.
         devices: that compute a batch.
         repeats: rows of a batch for each of its images.
-        pretrained: whether training starts from weights of another model or encoder.
+        pretrained: whether training starts from the weights of a whole model; those of an encoder
+            alone do not count, since the decoder learns from scratch.
         evaluated: images of an evaluation.
     """
     values, start = dict(given), _STARTS[pretrained]
@@ -119,6 +122,24 @@ def choose(
             values[field], reason = rule()
             chosen.append(Choice(field, values[field], reason))
     return chosen
+
+
+def recomputed(given: Mapping[str, float], devices: Devices) -> list[Choice]:
+    """REMAT as it goes with a batch that `choose` gives accelerators: on. Nothing on CPUs, or where
+    the batch is given or it is on already.
+
+    Args:
+        given: by field, REMAT among them.
+        devices: that compute a batch.
+    """
+    if not devices.accelerators or given["train.batch_size"] or given[REMAT]:
+        return []
+    reason = (
+        "for the chosen batch on accelerators; a step of ViT-B at 640 pixels took a tenth of the "
+        "memory and four fifths of the time with it. With a --config.train.batch_size of your own "
+        "it stays as it is given"
+    )
+    return [Choice(REMAT, True, reason)]
 
 
 def _batch(rows: int, devices: Devices) -> tuple[int, str]:

@@ -25,6 +25,7 @@ SHAPES_SEGMENTATION_EVAL = (
 )
 # Ours, for the demo.
 SHAPES_MIX = {"detection": 0.5, "segmentation": 0.25, "captioning": 0.15, "keypoints": 0.1}
+TEXT_PIECES = 256
 
 
 def change(config: ml_collections.ConfigDict, slots: int) -> None:
@@ -53,7 +54,7 @@ def change(config: ml_collections.ConfigDict, slots: int) -> None:
     for name, section in config.tasks.items():
         section.update(changes[name] | {"train_ops": SHAPES_TRAIN[name]})
     share_out(config, SHAPES_MIX)
-    config.data.text_pieces = 256
+    config.data.text_pieces = TEXT_PIECES
     config.vocab.num_bins = 48
     config.model.max_seq_len = 0
     config.train.update({"batch_size": 48, "steps": 2_300, "log_steps": 100, "eval_steps": 5_000})

@@ -77,7 +77,7 @@ def open_run(
     for lines in filter(None, descriptions):
         log.warning("data: %s", lines)
     log.info("%s", config.about)
-    for line in unused.settings(config):
+    for line in (*unused.settings(config), *unused.opposed(config, tasks)):
         log.warning("%s", line)
     read = {
         (name, number): stream.source

@@ -211,8 +211,8 @@ def make_update(
     options = config.optim.to_dict()
     frozen = options.pop("frozen")
     optim.check_frozen(train_state.parameter_names(model), frozen)
-    layers = config.model.enc_layers
-    tx = optim.make(learning_rate=schedule, encoder_layers=layers, **options)
+    encoder = {"encoder_layers": model.enc_layers, "pretrained": model.backbone.pretrained}
+    tx = optim.make(learning_rate=schedule, **encoder, **options)
     weights = {name: config.tasks[name].weight if name in config.tasks else 1.0 for name in trained}
     update = train_step.make_step(
         model,

@@ -18,8 +18,8 @@ from pix2seq_jax.training import sharding
 
 
 def sized(config: ml_collections.ConfigDict, workdir: str | Path) -> ml_collections.ConfigDict:
-    """A copy of a config with numbers for the fields of by_data.FIELDS that are 0, if it has
-    train.by_data; the log says why.
+    """A copy of a config with numbers for the fields of by_data.FIELDS that are 0, and with
+    by_data.REMAT as it goes with the batch, if it has train.by_data; the log says why.
 
     A run that goes on keeps those of its config.json, so nothing changes in its middle, whatever
     the data and the devices are by then. Otherwise the images of train and val are counted,
@@ -65,13 +65,15 @@ def planned(
 def as_saved(
     config: ml_collections.ConfigDict, saved: ml_collections.ConfigDict, where: str | Path
 ) -> ml_collections.ConfigDict:
-    """A copy of a config with the numbers of a saved one for the fields that are 0; `where` is the
-    name of that, for the log."""
+    """A copy of a config with the numbers of a saved one for the fields that are 0, by_data.REMAT
+    with the batch among them; `where` is the name of that, for the log."""
     numbers = saved.to_dict()
     values = {field: _value(numbers, field) for field in _open(config)}
     if not values:
         return config
-    words = ", ".join(f"config.{field}={value:g}" for field, value in values.items())
+    if "train.batch_size" in values and _value(numbers, by_data.REMAT):
+        values[by_data.REMAT] = True
+    words = ", ".join(f"config.{field}={_shown(value)}" for field, value in values.items())
     log.info("%s: as %s was begun", words, where)
     return _with_values(config, values)
 
@@ -137,14 +139,17 @@ def _choices(
     content, train = config.to_dict(), config.train
     parts = math.prod(mesh.shape.get(axis, 1) for axis in sharding.RULES["batch"])
     multiple = math.lcm(parts * train.accumulate, train.repeats)
-    return by_data.choose(
-        {field: _value(content, field) for field in by_data.FIELDS},
+    devices = by_data.Devices(mesh.size, accelerators, multiple)
+    given = {field: _value(content, field) for field in (*by_data.FIELDS, by_data.REMAT)}
+    chosen = by_data.choose(
+        given,
         images,
-        by_data.Devices(mesh.size, accelerators, multiple),
+        devices,
         repeats=train.repeats,
-        pretrained=pretrained or bool(config.init_from or config.init_encoder),
+        pretrained=pretrained or bool(config.init_from),
         evaluated=_evaluated(config),
     )
+    return [*chosen, *by_data.recomputed(given, devices)]
 
 
 def _check_optimizer(config: ml_collections.ConfigDict) -> None:
@@ -159,5 +164,10 @@ def _check_optimizer(config: ml_collections.ConfigDict) -> None:
 
 
 def _in_words(choice: by_data.Choice) -> str:
-    number = f"{choice.value:,}" if isinstance(choice.value, int) else f"{choice.value:g}"
-    return f"config.{choice.field}={number}: {choice.reason}"
+    return f"config.{choice.field}={_shown(choice.value)}: {choice.reason}"
+
+
+def _shown(value: float) -> str:
+    if isinstance(value, bool):
+        return str(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}"

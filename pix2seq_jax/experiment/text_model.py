@@ -13,10 +13,11 @@ from pix2seq_jax.evaluation import HOST_TASKS
 from pix2seq_jax.experiment import saved_run
 from pix2seq_jax.experiment.inputs import data_paths, part_of
 from pix2seq_jax.experiment.logs import log
-from pix2seq_jax.experiment.workdir import CHECKPOINTS
+from pix2seq_jax.experiment.workdir import CHECKPOINTS, split_step
 from pix2seq_jax.files.locations import path_of
 from pix2seq_jax.files.whole import write_whole
 from pix2seq_jax.training import checkpoint
+from pix2seq_jax.vocab import UNKNOWN_PIECE
 
 
 def needs_text(config: ml_collections.ConfigDict) -> bool:
@@ -66,10 +67,10 @@ def _stored_text(workdir: str | Path) -> Text | None:
 
 
 def open_text(config: ml_collections.ConfigDict, workdir: str | Path) -> Text | None:
-    """The text model of a run: that of the workdir, else config.data.text_model, else one of the
-    training captions.
+    """The text model of a run: that of the workdir, else config.data.text_model, else that of
+    config.init_from where it can write the training captions, else one that is trained from these.
 
-    None without captions. The last is a pure function of the captions, so all hosts make the same.
+    None without captions. The last is a pure function of them, so all hosts make the same.
 
     Raises:
         ValueError: another text model than that of the workdir, one that does not fit the
@@ -92,9 +93,53 @@ def open_text(config: ml_collections.ConfigDict, workdir: str | Path) -> Text | 
         raise _no_text(workdir)
     _, annotations = data_paths(config.data, "train", "captions")
     sentences = _sentences(annotations, part_of(config, "train"))
+    if config.init_from and (text := _of_source(config, sentences)):
+        return text
     text = Text.train(sentences, config.data.text_pieces)
     log.info("text model of %s pieces trained from the training captions", text.size)
     return text
+
+
+def _of_source(config: ml_collections.ConfigDict, sentences: list[str]) -> Text | None:
+    """The text model of the run config.init_from, so that the rows of its pieces are taken over;
+    None where it does not serve, and the log says why."""
+    path, _ = split_step(config.init_from)
+    text = _stored_text(path) if _has_checkpoints(path) else None
+    if text is None:
+        reason = "no workdir with one is there; --config.data.text_model=PATH gives one"
+    else:
+        reason = _against(text, sentences, config.vocab.text_size, path)
+    if reason:
+        words = "the text model of config.init_from=%r is not taken, so text starts fresh: %s"
+        log.warning(words, config.init_from, reason)
+        return None
+    log.info("text model of %s pieces, that of config.init_from=%r", text.size, config.init_from)
+    return text
+
+
+def _has_checkpoints(workdir: str) -> bool:
+    try:
+        return (path_of(workdir) / CHECKPOINTS).is_dir()
+    except Exception:  # object stores raise errors of their own
+        return False  # what reads the weights says what is wrong
+
+
+def _against(text: Text, sentences: list[str], room: int, workdir: str) -> str:
+    """Why the text model of a workdir does not serve for some captions and a vocabulary with room
+    for so many pieces (0: for any number); "" where it does."""
+    if 0 < room < text.size:
+        return f"it has {text.size} pieces and config.vocab.text_size is {room}"
+    words = sorted(set(" ".join(sentences).split()))
+    if not words:
+        return "the captions have no words"
+    pieces = dict(zip(words, text.encode(words), strict=True))
+    unknown = [word for word in words if UNKNOWN_PIECE in pieces[word]]
+    if not unknown:
+        return ""
+    return (
+        f"it cannot write {len(unknown)} of {len(words)} words, as {', '.join(unknown[:3])}; "
+        f"--config.data.text_model={workdir}/{saved_run.TEXT_FILE} takes it all the same"
+    )
 
 
 def load_text(config: ml_collections.ConfigDict, workdir: str | Path) -> Text | None:

@@ -100,6 +100,14 @@ def _check_bucket(workdir: str | Path) -> None:
         ) from error
 
 
+def split_step(source: str) -> tuple[str, int | None]:
+    """(path, step) of PATH or PATH@STEP; a folder may have an @ in its own name."""
+    match = re.fullmatch(r"(.+)@(\d+)", source)
+    if match is None or os.path.exists(source):
+        return source, None
+    return match[1], int(match[2])
+
+
 def read_json(path: PurePath) -> dict[str, Any]:
     """The object in a config.json; ValueError where it holds none."""
     remedy = "restore it from config.json of a copy, or retrain"

@@ -1,8 +1,6 @@
 """Where a warm start takes weights from: a run, an import, an official checkpoint directory, or the
 safetensors file of an export."""
 
-import os
-import re
 from pathlib import PurePath
 from typing import NamedTuple
 
@@ -11,7 +9,7 @@ import ml_collections
 import numpy as np
 
 from pix2seq_jax.experiment import resolve, saved_run
-from pix2seq_jax.experiment.workdir import CHECKPOINTS, CONFIG_FILE
+from pix2seq_jax.experiment.workdir import CHECKPOINTS, CONFIG_FILE, split_step
 from pix2seq_jax.files.locations import path_of
 from pix2seq_jax.official import reader
 from pix2seq_jax.portable import weights
@@ -47,7 +45,7 @@ def read(init_from: str, mesh: jax.sharding.Mesh) -> Source:
         ValueError: there is no such folder or file, it is none of these, it holds no (whole)
             checkpoint or not that step.
     """
-    path, step = _split(init_from)
+    path, step = split_step(init_from)
     remote, folder = "://" in path, path_of(path)
     try:
         if not remote and folder.suffix == weights.SUFFIX and folder.is_file():
@@ -78,14 +76,6 @@ def _is_official(folder: PurePath, *, remote: bool) -> bool:
         return not (folder / CHECKPOINTS).is_dir()
     except Exception:  # object stores raise errors of their own
         return True  # its reader tells what is wrong with the address
-
-
-def _split(init_from: str) -> tuple[str, int | None]:
-    """(path, step) of PATH or PATH@STEP; a folder may have an @ in its own name."""
-    match = re.fullmatch(r"(.+)@(\d+)", init_from)
-    if match is None or os.path.exists(init_from):
-        return init_from, None
-    return match[1], int(match[2])
 
 
 def _read_official(directory: str) -> Source:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import h5py
+import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
@@ -41,7 +42,8 @@ def read(path: str) -> File:
     """
     check_path(path)
     try:
-        arrays = READERS[Path(path).suffix](path)
+        read_as = READERS[Path(path).suffix](path)
+        arrays = {name: _as_float32(name, array) for name, array in read_as.items()}
     except (OSError, SafetensorError, ValueError, KeyError) as error:
         raise ValueError(
             f"config.init_encoder={path!r} cannot be read: {error}; get the file again, or convert "
@@ -49,7 +51,7 @@ def read(path: str) -> File:
         ) from error
     if not arrays:
         raise ValueError(f"config.init_encoder={path!r} holds no arrays; give a file of weights")
-    return File(path, {name: _as_float32(array) for name, array in arrays.items()}, _beside(path))
+    return File(path, arrays, _beside(path))
 
 
 def check_path(path: str) -> None:
@@ -72,6 +74,11 @@ def check_path(path: str) -> None:
         )
     if not Path(path).is_file():
         raise ValueError(f"config.init_encoder={path!r} does not exist; give a file of weights")
+    if suffix == ".keras":
+        raise ValueError(
+            f"config.init_encoder={path!r} is a .keras of Keras 3, whose weights have no names "
+            "of layers; write them by model.save('FILE.h5') where Keras is installed"
+        )
     if suffix not in READERS:
         raise ValueError(
             f"config.init_encoder={path!r} is of an unknown format {suffix!r}; "
@@ -112,8 +119,21 @@ READERS: dict[str, Callable[[str], dict[str, np.ndarray]]] = {
 }
 
 
-def _as_float32(array: np.ndarray) -> np.ndarray:
-    """float16, bfloat16 and float64 as float32; anything else as it is."""
+def _as_float32(name: str, array: np.ndarray) -> np.ndarray:
+    """float16, bfloat16 and float64 as float32; integers as they are.
+
+    NumPy writes bfloat16 into an npz as two bytes without a type.
+
+    Raises:
+        ValueError: bytes without a type that are not two.
+    """
+    if array.dtype.type is np.void:
+        if array.dtype.itemsize != 2:
+            raise ValueError(
+                f"{name} holds {array.dtype.itemsize} bytes a number, without a type; only two, "
+                "those of bfloat16, are read"
+            )
+        array = array.view(jnp.bfloat16)
     if array.dtype == np.float32 or array.dtype.kind not in "fV":
         return array
     return array.astype(np.float32)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from pix2seq_jax.experiment.logs import log
 from pix2seq_jax.models.layers import NORM_EPSILON
 from pix2seq_jax.models.pix2seq import Pix2Seq
 from pix2seq_jax.official.transfer import Part
@@ -14,6 +15,7 @@ from pix2seq_jax.pretrained.mapping import Arrays, Notes, Taken, VitSource, matr
 
 ENCODER, LAYERS = "params/image_encoder", "params/image_encoder/layers"
 BIASES = ("query", "key", "value", "out", "dense1", "dense2")
+LAST_NORM = {"norm.scale", "norm.bias"}
 NO_FINAL_NORM = "the file has no norm of the tokens after the last layer; ours starts fresh"
 
 
@@ -77,12 +79,10 @@ def check(
             f"heads: the file does not say how many; taken for model.enc_heads={model.enc_heads}, "
             f"{dim // model.enc_heads} wide (the usual ones are 64 wide)"
         )
-    flags = [
-        f"--config.model.{name}={str(value).lower()}"
-        for name, value in there.items()
-        if getattr(model, name) != value
-    ]
-    if flags:
+    wrong = {name: value for name, value in there.items() if getattr(model, name) != value}
+    if wrong:
+        wrong |= _of_tokens(weights, model)
+        flags = [f"--config.model.{name}={str(value).lower()}" for name, value in wrong.items()]
         raise ValueError(
             f"its encoder differs from the model's (a ViT has no norm before the positions); give "
             f"{' '.join(flags)}, or another file"
@@ -99,6 +99,17 @@ def check(
         + ("" if eps == NORM_EPSILON else "; features differ where the variance is near these")
     )
     return lines
+
+
+def _of_tokens(weights: Arrays, model: Pix2Seq) -> dict[str, Any]:
+    """The fields of config.model with which positions and class token of the file are taken, where
+    they have other values."""
+    wanted = {}
+    if "positions" in weights and model.pos_encoding != "learned":
+        wanted["pos_encoding"] = "learned"
+    if "cls" in weights and not model.use_cls_token:
+        wanted["use_cls_token"] = True
+    return wanted
 
 
 def _collect(taken: Taken) -> Arrays:
@@ -128,8 +139,13 @@ def _is_kernel(what: str, array: np.ndarray) -> bool:
 
 def _check_whole(weights: Arrays) -> None:
     """Raises ValueError where a part that every ViT has is missing, or is not in all layers."""
-    needed = ("patch.kernel", "norm1.scale", "norm2.scale", "out.kernel", "dense1.kernel")
-    missing = [what for what in (*needed, "dense2.kernel") if what not in weights]
+    needed = ["patch.kernel", "norm1.scale", "norm1.bias", "norm2.scale", "norm2.bias"]
+    needed += ["out.kernel", "dense1.kernel", "dense2.kernel"]
+    if "qkv.kernel" not in weights:
+        needed += ["query.kernel", "key.kernel", "value.kernel"]
+    if LAST_NORM & weights.keys():
+        needed += sorted(LAST_NORM)
+    missing = [what for what in needed if what not in weights]
     if missing:
         raise ValueError(f"it lacks {', '.join(missing)}; get the file again, it is not whole")
     layers = len(weights["norm1.scale"])
@@ -222,10 +238,12 @@ def _tokens(weights: Arrays, model: Pix2Seq, lines: list[str]) -> dict[str, Part
     if table is None:
         lines.append("positions: the file has none")
     elif model.pos_encoding != "learned":
-        lines.append(
+        left_out = (
             f"positions: left out, as config.model.pos_encoding={model.pos_encoding!r} has no "
-            "table; 'learned' takes them"
+            "table; --config.model.pos_encoding=learned takes them"
         )
+        lines.append(left_out)
+        log.warning("config.init_encoder: %s", left_out)
     else:
         parts[f"{ENCODER}/positions"] = _positions(table, model)
     return parts

@@ -87,6 +87,11 @@ class Task(Protocol):
         return None
 
     @property
+    def against_grammar(self) -> str:
+        """Why its training does not suit decoding that is held to the grammar; "" where it does."""
+        return ""
+
+    @property
     def class_positions(self) -> tuple[int, int, int, int] | None:
         """(start, stop, first, every): decoding keeps P(tokens start..stop-1) at the response
         positions first, first + every, ... None: it keeps none."""

@@ -89,6 +89,16 @@ class Keypoints(Task):
         keypoint does."""
         return ((self.vocab.coord_range,),)
 
+    @property
+    def against_grammar(self) -> str:
+        """Without masked inputs the model never reads a coordinate of an unlabelled keypoint."""
+        if self.mask_inputs:
+            return ""
+        return (
+            "decoding then writes a coordinate for a keypoint that is not labelled, and with "
+            "mask_inputs=False the model has never read one there, so that what follows is wrong"
+        )
+
     def encode(self, example: Mapping[str, jnp.ndarray], rng: jax.Array) -> Sequences:
         """Token sequences of the objects of a batch: [B,N,...] with N = max_instances and T = 2 *
         num_keypoints.

@@ -122,6 +122,7 @@ def make(
     layer_decay: float = 1.0,
     encoder_rate: float = 1.0,
     encoder_layers: int = 0,
+    pretrained: str = "",
 ) -> optax.GradientTransformation:
     """Optimizer of the published runs behind an optional clip by the global norm of all gradients.
 
@@ -135,8 +136,9 @@ def make(
         clip: largest global norm; 0 or less turns clipping off.
         layer_decay: each encoder layer learns at this times the rate of the next one, see
             `rate_factors`.
-        encoder_rate: rate of the encoder as a part of that of the rest.
+        encoder_rate: rate of the pretrained part of the encoder as a part of that of the rest.
         encoder_layers: how many layers the encoder has; for layer_decay.
+        pretrained: regex of that part, "" for the whole encoder; for encoder_rate.
 
     Raises:
         ValueError: unknown name or decay.
@@ -167,7 +169,8 @@ def make(
 
     def update(updates, state, params):
         updates, state = tx.update(updates, state, params)
-        factors = rate_factors(params, layer_decay, encoder_rate, encoder_layers)
+        rates = layer_decay, encoder_rate, encoder_layers, pretrained
+        factors = rate_factors(params, *rates)
         return jax.tree.map(lambda u, f: u * f, updates, factors), state
 
     # Around the chain, not a link of it, so that a run may change the rates and still resume.
@@ -175,25 +178,31 @@ def make(
 
 
 def rate_factors(
-    params: trees.Tree, layer_decay: float, encoder_rate: float, layers: int
+    params: trees.Tree,
+    layer_decay: float,
+    encoder_rate: float,
+    layers: int,
+    pretrained: str = "",
 ) -> trees.Tree:
     """What the learning rate of each parameter is multiplied by: f32[], or f32[L,1,…] for the
     stacked layers of the encoder.
 
     In the manner of BEiT (Bao et al. 2022, appendix): layer i of L, counted from 0, learns at
     layer_decay ** (L - i), what stands below the layers (stem or ResNet, positions, class token) at
-    layer_decay ** (L + 1), the last norm of the encoder at 1; all of them times `encoder_rate`. The
-    rest of the model has the factor 1.
+    layer_decay ** (L + 1), the last norm of the encoder at 1. Those of them in whose names the
+    regex `pretrained` is found learn at `encoder_rate` times that. The rest of the model has the
+    factor 1.
     """
 
     def factor(name, leaf):
         if not re.search(ENCODER, name):
             return jnp.ones(())
+        rate = encoder_rate if re.search(pretrained, name) else 1.0
         if re.search(ENCODER_LAYERS, name):
-            powers = encoder_rate * layer_decay ** (layers - jnp.arange(leaf.shape[0]))
+            powers = rate * layer_decay ** (layers - jnp.arange(leaf.shape[0]))
             return powers.reshape(-1, *(1,) * (leaf.ndim - 1))  # [L,1,…]
         power = 0 if re.search(ENCODER_TOP, name) else layers + 1
-        return jnp.asarray(encoder_rate * layer_decay**power)
+        return jnp.asarray(rate * layer_decay**power)
 
     leaves = [factor(name, leaf) for name, leaf in trees.flatten_names(params).items()]
     return jax.tree.unflatten(jax.tree.structure(params), leaves)

@@ -83,6 +83,40 @@ def test_the_log_has_each_number_with_its_reason(folder, logged):
     assert numbers(sizing.sized(given, ""))["train.steps"] == 7
 
 
+def test_an_encoder_alone_is_no_pretrained_model(folder, logged):
+    """Projection and decoder start fresh."""
+    fresh = numbers(sizing.sized(config_of(folder), ""))
+    assert numbers(sizing.sized(config_of(folder, init_encoder="vit.npz"), "")) == fresh
+    assert "with the weights of a whole model" not in logged.text
+    whole = numbers(sizing.sized(config_of(folder, init_from="runs/other"), ""))
+    assert whole["train.steps"] < fresh["train.steps"]
+    assert whole["schedule.base"] < fresh["schedule.base"]
+    assert "40 epochs with the weights of a whole model" in logged.text
+
+
+def test_accelerators_recompute_activations_where_the_batch_is_chosen(folder, logged):
+    mesh = sharding.make_mesh({"data": 1}, devices=jax.devices()[:1])
+
+    def remat(accelerators=True, config=None, **overrides):
+        config = config or config_of(folder, **overrides)
+        config, reasons = sizing.planned(config, mesh, accelerators=accelerators)
+        assert any(line.startswith("config.model.remat=True: ") for line in reasons) == (
+            config.model.remat and not overrides.get("model__remat", False)
+        )
+        return config.model.remat
+
+    assert remat() and remat(model__remat=True)
+    assert not remat(accelerators=False) and not remat(train__batch_size=8)
+    assert not remat(config=small.config("multitask.py:shapes", folder))
+    assert not sizing.sized(config_of(folder), "").model.remat
+    # A run that goes on, here on CPUs, keeps it.
+    begun, _ = sizing.planned(config_of(folder), mesh, accelerators=True)
+    assert sizing.as_saved(config_of(folder), begun, "runs/a").model.remat
+    assert "config.model.remat=True: as runs/a was begun" in logged.text
+    given = config_of(folder, train__batch_size=8)
+    assert not sizing.as_saved(given, begun, "runs/a").model.remat
+
+
 def test_a_file_without_splits_counts_for_the_part_that_is_trained_on(folder, tmp_path, logged):
     config = config_of(layouts.one_file(folder, tmp_path / "one"))
     sizing.sized(config, "")

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from pix2seq_jax.experiment.logs import log
 from pix2seq_jax.models.backbones.resnet import NORM_EPSILON
 from pix2seq_jax.pretrained import pixels, resizing, start
 from tests.helpers import pretrained
@@ -84,11 +85,17 @@ def test_patches_of_another_size(golden_dir):
     assert "patches of 4 pixels -> 6" in text and parts[POSITIONS].what == "resized"
 
 
-def test_what_is_left_out_is_said(golden_dir):
-    parts, text = tiny(golden_dir, use_cls_token=False, pos_encoding="sin_cos")
+def test_what_is_left_out_is_said(golden_dir, caplog):
+    log.addHandler(caplog.handler)
+    try:
+        parts, text = tiny(golden_dir, use_cls_token=False, pos_encoding="sin_cos")
+    finally:
+        log.removeHandler(caplog.handler)
     assert POSITIONS not in parts and CLS not in parts
     assert "class token: left out" in text and "positions: left out" in text
     assert "heads: the file does not say" in text and "2 arrays of the file" in text
+    (warned,) = {line.getMessage() for line in caplog.records if line.levelname == "WARNING"}
+    assert "--config.model.pos_encoding=learned takes them" in warned
     whole = tiny(golden_dir)[1]
     assert "left out" not in whole
     assert "layer scale 1 folded" in tiny(golden_dir, "timm/vit_tiny", "half")[1]

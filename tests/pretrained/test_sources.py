@@ -81,6 +81,22 @@ def test_names_with_a_prefix_and_bfloat16(timm, golden_dir, tmp_path):
     same(parts, pretrained.plan(vit_tiny(), path, "half")[1], atol=0.03)
 
 
+def test_an_npz_may_hold_bfloat16(golden_dir, tmp_path):
+    """NumPy writes two bytes without a type."""
+    path = pretrained.recorded(golden_dir, "augreg/vit_tiny")
+    with np.load(path) as archive:
+        halved = {name: archive[name].astype(ml_dtypes.bfloat16) for name in archive}
+    np.savez(tmp_path / "a.npz", **halved)
+    with np.load(tmp_path / "a.npz") as archive:
+        assert {archive[name].dtype for name in archive} == {np.dtype("V2")}
+    np.savez(tmp_path / "b.npz", **{name: x.astype(np.float32) for name, x in halved.items()})
+    parts = pretrained.plan(vit_tiny(), tmp_path / "a.npz")[1]
+    same(parts, pretrained.plan(vit_tiny(), tmp_path / "b.npz")[1])
+    same(parts, pretrained.plan(vit_tiny(), path)[1], atol=0.03)
+    np.savez(tmp_path / "c.npz", a=np.zeros(3, "V1"))
+    refused(vit_tiny(), tmp_path / "c.npz", "", "a holds 1 bytes a number", "convert it")
+
+
 def test_biases_that_are_not_there_are_zero(timm, tmp_path):
     """BEiT's and MAE's early form has those of queries and values only, other models none."""
     bare = {name: array for name, array in timm.items() if "qkv.bias" not in name}
@@ -141,6 +157,13 @@ def refused(model, path, pixels, *parts):
         ({"enc_layers": 3, "enc_mlp": 64}, ("enc_layers=2", "enc_mlp=32")),
         ({"enc_dim": 32, "enc_mlp": 64}, ("--config.model.enc_dim=16 --config.model.enc_mlp=32",)),
         ({"enc_heads": 4}, ("--config.model.enc_heads=2",)),
+        (
+            {"stem_norm": True, "pos_encoding": "sin_cos", "use_cls_token": False},
+            (
+                "stem_norm=false --config.model.pos_encoding=learned "
+                "--config.model.use_cls_token=true,",
+            ),
+        ),
     ],
 )
 def test_another_size_is_refused_with_the_flags(golden_dir, fields, parts):
@@ -160,6 +183,12 @@ def test_another_size_is_refused_with_the_flags(golden_dir, fields, parts):
         ({"neck.weight": (3,)}, ("neck.weight [3] has no counterpart",)),
         ({"blocks.1.norm2.bias": None}, ("norm2.bias is there for 1 layers", "not whole")),
         ({"patch_embed.proj.weight": None}, ("lacks patch.kernel", "not whole")),
+        ({"norm.bias": None}, ("lacks norm.bias", "not whole")),
+        ({"norm.weight": None}, ("lacks norm.scale", "not whole")),
+        (
+            {f"blocks.{layer}.norm{n}.bias": None for layer in (0, 1) for n in (1, 2)},
+            ("lacks norm1.bias, norm2.bias", "not whole"),
+        ),
         ({"norm1.relative_position_bias": (3,)}, ("relative positions", "give a plain ViT")),
         ({"pos_embed": (1, 8, 16)}, ("8 positions are not", "pos_encoding='sin_cos'")),
         ({"blocks.0.attn.qkv.weight": None}, ("names of no source",)),
@@ -173,6 +202,14 @@ def test_another_vit_is_refused_by_name(timm, tmp_path, changes, parts):
             arrays[name] = np.zeros(shape, np.float32)
     save_file(arrays, tmp_path / "a.safetensors")
     refused(vit_tiny(), tmp_path / "a.safetensors", "half", *parts)
+
+
+@pytest.mark.parametrize("part", ["key", "value"])
+def test_a_vit_without_its_attention_is_refused(golden_dir, tmp_path, part):
+    with np.load(pretrained.recorded(golden_dir, "augreg/vit_tiny")) as archive:
+        arrays = {name: archive[name] for name in archive if not name.endswith(f"{part}/kernel")}
+    np.savez(tmp_path / "a.npz", **arrays)
+    refused(vit_tiny(), tmp_path / "a.npz", "", f"lacks {part}.kernel", "not whole")
 
 
 @pytest.mark.parametrize(
@@ -239,6 +276,8 @@ def test_files_that_are_not_read(golden_dir, timm, tmp_path):
     with h5py.File(tmp_path / "k.weights.h5", "w") as file:
         file["layers/conv2d/vars/0"] = np.zeros(3)
     refused(vit_tiny(), tmp_path / "k.weights.h5", "", "Keras 3", "model.save('FILE.h5')")
+    (tmp_path / "k.keras").write_bytes(b"PK")
+    refused(vit_tiny(), tmp_path / "k.keras", "", "Keras 3", "model.save('FILE.h5')")
     save_file(timm, tmp_path / "a.safetensors")
     refused(vit_tiny(), tmp_path / "a.safetensors", "", "init_encoder_pixels=imagenet", "or half")
     assert files.read(str(tmp_path / "a.safetensors")).beside == {}

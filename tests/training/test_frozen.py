@@ -8,10 +8,12 @@ import numpy as np
 import optax
 import pytest
 
+from pix2seq_jax.config.fill import fill
+from pix2seq_jax.experiment import resolve
 from pix2seq_jax.training import optim, sharding, trees
 from pix2seq_jax.training import state as train_state
 from pix2seq_jax.training import step as train_step
-from tests.helpers import four_tasks
+from tests.helpers import four_tasks, small
 
 MODEL, KEY = four_tasks.tiny(enc_layers=2), jax.random.key(0)
 NAMES = train_state.parameter_names(MODEL)
@@ -117,6 +119,29 @@ def test_rates_fall_with_the_depth_of_the_encoder():
         else:
             expected = [1.0]
         np.testing.assert_allclose(np.ravel(factors[name]), expected, rtol=1e-6, err_msg=name)
+
+
+def test_the_rate_of_the_encoder_is_for_what_another_library_has():
+    """Of a ResNet not for the transformer above it, which starts fresh."""
+    config = small.load("detection.py:arch=resnet50,size=64")
+    config.update_from_flattened_dict(small.shrunk(config))
+    config = fill(config)
+    config.model.update({"vocab_size": 64, "max_seq_len": 16})
+    config.schedule.update({"name": "none", "warmup": 0})
+    model = resolve.make_model(config)
+    shapes = train_state.abstract_variables(model, mesh=mesh())["params"]
+    params, changes = jax.tree.map(lambda x: np.ones(x.shape, np.float32), shapes), []
+    for rate in (1.0, 0.25):
+        config.optim.encoder_rate = rate
+        tx, _ = resolve.make_update(config, model, {})
+        updates, _ = jax.jit(tx.update)(params, tx.init(params), params)
+        changes.append(trees.flatten_names(updates))
+    slow = {name for name in changes[0] if name.startswith("stem/resnet/")}
+    assert slow and {"stem/dense/kernel", "image_encoder/norm/scale"} <= changes[0].keys() - slow
+    for name, plain in changes[0].items():
+        factor = 0.25 if name in slow else 1.0
+        np.testing.assert_allclose(changes[1][name], plain * factor, rtol=1e-6, err_msg=name)
+        assert np.all(plain)
 
 
 @pytest.mark.parametrize("name", optim.OPTIMIZERS)

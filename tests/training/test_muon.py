@@ -106,6 +106,6 @@ def test_the_momentum_is_that_of_optax():
     assert float(a @ b / np.linalg.norm(a) / np.linalg.norm(b)) > 0.98
 
 
-def test_a_run_may_change_from_adamw_to_muon():
+def test_the_state_has_the_form_of_that_of_adamw():
     states = [optim.make(name, RATE).init(GRADIENTS) for name in ("adamw", "muon")]
     assert jax.tree.structure(states[0]) == jax.tree.structure(states[1])

@@ -3,7 +3,7 @@
 import abc
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from flax import linen as nn
 
@@ -29,9 +29,15 @@ class Backbone(abc.ABC):
     The fields of a subclass are those of `config.model.backbone` beside its `name`; each has a
     default, and is made by `at_least` or `one_of`, or is true or false.
 
+    Attributes:
+        pretrained: regex of those of the encoder's parameters, as in "stem/kernel", that an encoder
+            of another library brings; "" for all.
+
     Raises:
         ValueError: at construction, where a field has a value that is not allowed.
     """
+
+    pretrained: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

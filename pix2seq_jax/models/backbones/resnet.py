@@ -4,7 +4,7 @@
 from dataclasses import dataclass
 from functools import partial
 from math import ceil
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 from flax import linen as nn
@@ -57,6 +57,8 @@ class ResNetBackbone(Backbone):
     width: float = at_least(1 / 32, default=1.0)
     frozen_bn: bool = False
     convention: str = one_of(tuple(CONVENTIONS), default="official")
+
+    pretrained: ClassVar[str] = r"^stem/resnet/"
 
     def stem(self, stack: Stack) -> nn.Module:
         return ResNetStem(
