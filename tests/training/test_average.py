@@ -1,4 +1,5 @@
-"""The average of the weights: its numbers, in checkpoints, on a resume, and in a run."""
+"""The average of the weights: its numbers, in checkpoints, on a resume, on meshes, in a run; also
+with frozen parts."""
 
 import functools
 import logging
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from pix2seq_jax import train
-from pix2seq_jax.experiment import resolve, saved_run
+from pix2seq_jax.experiment import hooks, resolve, saved_run
 from pix2seq_jax.training import checkpoint, optim, sharding, trees
 from pix2seq_jax.training import state as train_state
 from pix2seq_jax.training import step as train_step
@@ -114,24 +115,95 @@ def test_an_average_may_begin_and_end_at_a_resume(tmp_path, caplog):
     assert "the average ends here" in caplog.text
 
 
+@functools.cache
+def after_two_steps(frozen: str, data: int, fsdp: int, model: int) -> dict[str, np.ndarray]:
+    """Parameters, average and state of the optimizer on a mesh, by name."""
+    axes = {"data": data, "fsdp": fsdp, "model": model}
+    mesh = sharding.make_mesh(axes, devices=jax.devices()[: data * fsdp * model])
+    # With the usual eps a gradient of nearly 0 moves a parameter as far as its rounding says.
+    tx = optim.make("adamw", RATE, eps=1e-3)
+    step = train_step.make_step(MODEL, TASKS, tx, RATE, frozen=frozen, ema=EMA)
+    options = {"averaged": True, "frozen": frozen}
+    abstract = train_state.abstract_state(MODEL, tx, mesh=mesh, **options)
+    with jax.set_mesh(mesh):
+        state = train_state.init_state(MODEL, tx, KEY, mesh=mesh, **options)
+        run = train_step.jit_step(step, abstract, mesh=mesh)
+        batch = {"detection": four_tasks.example(8, four_tasks.slots_of("detection"))}
+        batch = jax.device_put(batch, sharding.batch_sharding(mesh))
+        for _ in range(2):
+            state, _ = run(state, batch, KEY)
+    for leaf, wanted in zip(jax.tree.leaves(state), jax.tree.leaves(abstract), strict=True):
+        assert leaf.sharding.is_equivalent_to(wanted.sharding, leaf.ndim)
+    return {name: np.asarray(leaf) for name, leaf in trees.flatten_names(state).items()}
+
+
+@pytest.mark.parametrize("frozen", ["", "^(stem|image_encoder)/"])
+@pytest.mark.parametrize("axes", [(8, 1, 1), (2, 2, 2)])
+def test_meshes_equal_one_device(frozen, axes):
+    alone, cut = after_two_steps(frozen, 1, 1, 1), after_two_steps(frozen, *axes)
+    assert alone.keys() == cut.keys() and any(name.startswith("average/") for name in alone)
+    assert any("/mu/stem/" in name for name in alone) == (not frozen)
+    for name, value in alone.items():
+        np.testing.assert_allclose(cut[name], value, atol=1e-6, err_msg=name)
+    moved = np.abs(alone["average/decoder/embedding"] - alone["params/decoder/embedding"])
+    assert moved.max() > 1e-4
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return small.make_shapes(tmp_path_factory.mktemp("data") / "shapes")
 
 
-def test_a_run_predicts_with_the_average(folder, tmp_path):
-    config = small.config("detection.py:shapes", folder, train__ema=0.9)
-    train.run(config, tmp_path, evaluate_too=False)
-    config = saved_run.load_config(tmp_path)
+def last_state(workdir):
+    """(the state in the newest checkpoint of a run, its config)."""
+    config = saved_run.load_config(workdir)
     model, (tx, _) = resolve.make_model(config), _update(config)
-    state = train_state.abstract_state(model, tx, mesh=mesh(), **resolve.state_options(config))
-    saver = checkpoint.Checkpointer(tmp_path / "checkpoints")
-    state, _ = saver.restore_latest(state)
-    saver.close()
-    assert not jax.tree.all(jax.tree.map(np.array_equal, state.average, state.params))
-    _, variables = saved_run.load_variables(tmp_path, config, model, mesh())
-    assert_equal(variables["params"], state.average)
+    wanted = train_state.abstract_state(model, tx, mesh=mesh(), **resolve.state_options(config))
+    saver = checkpoint.Checkpointer(workdir / "checkpoints")
+    try:
+        return saver.restore_latest(wanted)[0], config
+    finally:
+        saver.close()
 
 
 def _update(config):
     return resolve.make_update(config, resolve.make_model(config), resolve.make_tasks(config))
+
+
+def test_a_run_predicts_with_the_average(folder, tmp_path):
+    config = small.config("detection.py:shapes", folder, train__ema=0.9)
+    train.run(config, tmp_path, evaluate_too=False)
+    state, config = last_state(tmp_path)
+    assert not jax.tree.all(jax.tree.map(np.array_equal, state.average, state.params))
+    model = resolve.make_model(config)
+    _, variables = saved_run.load_variables(tmp_path, config, model, mesh())
+    assert_equal(variables["params"], state.average)
+
+
+def test_an_interrupted_run_goes_on_with_its_average_and_frozen_parts(
+    folder, tmp_path, monkeypatch
+):
+    changed = {"train__ema": 0.9, "optim__frozen": "^(stem|image_encoder)/"}
+    steps = {"train__steps": 4, "train__checkpoint_steps": 2}
+    config = small.config("detection.py:shapes", folder, **changed, **steps)
+    train.run(config, tmp_path / "whole", evaluate_too=False)
+    report = hooks.RunHooks.report
+
+    def failing(self, number, metrics, waited):
+        report(self, number, metrics, waited)
+        if number == 3:
+            raise OSError("the machine goes away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(hooks.RunHooks, "report", failing)
+        with pytest.raises(OSError, match="goes away"):
+            train.run(config, tmp_path / "cut", evaluate_too=False)
+    saved = checkpoint.steps(tmp_path / "cut" / "checkpoints")
+    assert max(saved) == 3  # what an error ends is saved
+    train.run(config, tmp_path / "cut", evaluate_too=False)
+    (whole, _), (cut, _) = last_state(tmp_path / "whole"), last_state(tmp_path / "cut")
+    assert int(cut.step) == 4
+    assert_equal(cut, whole)
+    assert not jax.tree.all(jax.tree.map(np.array_equal, cut.average, cut.params))
+    kept = trees.flatten_names(cut.opt_state)
+    assert kept and not [name for name in kept if "stem" in name]
