@@ -223,7 +223,7 @@ class Predictor:
         order = order[scores[order] >= threshold]
         labels = np.asarray(objects["labels"], np.int32)[order]
         fields = {
-            name: np.asarray(objects[name])[order]
+            name: _at(objects[name], order)
             for name in ("masks", "keypoints", "visible")
             if name in objects
         }
@@ -284,6 +284,14 @@ class Predictor:
                 most = host_task.most_objects(final=True)
                 asks[name] = Ask(every, labels, labels=prompting, objects=most, threshold=threshold)
         return asks
+
+
+def _at(values: Sequence, places: np.ndarray) -> np.ndarray:
+    """The values at these places, without an array of all of them: masks are as large as the
+    image."""
+    if not len(places):
+        return np.asarray(values[:1])[:0]
+    return np.asarray([values[place] for place in places.tolist()])
 
 
 def _same_boxes(count: int, boxes: int, ask: Ask) -> Boxes:
