@@ -1,7 +1,7 @@
 """Draws the embedded data, trains all four tasks on them, evaluates and predicts:
 `python -m pix2seq_jax.demo --workdir=runs/shapes`.
 
-It takes 20 minutes on two CPU cores, with --full an hour. The data go into data/shapes.
+It takes 18 minutes on two CPU cores, with --full an hour. The data go into data/shapes.
 The same command goes on where it was stopped.
 """
 
