@@ -61,8 +61,8 @@ class Pix2Seq(nn.Module):
             them that suits length, dtype and machine; see models.attention.attend_whole.
         dtype: of the computation, 'float32' or 'bfloat16'; parameters, softmax and logits are
             float32.
-        cache_dtype: of the decoder's cache of sequence tokens; '' for `dtype`. With 'bfloat16' a
-            float32 model decodes in less memory, and not quite the same.
+        cache_dtype: of the decoder's cache of sequence tokens; '' for `dtype`. 'bfloat16' halves
+            the cache of a float32 model, where the device multiplies such numbers itself.
         remat: recompute activations of each layer in the backward pass.
         remat_policy: which of them: 'all', or the 'elementwise' ones, so that the results of matrix
             products and of attention are kept.
