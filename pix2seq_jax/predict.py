@@ -19,6 +19,7 @@ from pathlib import Path
 from pix2seq_jax.experiment import command
 from pix2seq_jax.experiment.command import REQUIRED, Flag
 from pix2seq_jax.experiment.logs import followed, log, phase, setup_logging
+from pix2seq_jax.files.locations import readable
 
 FLAGS = (
     Flag("workdir", REQUIRED, "Folder of a trained run."),
@@ -112,7 +113,7 @@ def stream(
     text = "%d %s, %d skipped; %s and predictions.json are in %s"
     log.info(text, output.count, what, len(skipped.files), made, out)
     if skipped.files:
-        log.warning("skipped: %s", ", ".join(file for file, _ in skipped.files))
+        log.warning("skipped: %s", ", ".join(readable(file) for file, _ in skipped.files))
 
 
 def _video(path: str, output, batch_size: int, limit: int) -> Iterator[dict]:
@@ -137,7 +138,7 @@ class Skipped:
         """See chunks.Pictures.broken."""
         del size
         # What follows is about annotations, and there are none.
-        reason = f"{str(error).split('; ')[0]}; give a whole image"
+        reason = readable(f"{str(error).split('; ')[0]}; give a whole image")
         log.warning("skipped: %s", reason)
         self.files.append((file, reason))
 

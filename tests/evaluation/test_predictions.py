@@ -183,7 +183,7 @@ def test_the_exit_code_says_what_was_skipped(mixed, tmp_path):
     assert not (tmp_path / "c").exists()
 
 
-def test_names_that_are_not_utf_8_end_nothing(tmp_path):
+def test_names_that_are_not_utf_8_end_nothing(tmp_path, caplog, monkeypatch):
     """Files of an old system: one is answered, one is broken, and all JSON and pages are UTF-8."""
     photos, out = tmp_path / "photos", tmp_path / "out"
     photos.mkdir()
@@ -195,8 +195,10 @@ def test_names_that_are_not_utf_8_end_nothing(tmp_path):
             pytest.skip("this file system takes UTF-8 only")
         if content is None:
             Image.new("RGB", (40, 30)).save(path)
+    monkeypatch.setattr(predict.log, "handlers", [caplog.handler])
     rows = predict.run(str(RECORDED), str(photos), str(out), threshold=0, tasks="detection")
     assert [Path(row["file"]).name for row in rows] == ["caf\ufffd.png"]
+    assert "broken\ufffd.png" in caplog.text and caplog.text.encode()
     for name in ("predictions.json", "images_coco.json", "skipped.json"):
         text = (out / name).read_text(encoding="utf-8")
         json.dumps(json.loads(text), ensure_ascii=False).encode()

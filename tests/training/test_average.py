@@ -102,9 +102,9 @@ def test_a_resume_is_exact_and_the_average_is_loaded(tmp_path):
     assert_equal(variables["params"], states[2].average)
 
 
-def test_an_average_may_begin_and_end_at_a_resume(tmp_path, caplog):
+def test_an_average_may_begin_and_end_at_a_resume(tmp_path, caplog, monkeypatch):
     caplog.set_level(logging.WARNING, "pix2seq_jax")
-    logging.getLogger("pix2seq_jax").propagate = True
+    monkeypatch.setattr(logging.getLogger("pix2seq_jax"), "propagate", True)
     save(tmp_path / "plain", trajectory(False)[2])
     begun = restore(tmp_path / "plain", averaged=True)
     assert_equal(begun, train_state.with_average(trajectory(False)[2]))
