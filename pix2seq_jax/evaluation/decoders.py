@@ -136,7 +136,7 @@ def _on_each_device(draw: Callable) -> Callable:
 
     By itself XLA would gather the logits of a wide vocabulary from all devices at every token,
     because it does not spread `lax.top_k` over rows, and no device would end before the last one.
-    Parameters that are cut over `fsdp` would be gathered at every token; now it happens once.
+    Parameters that are cut over `fsdp` are gathered once, before the first token.
     """
     axes = sharding.image_axes()
     if not axes:
