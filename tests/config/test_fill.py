@@ -67,7 +67,7 @@ def test_a_size_that_is_needed_and_missing_is_named():
         ("detection.py:recipe=pretrain", 20_000),
         ("detection.py", 2 * 118_287 // 128),
         ("multitask.py", 10 * 118_287 // 128),
-        ("detection.py:shapes", 60),
+        ("detection.py:shapes", 69),
     ],
 )
 def test_the_warm_up_follows_the_steps(name, published):
