@@ -12,8 +12,6 @@ import ml_collections
 from pix2seq_jax.config import architectures, by_data, folders, recipes, shapes
 from pix2seq_jax.config.sections import SECTIONS, share_out
 
-TEXT_PIECES = 8_000  # of a text model that is trained
-
 
 def parse(arg: str, *, recipe: str) -> ml_collections.ConfigDict:
     """Reads "key=value,key=value" over the defaults of a recipe; "shapes" means "data=shapes".
@@ -121,7 +119,7 @@ def data(name: str, *, size: int = 0, slots: int = 0) -> ml_collections.ConfigDi
     config.flip_pairs = ()
     # SentencePiece model for captions; "": one is trained from the training captions.
     config.text_model = ""
-    config.text_pieces = TEXT_PIECES  # size of that one
+    config.text_pieces = 0  # size of that one; 0: by the number of captions
     config.check_images = True  # look at the ends of all files before the first step
     # An image that cannot be decoded: "replace" counts and names it and reads another one in its
     # place, "error" ends the run.

@@ -16,6 +16,9 @@ from pix2seq_jax.vocab import END_PIECE, PAD_PIECE, UNKNOWN_PIECE
 
 log = logging.getLogger("pix2seq_jax")
 
+SPECIAL = 3  # pieces: padding, end, unknown
+PIECES = 8_000  # the most of a text model whose size was not given
+SHORTEST = 10  # bytes; the trainer takes no lower limit of the length of a sentence
 COVERAGE = 0.9995  # of the text by characters that get a piece, where there are too many for all
 _HALVES = re.compile(r"[\ud800-\udfff]")
 _TOO_SMALL = re.compile(r"Vocabulary size is smaller than required_chars\. \d+ vs (\d+)")
@@ -90,7 +93,8 @@ class Text:
         Args:
             sentences: text, one caption each.
             size: number of pieces wanted. Too many for the data: as many as the data gives, see
-                `.size` of the result, and a line in the log. Few data give few pieces.
+                `.size` of the result, and a line in the log. Few data give few pieces. 0: two for
+                each sentence and each character that occurs, and the special ones, at most PIECES.
 
         Raises:
             ValueError: no text at all, or fewer pieces than special ones and characters need.
@@ -99,8 +103,10 @@ class Text:
         lines = sorted(line for line in stripped if line)
         if not lines:
             raise ValueError("no sentences to learn a text model from; give captions with words")
-        every = 2 * len(set().union(*lines)) <= size
-        model, longest = io.BytesIO(), max(len(line.encode()) for line in lines)
+        characters = len(set().union(*lines))
+        size = size or min(2 * (len(lines) + characters) + SPECIAL, PIECES)
+        every = 2 * characters <= size
+        model, longest = io.BytesIO(), max(*(len(line.encode()) for line in lines), SHORTEST)
         try:
             sentencepiece.SentencePieceTrainer.train(
                 sentence_iterator=iter(lines),

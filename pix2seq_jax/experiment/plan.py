@@ -19,6 +19,7 @@ import numpy as np
 from pix2seq_jax.config import ranges
 from pix2seq_jax.config.fill import fill
 from pix2seq_jax.data.source import FIELDS, layout
+from pix2seq_jax.data.text import PIECES
 from pix2seq_jax.experiment import feeds, resolve
 from pix2seq_jax.tasks import Task
 from pix2seq_jax.training import compiled, flops, sharding
@@ -137,7 +138,7 @@ def assumed(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
             if "num_keypoints" in section:
                 section.num_keypoints = section.num_keypoints or ASSUMED["keypoints"]
             if "captions_per_image" in section:
-                vocab.text_size = vocab.text_size or config.data.text_pieces
+                vocab.text_size = vocab.text_size or config.data.text_pieces or PIECES
         vocab.update(resolve.laid_out(vocab))
         config.model.vocab_size = vocab.size
         longest = max(task.max_len for task in resolve.make_tasks(config).values())

@@ -28,7 +28,7 @@ def settings(config: ml_collections.ConfigDict) -> Iterator[str]:
     if config.init_encoder_pixels and not config.init_encoder:
         yield _line(config, "init_encoder_pixels", "config.init_encoder is ''")
     pieces = config.data.text_pieces
-    if config.data.text_model and pieces not in (build.TEXT_PIECES, shapes.TEXT_PIECES):
+    if config.data.text_model and pieces not in (0, shapes.TEXT_PIECES):
         reason = f"config.data.text_model={config.data.text_model!r} has its own number"
         yield _line(config, "data.text_pieces", reason)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import sentencepiece
 
-from pix2seq_jax.data.text import Text
+from pix2seq_jax.data.text import PIECES, Text
 
 SENTENCES = [
     "a red circle above a blue square",
@@ -71,6 +71,17 @@ def test_rare_characters_get_pieces_unless_they_are_too_many():
     text = Text.train([*SENTENCES * 2000, many], 80)
     assert text.decode(text.encode(SENTENCES[:1])[0]) == SENTENCES[0]
     assert 2 in text.encode([many])[0]
+
+
+def test_few_sentences_get_few_pieces():
+    letters = np.random.default_rng(0).choice(list("abcdefgh"), (6_000, 6))
+    words = ["".join(row) for row in letters]
+    few, many = words[:200], words
+    assert Text.train(few, 0).size == 2 * (200 + 8) + 3
+    assert Text.train(many, 0).size == PIECES
+    for short in (["a"], ["ab", "c"]):  # the trainer takes no sentences of less than ten bytes
+        text = Text.train(short, 0)
+        assert [text.decode(row) for row in text.encode(short)] == short
 
 
 def test_a_size_beyond_the_data_is_reduced(caplog):

@@ -60,6 +60,7 @@ BY_RANGE = {
             "seed": ("-1", "2147483648", "99999999999999999999"),
         },
         **{"data.workers": ("-1", "100000"), "data.slots": ("-1",)},
+        "data.text_pieces": ("-1", "1000000000"),
         **{"tasks.detection.max_instances": ("-3",)},
     },
     "or a share of train.steps below 1": {"schedule.warmup": ("-1", "1.5", "nan", "inf")},
@@ -67,7 +68,6 @@ BY_RANGE = {
     "give a finite number above 0 and at most 1": {"optim.layer_decay": ("0", "-1", "1.1", "nan")},
     "give a whole number of at least 2": {"vocab.num_bins": ("1", "0", "-5")},
     "give a whole number of at least 3": {"tasks.segmentation.max_points": ("2", "0", "-1")},
-    "give a whole number of at least 4": {"data.text_pieces": ("0", "-1", "1000000000")},
     "give an even whole number of at least 2": {
         f"model.{part}_dim": ("0", "-16", "7") for part in ("enc", "dec")
     },

@@ -29,7 +29,8 @@ class Options:
         max_tokens: pieces of a caption, its end counted.
         captions: per image, that one epoch reads.
         vocab_size: tokens of the vocabulary.
-        text_pieces: size of the text model that is trained where none is given.
+        text_pieces: size of the text model that is trained where none is given; 0: by the number of
+            captions.
         text: the text model; None: one is trained from the training captions.
         images: whether image files are opened.
     """
@@ -40,7 +41,7 @@ class Options:
     max_tokens: int = 128
     captions: int = 5
     vocab_size: int = 35_000
-    text_pieces: int = 8_000
+    text_pieces: int = 0
     text: Text | None = None
     images: bool = True
 
