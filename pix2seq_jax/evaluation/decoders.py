@@ -8,14 +8,17 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+from jax import lax
 from jax.experimental import multihost_utils
 from jax.sharding import PartitionSpec
 
 from pix2seq_jax.decoding import sampling
 from pix2seq_jax.decoding.beam import beam_search
 from pix2seq_jax.decoding.generate import Ranges, generate
+from pix2seq_jax.models.axes import RULES, spread_axes
 from pix2seq_jax.tasks.base import Task, from_original, images
 from pix2seq_jax.training import processes, sharding
+from pix2seq_jax.training import state as train_state
 from pix2seq_jax.vocab import Vocab
 
 
@@ -113,7 +116,7 @@ def make_draw(
 
     def draw(variables, memory, example, seed):
         keys = row_keys(seed, example["ids"], example["crop_offset"], example["orig_size"])
-        return _on_each_device(draw_rows)(variables, memory, task.prompt(example), keys)
+        return _spread(draw_rows, model)(variables, memory, task.prompt(example), keys)
 
     return draw
 
@@ -131,20 +134,31 @@ def read_drawn(
     return task.decode(tokens, scores, example)
 
 
-def _on_each_device(draw: Callable) -> Callable:
-    """`draw` where each device decodes its own rows and ends when these have ended.
+def _spread(draw: Callable, model) -> Callable:
+    """`draw` as the devices of the mesh share it. Parameters that are cut over `fsdp` are gathered
+    once, before the first token.
 
-    By itself XLA would gather the logits of a wide vocabulary from all devices at every token,
-    because it does not spread `lax.top_k` over rows, and no device would end before the last one.
-    Parameters that are cut over `fsdp` are gathered once, before the first token.
+    Without a `model` axis each device decodes its own rows and ends when these have ended. By
+    itself XLA would gather the logits of a wide vocabulary from all devices at every token, because
+    it does not spread `lax.top_k` over rows, and no device would end before the last one.
     """
     axes = sharding.image_axes()
     if not axes:
-        return draw
+        return functools.partial(_gathered, draw, model) if "fsdp" in spread_axes() else draw
     cut, whole = PartitionSpec(axes), PartitionSpec()
     return jax.shard_map(
         draw, in_specs=(whole, cut, cut, cut), out_specs=cut, axis_names=set(axes), check_vma=False
     )
+
+
+def _gathered(draw: Callable, model, variables, *rest):
+    """`draw` of parameters that are cut over `model` alone."""
+    rules = {name: [axis for axis in axes if axis != "fsdp"] for name, axes in RULES.items()}
+    mesh = jax.sharding.get_abstract_mesh()
+    abstract = train_state.abstract_variables(model, mesh=mesh, rules=rules)
+    layout = jax.tree.map(lambda x: x.sharding.spec, abstract["params"])
+    params = lax.with_sharding_constraint(variables["params"], layout)
+    return draw(variables | {"params": params}, *rest)
 
 
 def make_generate(

@@ -1,5 +1,6 @@
 """The state of a training run: made inside jit with its shardings, or only described."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ from flax import linen as nn
 from flax import struct
 from jax.sharding import Mesh
 
+from pix2seq_jax.models.axes import RULES
 from pix2seq_jax.training import sharding, trees
 
 
@@ -103,14 +105,16 @@ def abstract_state(
     return AveragedState(**vars(state), average=state.params) if averaged else state
 
 
-def abstract_variables(model: nn.Module, *, mesh: Mesh) -> dict[str, Any]:
+def abstract_variables(
+    model: nn.Module, *, mesh: Mesh, rules: Mapping[str, Sequence[str]] = RULES
+) -> dict[str, Any]:
     """What `model.apply` takes ("params", perhaps "batch_stats") as ShapeDtypeStructs with
-    shardings."""
+    shardings by the rules, see `models.axes`."""
     boxed = jax.eval_shape(lambda: _init_variables(model, jax.random.key(0)))
     return jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
         nn.meta.unbox(boxed),
-        sharding.shardings(mesh, boxed),
+        sharding.shardings(mesh, boxed, rules=rules),
     )
 
 

@@ -46,22 +46,37 @@ CASES = [(name, "nucleus(0.9)") for name in four_tasks.TASKS] + [("captioning", 
 @pytest.mark.parametrize("name,sampler", CASES)
 def test_no_device_waits_for_another(name, sampler):
     """Also where parameters are cut: they are gathered before."""
-    task = four_tasks.TASKS[name]
-    decode, results = make_decoder(MODEL, task, section(sampler)), []
-    params = four_tasks.initial(MODEL).params
-    for axes in ({"data": 1}, {"data": 2, "fsdp": 4}):
-        mesh = sharding.make_mesh(axes, devices=jax.devices()[: math.prod(axes.values())])
-        cut, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
-        with jax.set_mesh(mesh):
-            memory, batch, rows, seed = jax.device_put(arguments(task), cut_or(whole, cut, task))
-            layout = jax.tree.map(lambda x: x.sharding, parameters_on(mesh))
-            variables = {"params": jax.device_put(params, layout)}
-            program = decode.lower(variables, memory, batch, rows, seed).compile()
-            results.append(program(variables, memory, batch, rows, seed))
-    inside = [row for row in collectives(program.as_text()) if row.computation != "ENTRY"]
-    assert not inside  # all loops are other computations than the program itself
-    for key, one in results[0].items():
-        np.testing.assert_allclose(one, results[1][key], rtol=1e-5, atol=1e-5)
+    one, _ = decoded({"data": 1}, four_tasks.TASKS[name], sampler)
+    several, inside = decoded({"data": 2, "fsdp": 4}, four_tasks.TASKS[name], sampler)
+    assert not inside
+    for key, value in one.items():
+        np.testing.assert_allclose(value, several[key], rtol=1e-5, atol=1e-5)
+
+
+def test_parameters_over_fsdp_are_gathered_before_where_a_model_axis_is():
+    """Inside the loops is sent what a `model` axis alone sends."""
+    task = four_tasks.TASKS["detection"]
+    alone, inside_alone = decoded({"data": 4, "model": 2}, task, "greedy")
+    both, inside_both = decoded({"data": 2, "fsdp": 2, "model": 2}, task, "greedy")
+    assert inside_both and inside_both == inside_alone
+    for key, value in alone.items():
+        np.testing.assert_allclose(value, both[key], rtol=1e-5, atol=1e-5)
+
+
+def decoded(axes, task, sampler):
+    """What is decoded on a mesh, and (kind, bytes) of the collectives within the loops, which are
+    other computations than the program itself."""
+    decode, params = make_decoder(MODEL, task, section(sampler)), four_tasks.initial(MODEL).params
+    mesh = sharding.make_mesh(axes, devices=jax.devices()[: math.prod(axes.values())])
+    cut, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
+    with jax.set_mesh(mesh):
+        memory, batch, rows, seed = jax.device_put(arguments(task), cut_or(whole, cut, task))
+        layout = jax.tree.map(lambda x: x.sharding, parameters_on(mesh))
+        variables = {"params": jax.device_put(params, layout)}
+        program = decode.lower(variables, memory, batch, rows, seed).compile()
+        results = jax.device_get(program(variables, memory, batch, rows, seed))
+    found = collectives(program.as_text())
+    return results, sorted((row.kind, row.size) for row in found if row.computation != "ENTRY")
 
 
 @pytest.mark.parametrize("name", ["segmentation", "keypoints"])
