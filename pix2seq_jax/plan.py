@@ -35,7 +35,9 @@ def call(
     config: ml_collections.ConfigDict, mesh: list[str], chip: str, decode: bool, fit: bool
 ) -> None:
     """Compiles, and prints the table."""
-    axes = _axes(mesh)
+    axes, given = _axes(mesh), {axis: config.mesh[axis] for axis in ("fsdp", "model")}
+    if any(size not in (1, axes.get(axis, 1)) for axis, size in given.items()):
+        raise ValueError(f"config.mesh has {given}, and --mesh={','.join(mesh)}; give it by --mesh")
     devices = math.prod(axes.values())
     import jax
 
@@ -77,6 +79,8 @@ def _axes(mesh: Sequence[str]) -> dict[str, int]:
         name, _, size = text.partition("=")
         if not size.isdecimal() or int(size) < 1:
             raise ValueError(f"--mesh={','.join(mesh)}: give axes and sizes, as in data=4,fsdp=2")
+        if name in axes:
+            raise ValueError(f"--mesh={','.join(mesh)}: {name} is given twice")
         axes[name] = int(size)
     return axes
 

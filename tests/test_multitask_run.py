@@ -102,6 +102,9 @@ def test_boxes_of_the_annotations_are_named_as_such(folder, trained, tmp_path):
         for row in json.loads((workdir / "results" / "detection.json").read_text())
     }
     assert known  # the predicted boxes are scored as before
+    first = (trained[0] / "results" / "detection.json").read_bytes()
+    assert (workdir / "results" / "detection.json").read_bytes() == first
+    assert (workdir / "results" / "detection_ground_truth_boxes.json").is_file()
 
     given = evaluate.run(
         make(folder, eval__boxes=str(workdir / "results" / "detection.json")), workdir

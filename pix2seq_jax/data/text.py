@@ -4,6 +4,7 @@ caption, 2 unknown."""
 import io
 import logging
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +17,7 @@ from pix2seq_jax.vocab import END_PIECE, PAD_PIECE, UNKNOWN_PIECE
 
 log = logging.getLogger("pix2seq_jax")
 
-SPECIAL = 3  # pieces: padding, end, unknown
+SPECIAL = 4  # pieces: padding, end, unknown, and the begin of a word
 PIECES = 8_000  # the most of a text model whose size was not given
 SHORTEST = 10  # bytes; the trainer takes no lower limit of the length of a sentence
 COVERAGE = 0.9995  # of the text by characters that get a piece, where there are too many for all
@@ -103,8 +104,9 @@ class Text:
         lines = sorted(line for line in stripped if line)
         if not lines:
             raise ValueError("no sentences to learn a text model from; give captions with words")
-        characters = len(set().union(*lines))
-        size = size or min(2 * (len(lines) + characters) + SPECIAL, PIECES)
+        characters = len(set(unicodedata.normalize("NFKC", "".join(lines))))
+        automatic = min(2 * (len(lines) + characters) + SPECIAL, PIECES)
+        wanted, size = size, size or automatic
         every = 2 * characters <= size
         model, longest = io.BytesIO(), max(*(len(line.encode()) for line in lines), SHORTEST)
         try:
@@ -132,7 +134,7 @@ class Text:
                 ) from error
             raise ValueError(f"no text model of {size} pieces could be learned: {error}") from error
         text = cls(model.getvalue(), "trained text model")
-        if text.size < size:
+        if text.size < wanted:
             log.info(
                 "the text model has %d pieces, not %d: %d sentences give no more",
                 text.size,

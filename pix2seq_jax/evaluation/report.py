@@ -51,7 +51,7 @@ def write(
         rows = evaluation.results[name]
         if host_task.needs_boxes:  # pycocotools takes results that have a box for box results
             rows = [{key: row[key] for key in row if key != "bbox"} for row in rows]
-        write_json(folder / "results" / f"{label(config, name)}.json", rows)
+        write_json(folder / results_file(config, name), rows)
     sections = {name: config.tasks[name] for name in host_tasks}
     summary = {"step": step, "seed": config.seed}
     summary |= {"samplers": {name: section.sampler for name, section in sections.items()}}
@@ -67,9 +67,15 @@ def write(
     return content
 
 
+def results_file(config: ml_collections.ConfigDict, name: str) -> str:
+    """Path in the workdir of the results of a task."""
+    stem, suffix = label(config, name), suffix_of(config)
+    return f"results/{stem if stem.endswith(suffix) else stem + suffix}.json"
+
+
 def suffix_of(config: ml_collections.ConfigDict) -> str:
-    """Of the names of metrics, pictures and report: figures of annotated boxes do not replace those
-    of the model's own."""
+    """Of the names of results, metrics, pictures and report: those of annotated boxes do not
+    replace those of the model's own."""
     finds_boxes = any(one.finds_boxes for one in make_host_tasks(config).values())
     apart = finds_boxes and config.eval.boxes == GROUND_TRUTH
     return f"_{GROUND_TRUTH}_boxes" if apart else ""

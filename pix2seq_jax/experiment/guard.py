@@ -40,7 +40,7 @@ def guarded(
     try:
         command()
     except KeyboardInterrupt:
-        print("stopped by Ctrl-C; the same command goes on from what is saved", file=sys.stderr)
+        print("stopped by Ctrl-C; a training run goes on from what it has saved", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except Exception as error:
         process = process_index() if distributed else None

@@ -95,7 +95,11 @@ def part_of(
     if not data.val_share or "val_images" not in data or "train_images" not in data:
         return None
     kinds = dict.fromkeys(HOST_TASKS[name].annotations for name in resolve.task_names(config))
-    same = {kind: data[f"train_{kind}"] == data[f"val_{kind}"] for kind in kinds}
+    same = {
+        kind: data[f"train_{kind}"] == data[f"val_{kind}"]
+        for kind in kinds
+        if f"train_{kind}" in data  # a section of config.more_data may have less
+    }
     if all(same.values()):
         return Part(split, data.val_share, data.split_seed)
     if any(same.values()):
@@ -309,7 +313,8 @@ def open_streams(
                 f"config.tasks.{name}.mix names {unknown[0]!r}; it may name 'data' and "
                 f"{sorted(config.more_data)}"
             )
-    used = {dataset for name in opened for dataset in config.tasks[name].mix} - {"data"}
+    mixes = [config.tasks[name].mix.items() for name in opened]
+    used = {dataset for mix in mixes for dataset, share in mix if share} - {"data"}
     every = {dataset: _open_more(config, dataset, text, cache) for dataset in sorted(used)} | {
         "data": opened
     }

@@ -194,7 +194,7 @@ def _converted(
     for split, (images, contents) in made.items():
         paths = {kind: writing.annotation_file(out, kind, split) for kind in contents}
         for kind, content in contents.items():
-            text = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
+            text = json.dumps(content, separators=(",", ":")).encode()
             if not writing.is_there(paths[kind], hashlib.sha256(text).hexdigest(), root):
                 write_whole(paths[kind], text)
         every[split] = Split(split, images, paths)

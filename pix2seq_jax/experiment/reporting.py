@@ -7,6 +7,7 @@ import ml_collections
 
 from pix2seq_jax.evaluation import make_host_tasks
 from pix2seq_jax.evaluation.pages import build
+from pix2seq_jax.evaluation.report import results_file
 from pix2seq_jax.experiment import inputs, saved_run, text_model
 from pix2seq_jax.experiment.logs import log, phase, setup_logging
 from pix2seq_jax.experiment.resolve import GROUND_TRUTH, label
@@ -37,9 +38,7 @@ def run(workdir: str | Path, boxes: str = "predicted") -> PurePath:
     metrics = _read(folder / f"metrics{suffix}.json", remedy)
     config = ml_collections.ConfigDict(looked_at["config"])
     names = list(make_host_tasks(config))
-    results = {
-        name: _read(folder / "results" / f"{label(config, name)}.json", remedy) for name in names
-    }
+    results = {name: _read(folder / results_file(config, name), remedy) for name in names}
     if missing := [name for name in names if label(config, name) not in metrics]:
         raise ValueError(
             f"{folder / f'metrics{suffix}.json'} has no {label(config, missing[0])!r}: it is of "

@@ -106,7 +106,10 @@ def _images(config: ml_collections.ConfigDict, split: str) -> int:
     Raises:
         ValueError: there is no such file.
     """
-    name = next(name for name in resolve.task_names(config) if name in feeds.weighing(config))
+    trained = [name for name in resolve.task_names(config) if name in feeds.weighing(config)]
+    if not trained:
+        resolve.check_weights(config)  # says that they sum to 0
+    name = trained[0]
     _, file = inputs.data_paths(config.data, split, HOST_TASKS[name].annotations)
     images = count_images(path_of(file))
     if part := inputs.part_of(config, split):

@@ -36,9 +36,11 @@ def _sentences(path: str, part: Part | None) -> list[str]:
 
 def _no_text(workdir: str | Path) -> ValueError:
     return ValueError(
-        f"{workdir} has no text model: give that of the captions by --config.data.text_model=PATH "
-        "(the published models use a SentencePiece model of 32,000 pieces), or leave captioning "
-        "out, as in --config=configs/workdir.py:WORKDIR,tasks=detection+segmentation"
+        f"{workdir} has no text model: give that of the captions by --config.data.text_model=PATH, "
+        "where there is no --config by --text_model=PATH (the published models use a SentencePiece "
+        "model of 32,000 pieces), or leave captioning out, as in "
+        "--config=configs/workdir.py:WORKDIR,tasks=detection+segmentation, or "
+        "--tasks=detection+segmentation"
     )
 
 
@@ -57,9 +59,9 @@ def _load_given(config: ml_collections.ConfigDict) -> Text:
 
 
 def _stored_text(workdir: str | Path) -> Text | None:
-    """The text model of a workdir, or of its newest checkpoint."""
+    """The text model of a workdir that has checkpoints, or of the newest of these."""
     stored = path_of(workdir) / saved_run.TEXT_FILE
-    if stored.is_file():
+    if stored.is_file() and checkpoint.steps(path_of(workdir) / CHECKPOINTS):
         return Text.load(stored)
     if model := checkpoint.load_meta(path_of(workdir) / CHECKPOINTS).get("text_model"):
         return Text.from_bytes(base64.b64decode(model))
@@ -165,8 +167,7 @@ def find_text(config: ml_collections.ConfigDict, workdir: str | Path) -> Text | 
 
 
 def save_text(text: Text | None, workdir: str | Path) -> None:
-    """Process 0 puts the text model of a run into its workdir."""
-    path = path_of(workdir) / saved_run.TEXT_FILE
-    if text is None or jax.process_index() or path.is_file():
-        return
-    write_whole(path, text.to_bytes())
+    """Process 0 puts the text model of a run into its workdir, in place of one that a run without
+    checkpoints has left."""
+    if text is not None and not jax.process_index():
+        write_whole(path_of(workdir) / saved_run.TEXT_FILE, text.to_bytes())

@@ -27,6 +27,7 @@ def settings(config: ml_collections.ConfigDict) -> Iterator[str]:
         yield _line(config, "model.remat_policy", "config.model.remat is False")
     if config.init_encoder_pixels and not config.init_encoder:
         yield _line(config, "init_encoder_pixels", "config.init_encoder is ''")
+    yield from _of_beam_search(config)
     pieces = config.data.text_pieces
     if config.data.text_model and pieces not in (0, shapes.TEXT_PIECES):
         reason = f"config.data.text_model={config.data.text_model!r} has its own number"
@@ -42,6 +43,14 @@ def opposed(config: ml_collections.ConfigDict, tasks: Mapping[str, Task]) -> Ite
                 f"config.tasks.{name}.grammar=True does not suit how the task is trained: "
                 f"{task.against_grammar}; give --config.tasks.{name}.grammar=False"
             )
+
+
+def _of_beam_search(config: ml_collections.ConfigDict) -> Iterator[str]:
+    for name in resolve.task_names(config):
+        section = config.tasks[name]
+        for field, default in {"eos_bias": 0.0, "num_samples": 1}.items():
+            if section.sampler.startswith("beam") and section[field] != default:
+                yield _line(config, f"tasks.{name}.{field}", f"{section.sampler} has none")
 
 
 def _of_the_optimizer(config: ml_collections.ConfigDict, shipped: dict) -> Iterator[str]:

@@ -20,6 +20,7 @@ import numpy as np
 from jax import export
 from safetensors.numpy import load_file
 
+WINDOWS = 16  # that are looked at at once; the same number always, so that nothing compiles again
 MIN_WINDOW = 8.0  # pixels of a side that a window has at least
 UNKNOWN, UNKNOWN_TEXT = 2, " ⁇ "  # piece of no word
 
@@ -160,24 +161,32 @@ class Exported:
         """Asks a prompted task about the objects of the rows, which have these labels, one at a
         time, and adds outlines or keypoints to them."""
         task, asked = self.description["tasks"][name], []
-        for row, own, pixels in zip(rows, labels, images, strict=True):
-            wanted = [(pixels, *pair) for pair in zip(row["objects"], own, strict=True)]
+        for number, (row, own) in enumerate(zip(rows, labels, strict=True)):
+            wanted = [(number, *pair) for pair in zip(row["objects"], own, strict=True)]
             if task["prompt_labels"] is not None:
                 wanted = [each for each in wanted if each[2] in task["prompt_labels"]]
             asked += wanted[: task["most_objects"] or None]
-        if not asked:
-            return
-        boxes = [one["box"] for _, one, _ in asked]
-        batch = self.prepare([pixels for pixels, _, _ in asked], name, boxes)
-        prompts = np.array([[label] for _, _, label in asked], np.int32)
-        scores = np.array([[one["score"]] for _, one, _ in asked], np.float32)
-        memory, boxes = self.encode(batch["image"]), np.array(boxes, np.float32)[:, None]
-        found = self.decode(name, memory, batch, boxes=boxes, labels=prompts, scores=scores)
-        for number, (_, one, _) in enumerate(asked):
+        for start in range(0, len(asked), WINDOWS):
+            self._ask(name, images, asked[start : start + WINDOWS])
+
+    def _ask(self, name: str, images: Sequence[np.ndarray], asked: list[tuple]) -> None:
+        """Asks about at most WINDOWS objects, each (number of its image, object, label)."""
+        padded = asked + [(asked[0][0], asked[0][1], 0)] * (WINDOWS - len(asked))
+        numbers, objects, labels = zip(*padded, strict=True)
+        boxes = [one["box"] for one in objects]
+        batch = self.prepare([images[number] for number in numbers], name, boxes)
+        batch["ids"][:, 0] = numbers
+        fields = {
+            "boxes": np.array(boxes, np.float32)[:, None],
+            "labels": np.array(labels, np.int32)[:, None],
+            "scores": np.array([[one["score"]] for one in objects], np.float32),
+        }
+        found = self.decode(name, self.encode(batch["image"]), batch, **fields)
+        for row, (_, one, _) in enumerate(asked):
             if "points" in found:
-                one["outlines"] = [self._rings(sample) for sample in found["points"][number, 0]]
+                one["outlines"] = [self._rings(sample) for sample in found["points"][row, 0]]
             if "keypoints" in found:
-                one["keypoints"] = found["keypoints"][number, 0].tolist()
+                one["keypoints"] = found["keypoints"][row, 0].tolist()
 
     def _rings(self, points: np.ndarray) -> list[list[list[float]]]:
         """The rings of one outline f32[2M], without what is reserved."""

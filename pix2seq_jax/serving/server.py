@@ -40,7 +40,8 @@ def serve(
             )
         app = Service(model, limits, threshold=threshold).app()
         config = uvicorn.Config(app, lifespan="on", log_level="warning", access_log=False)
-        address = "http://{}:{}".format(*listening.getsockname()[:2])
+        at, number = listening.getsockname()[:2]
+        address = f"http://[{at}]:{number}" if ":" in at else f"http://{at}:{number}"
         log.info("step %d of %s at %s", model.step, workdir, address)
         _Server(config).run(sockets=[listening])
     log.info("stopped")
@@ -66,8 +67,10 @@ class _Server(uvicorn.Server):
 def _listen(host: str, port: int) -> socket.socket:
     """A listening socket; clients that come before the model is loaded wait."""
     try:
-        return socket.create_server((host, port), backlog=2048)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=2048)
     except (OSError, OverflowError) as error:
         raise ValueError(
-            f"--host={host} --port={port} cannot be listened at ({error}); give another --port"
+            f"--host={host} --port={port} cannot be listened at ({error}); give another host or "
+            "port"
         ) from error

@@ -77,7 +77,7 @@ def test_few_sentences_get_few_pieces():
     letters = np.random.default_rng(0).choice(list("abcdefgh"), (6_000, 6))
     words = ["".join(row) for row in letters]
     few, many = words[:200], words
-    assert Text.train(few, 0).size == 2 * (200 + 8) + 3
+    assert Text.train(few, 0).size == 2 * (200 + 8) + 4
     assert Text.train(many, 0).size == PIECES
     for short in (["a"], ["ab", "c"]):  # the trainer takes no sentences of less than ten bytes
         text = Text.train(short, 0)

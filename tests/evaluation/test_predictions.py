@@ -238,8 +238,19 @@ def test_pictures_of_the_last_time_are_no_images(tmp_path):
         "a.png", "output.png", "sub/b.png",
     ]  # fmt: skip
     assert len(sources.find(str(tmp_path), without="elsewhere").paths) == 5
+    every = f"{tmp_path}/**/*.png"
+    assert sources.find(every, without=f"{tmp_path}/out").paths == paths
+    assert len(sources.find(every, without=str(tmp_path)).paths) == 5
     with pytest.raises(ValueError, match="is the folder of the images"):
         sources.find(str(tmp_path), without=f"{tmp_path}/")
+
+
+def test_pictures_of_one_name_are_refused(tmp_path):
+    lines = io.StringIO("a.jpg\n./a.jpg\n")
+    assert sources.find("-", stdin=lines).paths == ("a.jpg",)
+    paths = ["b/a.jpg", "c/a.jpg", "x_y/c.jpg", "x/y_c.jpg"]
+    with pytest.raises(ValueError, match=r"x_y/c\.jpg and x/y_c\.jpg would both be x_y_c"):
+        sources.check_names(paths, sources.names_for(paths), tmp_path)
 
 
 def test_pictures_may_go_above_the_images(tmp_path, monkeypatch):
@@ -271,6 +282,11 @@ def test_image_ids_of_an_annotation_file(tmp_path):
         coco_rows.image_ids(["data/z/b.jpg"], str(file))
     file.write_text(json.dumps({"images": images[:2]}))
     assert coco_rows.image_ids(["data/z/b.jpg"], str(file)) == [9]  # only one is called so
+    with pytest.raises(ValueError, match=r"p/a\.jpg and q/a\.jpg are both image 7"):
+        coco_rows.image_ids(["p/a.jpg", "q/a.jpg"], str(file))
+    file.write_text(json.dumps({"images": [*images, {"id": 8, "file_name": "a.jpg"}]}))
+    with pytest.raises(ValueError, match=r"lists a\.jpg with several ids"):
+        coco_rows.image_ids(["a.jpg"], str(file))
     file.write_text("[]")
     with pytest.raises(ValueError, match="cannot be read"):
         coco_rows.image_ids(paths, str(file))

@@ -228,5 +228,5 @@ def test_ctrl_c_is_one_line(capsys):
         guard.guarded(interrupted)
     assert ended.value.code == 130
     assert capsys.readouterr().err.splitlines() == [
-        "stopped by Ctrl-C; the same command goes on from what is saved"
+        "stopped by Ctrl-C; a training run goes on from what it has saved"
     ]

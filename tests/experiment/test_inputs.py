@@ -4,9 +4,11 @@ columns are kept."""
 import json
 from pathlib import Path
 
+import ml_collections
 import numpy as np
 import pytest
 
+from pix2seq_jax.data.coco.part import Part
 from pix2seq_jax.data.shapes import dataset
 from pix2seq_jax.evaluation.metrics import coco
 from pix2seq_jax.experiment import inputs, resolve
@@ -195,3 +197,22 @@ def test_columns_are_kept_in_the_workdir(folder, tmp_path):
     for name, source in first.items():
         for key, value in source[0].items():
             np.testing.assert_array_equal(value, again[name][0][key])
+
+
+def test_more_data_may_lack_what_a_task_needs_that_does_not_use_them(folder):
+    config = make(folder, data__val_share=0.25)
+    boxes = str(folder / "annotations" / "instances_train.json")
+    paths = {f"{split}_annotations": boxes for split in ("train", "val")}
+    paths |= {f"{split}_images": str(folder / "train") for split in ("train", "val")}
+    section = ml_collections.ConfigDict(paths | {"val_share": 0.25, "split_seed": 0})
+    assert inputs.part_of(config, "train", section) == Part("train", 0.25, 0)
+    section.val_annotations = "others.json"
+    assert inputs.part_of(config, "train", section) is None
+
+
+def test_data_without_a_share_are_not_read(folder):
+    config, opened = resolved(folder)
+    config.more_data = {"gone": {"train_images": "nowhere", "train_annotations": "nowhere.json"}}
+    with config.unlocked():
+        config.tasks.detection.mix.gone = 0.0
+    assert len(inputs.open_streams(config, opened, None)["detection"]) == 1

@@ -1,6 +1,7 @@
 """What a plan says is what the compiled step is."""
 
 import jax
+import ml_collections
 import pytest
 
 from benchmarks import scaling
@@ -97,3 +98,12 @@ def test_the_flag_knows_every_chip():
 def test_a_mesh_that_cannot_be_read_is_refused(mesh, config):
     with pytest.raises(ValueError, match=f"--mesh={mesh}: give axes and sizes, as in data=4,"):
         command.call(config, mesh.split(","), "v5e", False, False)
+
+
+def test_a_mesh_is_given_once(config):
+    with pytest.raises(ValueError, match="--mesh=data=2,data=4: data is given twice"):
+        command.call(config, ["data=2", "data=4"], "v5e", False, False)
+    config = ml_collections.ConfigDict(config.to_dict())
+    config.mesh.fsdp = 2
+    with pytest.raises(ValueError, match=r"config.mesh has .*'fsdp': 2.*give it by --mesh"):
+        command.call(config, ["data=2"], "v5e", False, False)

@@ -142,6 +142,12 @@ def test_evaluations_follow_from_the_images_of_val(folder, tmp_path, logged):
     assert every(unknown) == 5
 
 
+def test_tasks_without_weight_are_refused_in_words(folder):
+    config = config_of(folder, tasks__detection__weight=0.0)
+    with pytest.raises(ValueError, match="they are shares of the loss and must sum to 1"):
+        sizing.sized(config, "")
+
+
 def test_other_configs_stay(folder):
     config = small.config("multitask.py:shapes", folder)
     assert sizing.sized(config, "") is config

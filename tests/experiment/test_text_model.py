@@ -28,7 +28,7 @@ def before(folder, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "before"
     text = text_model.open_text(small.config("captioning.py:shapes", folder), workdir)
     text_model.save_text(text, workdir)
-    (workdir / "checkpoints").mkdir()
+    (workdir / "checkpoints" / "2" / "state").mkdir(parents=True)
     return workdir, text
 
 
@@ -83,6 +83,11 @@ def test_the_workdir_and_the_flag_come_first(folder, before, tmp_path):
     new = captions(folder, tmp_path / "c.json", lambda number, words: words.split()[-1])
     own = opened(folder, tmp_path / "run", **new)
     text_model.save_text(own, tmp_path / "run")
+    # Of a run that saved nothing it does not count.
+    assert opened(folder, tmp_path / "run", init_from=str(first)) == text
+    text_model.save_text(text, tmp_path / "run")
+    text_model.save_text(own, tmp_path / "run")
+    (tmp_path / "run" / "checkpoints" / "3" / "state").mkdir(parents=True)
     assert opened(folder, tmp_path / "run", init_from=str(first)) == own
     path = {"data__text_model": str(tmp_path / "run" / "text.model")}
     assert opened(folder, tmp_path / "other", init_from=str(first), **path) == own != text

@@ -34,6 +34,10 @@ def test_shipped_settings_count_as_not_given(variant, optimizer):
             {"data.text_model": "a.model", "data.text_pieces": 500},
             "data.text_pieces=500 is not used: config.data.text_model='a.model'",
         ),
+        (
+            {"tasks.detection.sampler": "beam(4)", "tasks.detection.eos_bias": -1.0},
+            "tasks.detection.eos_bias=-1.0 is not used: beam(4) has none",
+        ),
     ],
 )
 def test_what_is_given_in_vain_is_named(flags, line):

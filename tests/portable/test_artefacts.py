@@ -189,6 +189,26 @@ def test_classes_of_one_name_are_prompted_as_themselves(exported, pixels):
     assert one.predict([]) == []
 
 
+def test_draws_of_windows_follow_from_their_own_image(exported, pixels, monkeypatch):
+    """And a fixed number of windows is looked at, so that nothing compiles again."""
+    monkeypatch.setattr(load_exported, "WINDOWS", 3)
+    model, seen = load_exported.load(exported), []
+    decode = model.decode
+
+    def watched(task, memory, batch, **fields):
+        if fields:
+            seen.append((batch["ids"][:, 0].tolist(), fields["labels"][:, 0].tolist()))
+        return decode(task, memory, batch, **fields)
+
+    monkeypatch.setattr(model, "decode", watched)
+    rows = model.predict(pixels, threshold=0.0)
+    assert {len(ids) for ids, _ in seen} == {3}
+    pairs = [pair for ids, labels in seen for pair in zip(ids, labels, strict=True)]
+    asked = [number for number, label in pairs if label]
+    objects = [n for n, row in enumerate(rows) for one in row["objects"] if "outlines" in one]
+    assert len(objects) > 3 and asked[: len(objects)] == objects
+
+
 def test_functions_call_no_library_of_one_platform(exported):
     for file in exported.glob("*.jax_export"):
         made = jax_export.deserialize(bytearray(file.read_bytes()))

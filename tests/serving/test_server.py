@@ -348,7 +348,7 @@ def test_what_cannot_be_served_is_one_line(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         printed = command("serve", f"--workdir={RECORDED}", f"--port={port}", code=2)
-    assert "cannot be listened at" in printed and "another --port" in printed
+    assert "cannot be listened at" in printed and "another host or port" in printed
     printed = command("serve", f"--workdir={RECORDED}", "--batch_size=0", code=2)
     assert "--batch_size=0: give at least 1" in printed
 

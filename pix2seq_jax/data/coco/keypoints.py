@@ -120,7 +120,7 @@ class Keypoints:
         missing = wanted & ~columns["has_keypoints"][rows]
         report.add("objects without keypoints", ids[missing].tolist())
         self._sizes = sizes
-        self._xyv = columns["keypoints"][rows].reshape(len(rows), -1, 3)
+        self._xyv = columns["keypoints"][rows].reshape(len(rows), len(self.names), 3)
         xy, labelled = self._xyv[..., :2], self._xyv[..., 2] > 0
         outside = ((xy < 0) | (xy > sizes[:, None, ::-1])).any(axis=-1)
         self._labelled = labelled & ~outside

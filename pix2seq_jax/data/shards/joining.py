@@ -66,6 +66,8 @@ def join(split: Split, report: Report, *, missing: str = "error") -> list[Item]:
                 name = Path(os.path.relpath(file, split.images)).as_posix()
                 items[file] = Item(name, file, {})
             entry = {"image": content["images"][row], "annotations": own.get(image_id, [])}
+            before = items[file].annotations.get(kind)  # of a file that has two ids
+            entry["annotations"] = (before["annotations"] if before else []) + entry["annotations"]
             items[file].annotations[kind] = entry
     return list(items.values())
 

@@ -22,18 +22,12 @@ def image_ids(paths: Sequence[str], annotations: str = "") -> list[int]:
             and no other name ends in this part.
 
     Raises:
-        ValueError: the JSON cannot be read, lacks one of the files, or has several of its name.
+        ValueError: the JSON cannot be read, lacks one of the files, has several of its name, or
+            would give two files one id.
     """
     if not annotations:
         return list(range(1, len(paths) + 1))
-    try:
-        rows = json.loads(Path(annotations).read_bytes())["images"]
-        by_name = {str(row["file_name"]): int(row["id"]) for row in rows}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"--image_ids={annotations} cannot be read ({type(error).__name__}: {error}); give a "
-            "JSON in COCO's format with images that have file_name and id"
-        ) from error
+    by_name = _ids_by_name(annotations)
     lasts = Counter(Path(name).name for name in by_name)
     by_last = {Path(name).name: i for name, i in by_name.items() if lasts[Path(name).name] == 1}
     ids = []
@@ -48,8 +42,30 @@ def image_ids(paths: Sequence[str], annotations: str = "") -> list[int]:
                 f"--image_ids={annotations} has {what if several else f'no image {name}'}; give "
                 "the file of these images, or leave --image_ids out"
             )
+        if known in ids:
+            raise ValueError(
+                f"--image_ids={annotations}: {paths[ids.index(known)]} and {path} are both image "
+                f"{known}; give paths that end in the file names there, or leave --image_ids out"
+            )
         ids.append(known)
     return ids
+
+
+def _ids_by_name(annotations: str) -> dict[str, int]:
+    try:
+        rows = json.loads(Path(annotations).read_bytes())["images"]
+        listed = [(str(row["file_name"]), int(row["id"])) for row in rows]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"--image_ids={annotations} cannot be read ({type(error).__name__}: {error}); give a "
+            "JSON in COCO's format with images that have file_name and id"
+        ) from error
+    by_name = dict(listed)
+    if twice := [name for name, image_id in listed if by_name[name] != image_id]:
+        raise ValueError(
+            f"--image_ids={annotations} lists {twice[0]} with several ids; give each image one"
+        )
+    return by_name
 
 
 def results(

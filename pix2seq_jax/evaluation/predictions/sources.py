@@ -2,11 +2,12 @@
 what their pictures are called."""
 
 import glob
+import itertools
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import Any, NamedTuple, TextIO
 
 from PIL import Image, ImageFile
 
@@ -36,7 +37,7 @@ def find(images: str, *, limit: int = 0, without: str = "", stdin: TextIO | None
         images: path of an image or a video; a folder, all images in it and in its subfolders; a
             glob, `**` for subfolders; or "-", paths on stdin, one on a line.
         limit: only the first so many image files; 0: all.
-        without: a folder in that of the images whose files are left out.
+        without: a folder whose files are left out of a folder of images or a glob.
         stdin: what "-" reads; None: that of the process.
 
     Raises:
@@ -44,7 +45,10 @@ def find(images: str, *, limit: int = 0, without: str = "", stdin: TextIO | None
     """
     if images == STDIN:
         lines = (line.strip() for line in (stdin or sys.stdin))
-        paths = list(dict.fromkeys(line for line in lines if line))
+        first: dict[str, str] = {}
+        for line in filter(None, lines):
+            first.setdefault(os.path.normpath(line), line)
+        paths = list(first.values())
     elif os.path.isdir(images):
         if without and os.path.realpath(images) == os.path.realpath(without):
             raise ValueError(
@@ -55,7 +59,9 @@ def find(images: str, *, limit: int = 0, without: str = "", stdin: TextIO | None
     elif os.path.isfile(images):  # a name may hold [ or *
         paths = [images]
     else:
-        paths = sorted(path for path in glob.glob(images, recursive=True) if os.path.isfile(path))
+        found = (path for path in glob.glob(images, recursive=True) if os.path.isfile(path))
+        fixed = itertools.takewhile(lambda part: not glob.has_magic(part), Path(images).parts)
+        paths = sorted(_but_those_in(without, Path(*fixed), found))
     if not paths:
         hint = "give an image, a video, a folder, a glob in quotes, or - for paths on stdin"
         if "://" in images:
@@ -74,16 +80,23 @@ def is_video(path: str) -> bool:
 def _in_folder(folder: str, without: str) -> list[str]:
     """The image files in a folder and its subfolders, but those of one subfolder, by their suffix;
     others are counted in the log. Hidden ones are passed over, as a glob does it."""
-    root, left_out = Path(folder), Path(without).resolve()
+    root = Path(folder)
     paths = (path for path in root.rglob("*") if path.is_file() and not is_hidden(path, root))
-    if without and left_out.is_relative_to(root.resolve()):
-        paths = (path for path in paths if not path.resolve().is_relative_to(left_out))
+    paths = _but_those_in(without, root, paths)
     files, known = sorted(map(str, paths)), _suffixes() - set(VIDEOS)
     images = [file for file in files if Path(file).suffix.lower() in known]
     if others := sorted(set(files) - set(images)):
         text = "%s: not read, no images by their suffix: %d, such as %s"
         log.info(text, folder, len(others), os.path.relpath(others[0], folder))
     return images
+
+
+def _but_those_in(without: str, root: Path, paths: Iterable[Any]) -> Iterator[Any]:
+    """The paths below `root`; where a folder `without` is below it, too, those in this one are left
+    out."""
+    out, root = Path(without).resolve(), root.resolve()
+    nothing = not without or out == root or not out.is_relative_to(root)
+    return (path for path in paths if nothing or not Path(path).resolve().is_relative_to(out))
 
 
 def _suffixes() -> set[str]:
@@ -112,12 +125,17 @@ def names_for(paths: Sequence[str]) -> list[str]:
 def check_names(paths: Sequence[str], names: Sequence[str], folder: Path) -> None:
     """Raises ValueError where a picture would overwrite one of the images, or two would have one
     name."""
-    taken = {Path(path).resolve() for path in paths}
+    images, pictures = {Path(path).resolve() for path in paths}, {}
     for path, name in zip(paths, names, strict=True):
         target = (folder / name).resolve()
-        if target in taken:
+        if target in images:
             raise ValueError(
                 f"--out={folder}: the picture of {path} would overwrite {target}; choose "
                 "another folder"
             )
-        taken.add(target)
+        if target in pictures:
+            raise ValueError(
+                f"the pictures of {pictures[target]} and {path} would both be {name}; rename one "
+                "of them, or give them one after the other"
+            )
+        pictures[target] = path

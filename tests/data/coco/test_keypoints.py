@@ -100,6 +100,11 @@ def test_keypoints_outside_the_image_and_missing_ones_are_counted(tmp_path):
     }
 
 
+def test_a_file_without_objects_is_read(tmp_path):
+    data = opened(tmp_path, lambda content: content.update(annotations=[]))
+    assert len(data) == 1 and not data.coco_dict()["annotations"]
+
+
 def test_names_without_sides_are_reported(tmp_path):
     source = opened(
         tmp_path, lambda content: content["categories"][0].update(keypoints=["a", "b", "c"])

@@ -193,6 +193,17 @@ def test_missing_images_and_lost_annotations_are_named(tmp_path):
     assert record["annotations"]["instances"]["annotations"] == boxes[:1]
 
 
+def test_a_file_of_two_ids_keeps_the_objects_of_both(tmp_path):
+    (tmp_path / "train").mkdir()
+    Image.new("RGB", (9, 5)).save(tmp_path / "train" / "a.jpg")
+    images = [{"id": i, "file_name": "a.jpg"} for i in (1, 2)]
+    boxes = [{"id": i, "image_id": i, "category_id": 1, "bbox": [0, 0, i, 2]} for i in (1, 2)]
+    lists(tmp_path, images, annotations=boxes)
+    prepare("coco_dir", tmp_path, tmp_path / "out", "--splits=train")
+    (record,) = ImageShards(tmp_path / "out" / "train")
+    assert record["annotations"]["instances"]["annotations"] == boxes
+
+
 def test_objects365_as_it_is_distributed(tmp_path):
     source, out = tmp_path / "objects365", tmp_path / "out"
     for split, patch in (("train", "patch8"), ("val", "patch3")):
