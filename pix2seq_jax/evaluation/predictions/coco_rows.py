@@ -30,7 +30,7 @@ def image_ids(paths: Sequence[str], annotations: str = "") -> list[int]:
     by_name = _ids_by_name(annotations)
     lasts = Counter(Path(name).name for name in by_name)
     by_last = {Path(name).name: i for name, i in by_name.items() if lasts[Path(name).name] == 1}
-    ids = []
+    path_of: dict[int, str] = {}
     for path in paths:
         parts = Path(path).parts
         ends = ("/".join(parts[start:]) for start in range(len(parts)))
@@ -42,13 +42,13 @@ def image_ids(paths: Sequence[str], annotations: str = "") -> list[int]:
                 f"--image_ids={annotations} has {what if several else f'no image {name}'}; give "
                 "the file of these images, or leave --image_ids out"
             )
-        if known in ids:
+        if known in path_of:
             raise ValueError(
-                f"--image_ids={annotations}: {paths[ids.index(known)]} and {path} are both image "
+                f"--image_ids={annotations}: {path_of[known]} and {path} are both image "
                 f"{known}; give paths that end in the file names there, or leave --image_ids out"
             )
-        ids.append(known)
-    return ids
+        path_of[known] = path
+    return list(path_of)
 
 
 def _ids_by_name(annotations: str) -> dict[str, int]:
