@@ -117,19 +117,38 @@ class ToHeads(nn.Module):
 
     stack: Stack
 
-    @nn.compact
-    def __call__(self, x: jnp.ndarray) -> jnp.ndarray:
+    def setup(self) -> None:
         heads, size = self.stack.heads, self.stack.dim // self.stack.heads
         init = nn.with_logical_partitioning(
             self.stack.kernel_init((0,), (1, 2)), ("embed", "heads", "head_dim")
         )
-        kernel = self.param("kernel", init, (x.shape[-1], heads, size))
+        self.kernel = self.param("kernel", init, (self.stack.dim, heads, size))
         init = nn.with_logical_partitioning(ZEROS, ("heads", "head_dim"))
-        bias = self.param("bias", init, (heads, size))
+        self.bias = self.param("bias", init, (heads, size))
+
+    def __call__(self, x: jnp.ndarray) -> jnp.ndarray:
+        return project(x, self.weights())[0]
+
+    def weights(self) -> tuple[jnp.ndarray, jnp.ndarray]:
+        """The kernel [D,H,D/H] and the bias [H,D/H], in the dtype of the computation."""
         dtype = jnp.dtype(self.stack.dtype)
-        h = matmul(x.astype(dtype), kernel.astype(dtype).reshape(-1, heads * size))
-        h = h.reshape(*x.shape[:2], heads, size) + bias.astype(dtype)[None, None]
-        return constrain(h.swapaxes(1, 2), "batch", "heads")  # [B,T,H,D/H] -> [B,H,T,D/H]
+        return self.kernel.astype(dtype), self.bias.astype(dtype)
+
+
+def project(x: jnp.ndarray, *weights: tuple[jnp.ndarray, jnp.ndarray]) -> list[jnp.ndarray]:
+    """Queries, keys or values [B,H,T,D/H] of [B,T,D], for each of some ToHeads' weights.
+
+    They are one product, which takes three quarters of the time of three (CPU, width 128, with the
+    gradients). What belongs to a head lies side by side, so that heads can be cut over devices.
+    """
+    kernels, biases = zip(*weights, strict=True)
+    heads, size = biases[0].shape
+    kernel = jnp.stack(kernels, axis=2).reshape(x.shape[-1], -1)  # [D,H·n·D/H]
+    h = matmul(x.astype(kernel.dtype), kernel).reshape(*x.shape[:2], heads, len(weights), size)
+    h = h + jnp.stack(biases, axis=1)[None, None]
+    # [B,T,H,D/H] -> [B,H,T,D/H]
+    parts = [h[:, :, :, part].swapaxes(1, 2) for part in range(len(weights))]
+    return [constrain(part, "batch", "heads") for part in parts]
 
 
 class FromHeads(nn.Module):
@@ -196,9 +215,8 @@ class SelfAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x: jnp.ndarray) -> jnp.ndarray:
-        query = ToHeads(self.stack, name="query")(x)
-        key = ToHeads(self.stack, name="key")(x)
-        value = ToHeads(self.stack, name="value")(x)
+        parts = [ToHeads(self.stack, name=name) for name in ("query", "key", "value")]
+        query, key, value = project(x, *(part.weights() for part in parts))
         dropout = nn.Dropout(self.stack.drop_att, deterministic=not self.train)
         options = {"kind": self.stack.attention, "causal": self.causal, "dropout": dropout}
         return FromHeads(self.stack, name="out")(attend_whole(query, key, value, **options))

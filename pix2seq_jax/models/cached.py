@@ -18,7 +18,7 @@ from jax import numpy as jnp
 
 from pix2seq_jax.models.attention import CrossAttention, FromHeads
 from pix2seq_jax.models.axes import constrain
-from pix2seq_jax.models.layers import Dense, MlpBlock, Stack, layer_norm
+from pix2seq_jax.models.layers import Dense, LayerNorm, MlpBlock, Stack
 
 KeyValue = tuple[jnp.ndarray, jnp.ndarray]
 
@@ -213,10 +213,10 @@ class CachedLayer(nn.Module):
     ) -> tuple[jnp.ndarray, KeyValue]:
         """Returns [B,N,T,D] and the self-attention's keys and values of the new tokens."""
         batch, rows, length, dim = x.shape
-        h = layer_norm(self.stack.dtype, "self_norm")(x).reshape(batch * rows, length, dim)
+        h = LayerNorm(self.stack.dtype, name="self_norm")(x).reshape(batch * rows, length, dim)
         h, new = CachedSelfAttention(self.stack, name="self_attention")(h, blocks, index)
         x = x + h.reshape(x.shape)
-        h = layer_norm(self.stack.dtype, "cross_norm")(x)
+        h = LayerNorm(self.stack.dtype, name="cross_norm")(x)
         x = x + CrossAttention(self.stack, train=False, name="cross_attention")(h, *cross_kv)
         return MlpBlock(self.stack, train=False, name="mlp")(x), new
 
@@ -241,5 +241,5 @@ class CachedLayers(nn.Module):
             layer = CachedLayer(stack, name=f"layer{number}")
             x, new = layer(x, image, blocks, index)
             written.append(new)
-        x = layer_norm(self.stack.dtype, "norm")(x)
+        x = LayerNorm(self.stack.dtype, name="norm")(x)
         return x, cache.write(tuple(written), index, after=x)

@@ -10,16 +10,14 @@ from pix2seq_jax.models.axes import constrain
 from pix2seq_jax.models.cached import Cache, CachedLayers, KeyValue
 from pix2seq_jax.models.layers import (
     EMBEDDING_INIT,
+    LayerNorm,
     MlpBlock,
     Stack,
     drop_path,
-    layer_norm,
     matmul,
     scan_layers,
 )
 from pix2seq_jax.models.positions import sequence_positions
-
-IN_FLOAT32 = {"preferred_element_type": jnp.float32}
 
 
 class DecoderLayer(nn.Module):
@@ -34,10 +32,10 @@ class DecoderLayer(nn.Module):
         self, x: jnp.ndarray, key: jnp.ndarray, value: jnp.ndarray
     ) -> tuple[jnp.ndarray, None]:
         (batch, rows, length, dim), dtype = x.shape, self.stack.dtype
-        h = layer_norm(dtype, "self_norm")(x).reshape(batch * rows, length, dim)
+        h = LayerNorm(dtype, name="self_norm")(x).reshape(batch * rows, length, dim)
         h = SelfAttention(self.stack, self.train, causal=True, name="self_attention")(h)
         x = x + drop_path(self.stack.drop_path, self.train)(h.reshape(batch, rows, length, dim))
-        h = layer_norm(dtype, "cross_norm")(x)
+        h = LayerNorm(dtype, name="cross_norm")(x)
         h = CrossAttention(self.stack, self.train, name="cross_attention")(h, key, value)
         x = x + drop_path(self.stack.drop_path, self.train)(h)
         return MlpBlock(self.stack, self.train, name="mlp")(x), None
@@ -54,7 +52,7 @@ class DecoderLayers(nn.Module):
     ) -> jnp.ndarray:
         layers = scan_layers(DecoderLayer, self.stack, (0, 0))
         x, _ = layers(self.stack, train, name="layers")(x, *cross_kv)
-        return layer_norm(self.stack.dtype, "norm")(x)
+        return LayerNorm(self.stack.dtype, name="norm")(x)
 
 
 class Decoder(nn.Module):
@@ -116,7 +114,7 @@ class Decoder(nn.Module):
     def cut_logits(self, hidden: jnp.ndarray) -> jnp.ndarray:
         """[...,D] -> f32[...,V], on variables of `cut_variables`."""
         kernel = self.get_variable("params", "output_kernel")
-        return self._biased(matmul(hidden, kernel, **IN_FLOAT32))
+        return self._biased(matmul(hidden, kernel, jnp.float32))
 
     def _embed(self, tokens: jnp.ndarray, index: jnp.ndarray | int) -> jnp.ndarray:
         length, dtype = tokens.shape[-1], jnp.dtype(self.stack.dtype)
@@ -131,7 +129,7 @@ class Decoder(nn.Module):
     def logits(self, hidden: jnp.ndarray) -> jnp.ndarray:
         """[...,D] -> f32[...,V]."""
         kernel = self.output_embedding.astype(hidden.dtype).T
-        return self._biased(matmul(hidden, kernel, **IN_FLOAT32))
+        return self._biased(matmul(hidden, kernel, jnp.float32))
 
     def _biased(self, logits: jnp.ndarray) -> jnp.ndarray:
         if not self.output_bias:

@@ -9,10 +9,10 @@ from pix2seq_jax.models.axes import constrain
 from pix2seq_jax.models.layers import (
     EMBEDDING_INIT,
     Dense,
+    LayerNorm,
     MlpBlock,
     Stack,
     drop_path,
-    layer_norm,
     scan_layers,
 )
 from pix2seq_jax.models.positions import grid_positions
@@ -28,7 +28,7 @@ class EncoderLayer(nn.Module):
 
     @nn.compact
     def __call__(self, x: jnp.ndarray) -> tuple[jnp.ndarray, None]:
-        h = layer_norm(self.stack.dtype, "norm")(x)
+        h = LayerNorm(self.stack.dtype, name="norm")(x)
         h = SelfAttention(self.stack, self.train, causal=False, name="attention")(h)
         x = x + drop_path(self.stack.drop_path, self.train)(h)
         return MlpBlock(self.stack, self.train, name="mlp")(x), None
@@ -49,7 +49,7 @@ class Encoder(nn.Module):
         dtype = jnp.dtype(self.stack.dtype)
         x = tokens.astype(dtype)
         if self.stem_norm:
-            x = layer_norm(self.stack.dtype, "stem_norm")(x)
+            x = LayerNorm(self.stack.dtype, name="stem_norm")(x)
         positions = grid_positions(self, self.pos_encoding, *self.grid, self.stack.dim)
         x = x + positions.astype(dtype)[None]
         if self.use_cls_token:
@@ -59,7 +59,7 @@ class Encoder(nn.Module):
             x = jnp.concatenate([cls, x], axis=1)  # [B,1+rows·columns,D]
         x = constrain(x, "batch")
         x, _ = scan_layers(EncoderLayer, self.stack, ())(self.stack, train, name="layers")(x)
-        return layer_norm(self.stack.dtype, "norm")(x)
+        return LayerNorm(self.stack.dtype, name="norm")(x)
 
 
 class Projection(nn.Module):
@@ -78,7 +78,7 @@ class Projection(nn.Module):
     @nn.compact
     def __call__(self, x: jnp.ndarray, train: bool) -> jnp.ndarray:
         x = Dense(self.stack.dim, (None, "embed"), self.stack.dtype, name="dense")(x)
-        x = layer_norm(self.stack.dtype, "norm")(x)
+        x = LayerNorm(self.stack.dtype, name="norm")(x)
         if self.mode == "linear":
             return x
         positions = grid_positions(self, self.pos_encoding, *self.grid, self.stack.dim)
