@@ -71,19 +71,21 @@ def compiled_row(options: Any, mesh: jax.sharding.Mesh) -> dict[str, Any]:
             )
             for name, task in tasks.items()
         }
-        start = time.perf_counter()
         jitted = train_step.jit_step(step, state, mesh=mesh)
+        start = time.perf_counter()
         program = jitted.lower(state, batches, jax.random.key(0)).compile()
-    memory, text = program.memory_analysis(), program.as_text()
-    sent = compiled.collectives(text)
+        seconds = time.perf_counter() - start
     size = sum(leaf.size * jnp.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(state.params))
+    row = {"chips": mesh.size, "images of a chip": sum(images.values()) / mesh.size}
+    return row | {"compile s": seconds, "parameters MB": size / 1e6} | read(program)
+
+
+def read(program: Any) -> dict[str, Any]:
+    """The figures that a compiled program itself has."""
+    memory, sent = program.memory_analysis(), compiled.collectives(program.as_text())
     return {
-        "chips": mesh.size,
-        "images of a chip": sum(images.values()) / mesh.size,
-        "compile s": time.perf_counter() - start,
         "state and batch GiB": memory.argument_size_in_bytes / GIB,
         "temporaries GiB": memory.temp_size_in_bytes / GIB,
-        "parameters MB": size / 1e6,
         "reduced MB": sum(row.size for row in sent) / 1e6,
         "collectives": len(sent),
         "of them in loops": sum(row.computation != compiled.ENTRY for row in sent),
