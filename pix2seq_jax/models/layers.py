@@ -91,8 +91,8 @@ def _product_forward(x, kernel, dtype):
 
 
 def _product_backward(dtype, kept, grad):
-    """Gradients of both. A CPU computes that of the kernel a third faster with the narrower factor
-    first; without the barrier XLA turns the product round again."""
+    """Gradients [N,D] and [D,F]. A CPU computes that of the kernel a third faster with the narrower
+    factor first; without the barrier XLA turns the product round again."""
     x, kernel = kept
     if kernel.shape[0] > kernel.shape[1]:
         of_kernel = lax.optimization_barrier(grad.T @ x).T
@@ -145,7 +145,7 @@ def _normalise(x: jnp.ndarray, scale: jnp.ndarray, bias: jnp.ndarray) -> jnp.nda
 
 
 def _normalise_forward(x, scale, bias):
-    """The output, and what the backward pass needs."""
+    """The output f32[N,D], and what the backward pass needs."""
     mean = jnp.mean(x, axis=-1, keepdims=True)
     # E[x²] − E[x]² would lose digits where the mean is large.
     spread = lax.rsqrt(jnp.mean(jnp.square(x - mean), axis=-1, keepdims=True) + NORM_EPSILON)
@@ -153,7 +153,8 @@ def _normalise_forward(x, scale, bias):
 
 
 def _normalise_backward(kept, grad):
-    """Gradients of all three, in half the time of those that JAX derives (CPU)."""
+    """Gradients f32[N,D], f32[D], f32[D], in half to seven tenths of the time of those that JAX
+    derives (CPU)."""
     x, mean, spread, scale = kept
     h, inner = (x - mean) * spread, grad * scale[None]
     along = jnp.mean(inner * h, axis=-1, keepdims=True)
