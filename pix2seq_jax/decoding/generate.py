@@ -17,7 +17,7 @@ from pix2seq_jax.models.cached import Cache
 from pix2seq_jax.models.pix2seq import Pix2Seq
 from pix2seq_jax.vocab import PADDING
 
-BLOCK = 128  # response tokens that a block of the cache has room for
+BLOCK = 128  # tokens that a block of the cache has room for: a row of a TPU's memory
 FORBIDDEN = -1e10  # logit of a token the grammar does not allow: finite, and far below any other
 
 Ranges = tuple[tuple[int, int], ...]
@@ -129,11 +129,12 @@ def _draw_all(step: Callable[["State"], "State"], state: "State", length: int) -
 
     There is a loop for each block of the cache, which grows: a token costs what is before it.
     """
-    for first in range(0, length - 1, BLOCK):
-        room = min(BLOCK, length - 1 - first)  # the last token is never read
-        cache = state.cache.grow(room) if first else state.cache.widen(room)
+    prompt = state.cache.length
+    while (cached := state.cache.length) < prompt + length - 1:  # the last token is never read
+        room = min(BLOCK - cached % BLOCK, prompt + length - 1 - cached)
+        cache = state.cache.widen(room) if cached % BLOCK else state.cache.grow(room)
         state = lax.while_loop(
-            lambda s, end=first + room: (s.count <= end) & ~jnp.all(s.ended),
+            lambda s, end=cached + room - prompt: (s.count <= end) & ~jnp.all(s.ended),
             step,
             state.replace(cache=cache),
         )

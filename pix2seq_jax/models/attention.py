@@ -17,6 +17,7 @@ from pix2seq_jax.models.layers import ZEROS, Stack, matmul
 # the forward and the backward pass together (CPU, 512 · 512); at 400 · 400 they are equal.
 BLOCKWISE_FROM = 200_000
 CUDNN_WIDTHS, CUDNN_MULTIPLE = 128, 8  # of a head, on every GPU that has the kernel
+TPU_QUERIES = 8  # of a product on a TPU, whose registers have so many rows
 
 
 def attend(
@@ -87,8 +88,22 @@ def attend_whole(
         return blockwise(query, key, value, causal)
     if kind == "cudnn":
         return _cudnn(query, key, value, causal)
-    mask = jnp.tril(jnp.ones((query.shape[2], key.shape[2]), bool)) if causal else None
-    return attend(query, key, value, mask, dropout)
+    if causal:
+        mask = jnp.tril(jnp.ones((query.shape[2], key.shape[2]), bool))
+        return attend(query, key, value, mask, dropout)
+    return attend(enough_queries(query), key, value, None, dropout)[:, :, : query.shape[2]]
+
+
+def enough_queries(query: jnp.ndarray) -> jnp.ndarray:
+    """The queries [B,H,T,D/H]; on a TPU followed by zeros, until there are eight.
+
+    Its compiler makes sums of a product with one query, and for those it keeps the keys with the
+    few numbers of a head in the rows of 128 that its memory has: four times the bytes.
+    """
+    missing = TPU_QUERIES - query.shape[2]
+    if jax.default_backend() != "tpu" or missing <= 0:
+        return query
+    return jnp.pad(query, ((0, 0), (0, 0), (0, missing), (0, 0)))
 
 
 def _suited(query: jnp.ndarray, key: jnp.ndarray) -> str:

@@ -16,7 +16,7 @@ from flax import struct
 from jax import lax
 from jax import numpy as jnp
 
-from pix2seq_jax.models.attention import CrossAttention, FromHeads
+from pix2seq_jax.models.attention import CrossAttention, FromHeads, enough_queries
 from pix2seq_jax.models.axes import constrain
 from pix2seq_jax.models.layers import Dense, LayerNorm, MlpBlock, Stack
 
@@ -146,9 +146,10 @@ def attend_cached(
         [R,H,T,D/H]; scores and softmax are float32.
     """
     length, start = query.shape[2], sum(block.shape[2] for block, _ in blocks[:-1])
+    query = enough_queries(query)
     allowed = [None] * (len(blocks) - 1)
     allowed += [(start + jnp.arange(blocks[-1][0].shape[2]) < index)[None]]
-    allowed += [jnp.tril(jnp.ones((length, length), bool))]
+    allowed += [jnp.tril(jnp.ones((query.shape[2], length), bool))]
     parts = [*blocks, (key, value)]
     scores = [
         _scores(query, part_key, mask) for (part_key, _), mask in zip(parts, allowed, strict=True)
@@ -165,7 +166,7 @@ def attend_cached(
         )
         for w, (_, part_value) in zip(weights, parts, strict=True)
     ]
-    return (functools.reduce(jnp.add, sums) / total).astype(value.dtype)
+    return (functools.reduce(jnp.add, sums) / total).astype(value.dtype)[:, :, :length]
 
 
 def _scores(query: jnp.ndarray, key: jnp.ndarray, mask: jnp.ndarray | None) -> jnp.ndarray:
