@@ -12,7 +12,7 @@ from jax import lax
 
 from pix2seq_jax.decoding.generate import Generated, Ranges, check_lengths, grammar_table, prepare
 from pix2seq_jax.decoding.sampling import Beam
-from pix2seq_jax.models.cached import Cache
+from pix2seq_jax.models.cached import Cache, take_rows
 from pix2seq_jax.models.pix2seq import Pix2Seq
 from pix2seq_jax.vocab import PADDING
 
@@ -163,7 +163,7 @@ def _extend(
     # can get above this.
     bound = jnp.max(rank, axis=1, keepdims=True) / penalty(length, length_penalty)
     rank = jnp.where(bound > ended.rank[:, -1:], rank, NOTHING)
-    return State(t + 1, token, live.replace(rank=rank), ended, _follow(state.cache, parent))
+    return State(t + 1, token, live.replace(rank=rank), ended, state.cache.take(parent))
 
 
 def _continuations(
@@ -183,7 +183,7 @@ def _continuations(
     rank, index = lax.top_k(ranks.reshape(batch, beams * vocab_size), beams)  # of K·V
     parent, token = index // vocab_size, index % vocab_size
     score = jnp.exp(jnp.take_along_axis(log_probs.reshape(batch, -1), index, axis=-1))
-    before = _take(state.live, parent)
+    before = take_rows(state.live, parent)
     tokens, scores = before.tokens.at[:, :, t].set(token), before.scores.at[:, :, t].set(score)
     return Hypotheses(rank, tokens, scores), parent, token
 
@@ -191,25 +191,10 @@ def _continuations(
 def _best(old: Hypotheses, new: Hypotheses) -> Hypotheses:
     """The best K of both; of equal ones the old, so that no NOTHING displaces another."""
     both = jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), old, new)  # [B,2·K,...]
-    return _take(both, lax.top_k(both.rank, old.rank.shape[1])[1])
-
-
-def _take(tree: Any, order: jnp.ndarray) -> Any:
-    """Of every array [B,K,...] the entries order i32[B,K'] of each image: [B,K',...]."""
-    return jax.tree.map(lambda x: jax.vmap(lambda rows, index: rows[index])(x, order), tree)
+    return take_rows(both, lax.top_k(both.rank, old.rank.shape[1])[1])
 
 
 def penalty(length: jnp.ndarray | int, alpha: float) -> jnp.ndarray:
     """((5 + length) / 6) ** alpha, what the log probability of a response of `length` tokens is
     divided by."""
     return ((5.0 + length) / 6.0) ** alpha
-
-
-def _follow(cache: Cache, parent: jnp.ndarray) -> Cache:
-    """The cache whose row k of each image is the row parent[b, k] of before; parent i32[B,K]."""
-    pick = jax.vmap(lambda rows, index: rows[index])
-
-    def gather(x):  # [B·K,...]
-        return pick(x.reshape(*parent.shape, *x.shape[1:]), parent).reshape(x.shape)
-
-    return jax.tree.map(gather, cache)

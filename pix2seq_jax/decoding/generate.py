@@ -13,11 +13,12 @@ from jax import lax
 
 from pix2seq_jax.decoding.sampling import Beam, Greedy, draw
 from pix2seq_jax.models.axes import spread_axes
-from pix2seq_jax.models.cached import Cache
+from pix2seq_jax.models.cached import Cache, put_rows, take_rows
 from pix2seq_jax.models.pix2seq import Pix2Seq
 from pix2seq_jax.vocab import PADDING
 
 BLOCK = 128  # tokens that a block of the cache has room for: a row of a TPU's memory
+NARROWED = 8  # sequences of an image from which on few that are left go on by themselves
 FORBIDDEN = -1e10  # logit of a token the grammar does not allow: finite, and far below any other
 
 Ranges = tuple[tuple[int, int], ...]
@@ -106,8 +107,10 @@ def generate(
     check_lengths(model, memory, prompt, max_len, eos_token)
     class_positions = _check_options(model, sampler, num_samples, class_positions)
     keys, grammar = _keys(rng, sampler, memory.shape[0]), grammar_table(allowed, model.vocab_size)
-    writer = _Writer(sampler, keys, eos_bias, grammar, class_positions, stop_at_eos, eos_token)
     prompts = prompt.reshape(prompt.shape[0], -1, prompt.shape[-1])  # [B,N,P]
+    ends = stop_at_eos, eos_token
+    count = prompts.shape[1] * num_samples
+    writer = _Writer(sampler, keys, count, eos_bias, grammar, class_positions, *ends)
     prompt_len = prompts.shape[-1]
     length = max_len - prompt_len
     variables, cross_kv = prepare(model, variables, memory)
@@ -133,12 +136,27 @@ def _draw_all(step: Callable[["State"], "State"], state: "State", length: int) -
     while (cached := state.cache.length) < prompt + length - 1:  # the last token is never read
         room = min(BLOCK - cached % BLOCK, prompt + length - 1 - cached)
         cache = state.cache.widen(room) if cached % BLOCK else state.cache.grow(room)
-        state = lax.while_loop(
-            lambda s, end=cached + room - prompt: (s.count <= end) & ~jnp.all(s.ended),
-            step,
-            state.replace(cache=cache),
-        )
+        state = _draw_block(step, state.replace(cache=cache), cached + room - prompt)
     return state
+
+
+def _draw_block(step: Callable[["State"], "State"], state: "State", last: int) -> "State":
+    """The state after the response tokens 0 to `last`, or when all sequences have ended.
+
+    When no image has more than a quarter of its sequences left, these go on without the others:
+    outlines differ in length, and the longest would hold up all.
+    """
+    few = state.last.shape[1] // 4 if state.last.shape[1] >= NARROWED else 0
+
+    def goes_on(state: State) -> jnp.ndarray:
+        left = jnp.sum(~state.ended, axis=1)
+        return (state.count <= last) & (jnp.max(left) > few)
+
+    state = lax.while_loop(goes_on, step, state)
+    if not few:
+        return state
+    rows = jnp.argsort(state.ended, axis=1, stable=True)[:, :few]  # those that are left come first
+    return state.put(_draw_block(step, state.take(rows), last), rows)
 
 
 def prepare(model: Pix2Seq, variables: Any, memory: jnp.ndarray) -> tuple[Any, Any]:
@@ -264,6 +282,7 @@ class State:
 
     Attributes:
         count: i32[], response tokens drawn so far; the next one is written at this index.
+        place: i32[B,N·K], the number of each sequence among all of its image.
         last: i32[B,N·K], the token drawn last, which the model has not read yet.
         ended: bool[B,N·K], sequences that drew the end token (only with stop_at_eos), and those
             whose prompt is nothing but padding.
@@ -273,6 +292,7 @@ class State:
     """
 
     count: jnp.ndarray
+    place: jnp.ndarray
     last: jnp.ndarray
     ended: jnp.ndarray
     cache: Cache
@@ -280,6 +300,17 @@ class State:
     scores: jnp.ndarray
     class_probs: jnp.ndarray | None
     logits: jnp.ndarray | None
+
+    def take(self, rows: jnp.ndarray) -> "State":
+        """Of the sequences of each image those that rows i32[B,N'] says."""
+        part = take_rows(self.replace(count=None, cache=None), rows)
+        return part.replace(count=self.count, cache=self.cache.take(rows))
+
+    def put(self, part: "State", rows: jnp.ndarray) -> "State":
+        """The same with what `take` took, further on, in its place again."""
+        cache = self.cache.put(part.cache, rows)
+        own, new = (state.replace(count=None, cache=None) for state in (self, part))
+        return put_rows(own, new, rows).replace(count=part.count, cache=cache)
 
     def results(self, shape: tuple[int, ...]) -> Generated:
         """What was decoded, with the axes `shape` = B,(N,)K instead of B,N·K."""
@@ -293,12 +324,14 @@ class _Writer:
 
     Attributes:
         keys: key[B].
+        count: N·K, sequences of an image.
         grammar: bool[period,V], or None.
         others: as in `generate`.
     """
 
     sampler: Any
     keys: jax.Array
+    count: int
     eos_bias: float | jnp.ndarray
     grammar: jnp.ndarray | None
     class_positions: ClassPositions | None
@@ -315,6 +348,7 @@ class _Writer:
             class_probs = jnp.zeros((*rows, positions.count(length), stop - start))
         return State(
             count=jnp.zeros((), jnp.int32),
+            place=jnp.broadcast_to(jnp.arange(rows[1]), rows),
             last=prompts[..., -1],
             ended=jnp.all(prompts == PADDING, axis=-1),  # no object: it would hold up the others
             cache=cache,
@@ -332,7 +366,7 @@ class _Writer:
         if self.grammar is not None:
             choice = jnp.where(self.grammar[t % len(self.grammar)][None, None], choice, FORBIDDEN)
         keys = jax.vmap(jax.random.fold_in, (0, None))(self.keys, t)
-        token = draw(self.sampler, choice, keys, live)
+        token = draw(self.sampler, choice, keys, live, state.place, self.count)
         token = jnp.where(live, token, PADDING)
         log_sum = jax.nn.logsumexp(logits, axis=-1)
         chosen = jnp.take_along_axis(logits, token[..., None], axis=-1)[..., 0]
@@ -340,11 +374,10 @@ class _Writer:
         kept = state.logits
         if kept is not None:
             kept = kept.at[:, :, t].set(jnp.where(live[..., None], logits, 0.0))
-        return State(
+        return state.replace(
             count=t + 1,
             last=token,
             ended=state.ended | (token == self.eos_token) if self.stop_at_eos else state.ended,
-            cache=state.cache,
             tokens=state.tokens.at[:, :, t].set(token),
             scores=state.scores.at[:, :, t].set(score),
             class_probs=self._write_classes(state, logits, log_sum),
@@ -360,6 +393,7 @@ class _Writer:
         start, stop, first, every = self.class_positions
         probs = jnp.exp(logits[..., start:stop] - log_sum[..., None])
         probs = jnp.where(state.ended[..., None], 0.0, probs)
-        # Every position writes where the next kept one goes, so what stays is what that one wrote.
-        place = jnp.maximum(state.count - first + every - 1, 0) // every
+        place, between = jnp.divmod(state.count - first, every)
+        nowhere = state.class_probs.shape[2]
+        place = jnp.where((place >= 0) & (between == 0), place, nowhere)
         return state.class_probs.at[:, :, place].set(probs, mode="drop")

@@ -227,21 +227,31 @@ def draw(
     sampler: Callable[[jnp.ndarray, jax.Array], jnp.ndarray],
     logits: jnp.ndarray,
     keys: jax.Array,
-    needed: jnp.ndarray | bool = True,
+    needed: jnp.ndarray,
+    places: jnp.ndarray,
+    count: int,
 ) -> jnp.ndarray:
     """The tokens i32[B,R] of R sequences of each of B images, with a key per image.
 
     Args:
-        sampler: of this module, or any function (logits f32[R,V], rng) -> i32[R].
+        sampler: of this module, or any function (logits f32[N,V], rng) -> i32[N].
         logits: f32[B,R,V].
         keys: key[B].
         needed: bool[B,R], sequences whose token matters.
+        places: i32[B,R], where the sequences stand among all N of their image: what is drawn for
+            one does not depend on which of the others are there.
+        count: N.
     """
     if isinstance(sampler, Greedy):
         return sampler(logits)
-    if not isinstance(sampler, TopK | Nucleus):
-        return jax.vmap(sampler)(logits, keys).astype(jnp.int32)
-    return _draw(sampler, logits / sampler.temperature, jax.vmap(_uniform)(keys, logits), needed)
+    if isinstance(sampler, TopK | Nucleus):
+        uniform = jax.vmap(lambda key: jax.random.uniform(key, (count,)))(keys)  # of all [B,N]
+        uniform = jnp.take_along_axis(uniform, places, axis=1)
+        return _draw(sampler, logits / sampler.temperature, uniform, needed)
+    everyone = jnp.zeros((len(logits), count, logits.shape[-1]))
+    everyone = jax.vmap(lambda x, new, place: x.at[place].set(new))(everyone, logits, places)
+    tokens = jax.vmap(sampler)(everyone, keys).astype(jnp.int32)
+    return jnp.take_along_axis(tokens, places, axis=1)
 
 
 @dataclass(frozen=True)

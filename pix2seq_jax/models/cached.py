@@ -118,6 +118,40 @@ class Cache:
             )
         )
 
+    def take(self, rows: jnp.ndarray) -> "Cache":
+        """Of the N sequences of each image those that rows i32[B,N'] says."""
+        return _merged(take_rows(_by_image(self, len(rows)), rows))
+
+    def put(self, part: "Cache", rows: jnp.ndarray) -> "Cache":
+        """The same with what `take` took, changed since, in its place again."""
+        images = len(rows)
+        return _merged(put_rows(_by_image(self, images), _by_image(part, images), rows))
+
+
+def _by_image(cache: Cache, images: int) -> Cache:
+    return jax.tree.map(lambda x: x.reshape(images, -1, *x.shape[1:]), cache)
+
+
+def _merged(cache: Cache) -> Cache:
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), cache)
+
+
+def take_rows(tree: Any, rows: jnp.ndarray) -> Any:
+    """Of every array [B,N,...] the entries rows i32[B,N'] of each image: [B,N',...]."""
+    return jax.tree.map(
+        lambda x: jax.vmap(lambda x, row: x.at[row].get(mode="promise_in_bounds"))(x, rows), tree
+    )
+
+
+def put_rows(tree: Any, part: Any, rows: jnp.ndarray) -> Any:
+    """Every array [B,N,...] with the entries rows i32[B,N'] of each image, no row twice, replaced
+    by [B,N',...] of `part`."""
+
+    def put(x, new, row):
+        return x.at[row].set(new, mode="promise_in_bounds", unique_indices=True)
+
+    return jax.tree.map(lambda x, new: jax.vmap(put)(x, new, rows), tree, part)
+
 
 def _pad_tokens(x: jnp.ndarray, length: int) -> jnp.ndarray:
     return jnp.pad(x, ((0, 0), (0, 0), (0, length), (0, 0)))

@@ -9,10 +9,11 @@ import pytest
 from flax import linen as nn
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from pix2seq_jax.decoding.generate import ClassPositions, generate
+from pix2seq_jax.decoding import generate as generating
+from pix2seq_jax.decoding.generate import ClassPositions, Generated, generate
 from pix2seq_jax.decoding.sampling import Beam, Greedy, Nucleus, TopK
 from pix2seq_jax.models.backbones.vit import VitBackbone
-from pix2seq_jax.models.pix2seq import Pix2Seq
+from pix2seq_jax.models.pix2seq import Pix2Seq, field_names
 from tests.helpers import golden_import
 
 STATIC = (
@@ -230,18 +231,51 @@ def test_sequences_end_when_asked_to(tiny, sampled):
     assert (np.asarray(out.class_probs)[after[..., 4::5]] == 0).all()
 
 
+CALLS = []  # of Watched.step: sequences of an image
+
+
+class Watched(Pix2Seq):
+    def step(self, tokens, cache, cross_kv, index):
+        jax.debug.callback(lambda _: CALLS.append(tokens.shape[1]), index, ordered=True)
+        return super().step(tokens, cache, cross_kv, index)
+
+
+def likeliest(logits, rng):
+    """A sampler of one's own: Gumbel noise for each sequence of an image."""
+    return jnp.argmax(logits + jax.random.gumbel(rng, logits.shape), axis=-1)
+
+
+@pytest.mark.parametrize("sampler", [Nucleus(1.0), likeliest])
+def test_few_that_are_left_go_on_alone(tiny, monkeypatch, sampler):
+    """Of 16 sequences of an image the last four, and the last one, with the same results; in
+    several blocks of the cache."""
+    model, variables, memory, prompt = tiny
+    model = Watched(**{name: getattr(model, name) for name in field_names()})
+    options = {"sampler": sampler, "num_samples": 8, "return_logits": True}
+    options |= {"class_positions": ClassPositions(5, 12, 4, 5), "rng": jax.random.key(4)}
+    options |= {"max_len": 24, "stop_at_eos": True, "eos_bias": 2.0}
+    monkeypatch.setattr(generating, "BLOCK", 6)
+
+    def decode(narrowed: int) -> tuple[Generated, list[int]]:
+        monkeypatch.setattr(generating, "NARROWED", narrowed)
+        CALLS.clear()
+        out = jax.jit(functools.partial(generate, model, **options))(variables, memory, prompt)
+        jax.effects_barrier()
+        return out, list(CALLS)
+
+    (every, calls), (few, fewer) = decode(1000), decode(4)
+    assert set(calls[1:]) == {16} and set(fewer[1:]) == {16, 4, 1} and len(fewer) == len(calls)
+    assert len(np.unique(jnp.sum(every.tokens > 0, axis=-1))) > 5  # lengths
+    np.testing.assert_array_equal(few.tokens, every.tokens)
+    for name in ("scores", "class_probs", "logits"):
+        np.testing.assert_allclose(getattr(few, name), getattr(every, name), atol=2e-5)
+
+
 def test_decoding_stops_early():
     """When all sequences have ended the model is not called again."""
-    calls = []
-
-    class Counting(Pix2Seq):
-        def step(self, tokens, cache, cross_kv, index):
-            jax.debug.callback(lambda _: calls.append(1), index)
-            return super().step(tokens, cache, cross_kv, index)
-
     sizes = dict.fromkeys(["enc_layers", "dec_layers", "enc_heads", "dec_heads"], 1)
     sizes |= dict.fromkeys(["enc_dim", "dec_dim", "enc_mlp", "dec_mlp"], 8)
-    model = Counting(
+    model = Watched(
         image_size=(4, 4),
         vocab_size=VOCAB,
         backbone=VitBackbone(patch_size=4),
@@ -252,14 +286,14 @@ def test_decoding_stops_early():
     variables = nn.meta.unbox(model.init(jax.random.key(0), jnp.ones((2, 4, 4, 3)), prompt))
 
     def count(**options) -> int:
-        calls.clear()
+        CALLS.clear()
         memory = jnp.ones((2, 1, 8))
         out = run(
             model, variables, memory, prompt, max_len=24, sampler=Greedy(), eos_bias=1e3, **options
         )
         assert (out.tokens == 0).all()
         jax.effects_barrier()
-        return len(calls)
+        return len(CALLS)
 
     assert count(stop_at_eos=True) == 1
     assert count() == 23

@@ -105,9 +105,25 @@ def test_the_kept_set_is_that_of_the_sorted_probabilities(rule, scale):
 def test_of_a_wide_vocabulary_the_head_is_enough(monkeypatch, sampler, scale):
     logits = scale * jax.random.normal(jax.random.key(0), (3, 5, 500))
     keys = jax.random.split(jax.random.key(1), 3)
-    every = sampling.draw(sampler, logits, keys)
+    needed, places = jnp.ones((3, 5), bool), jnp.tile(jnp.arange(5), (3, 1))
+    every = sampling.draw(sampler, logits, keys, needed, places, 5)
     monkeypatch.setattr(sampling, "WIDE", 400)
-    np.testing.assert_array_equal(sampling.draw(sampler, logits, keys), every)
+    np.testing.assert_array_equal(sampling.draw(sampler, logits, keys, needed, places, 5), every)
+
+
+def categorical(logits, rng):
+    return jax.random.categorical(rng, logits)
+
+
+@pytest.mark.parametrize("sampler", [Greedy(), Nucleus(0.9), TopK(40), categorical])
+def test_what_is_drawn_for_a_sequence_depends_on_its_place_only(sampler):
+    logits = jax.random.normal(jax.random.key(0), (3, 9, 50))
+    keys, places = jax.random.split(jax.random.key(1), 3), jnp.tile(jnp.arange(9), (3, 1))
+    every = sampling.draw(sampler, logits, keys, jnp.ones((3, 9), bool), places, 9)
+    some = jnp.array([[8, 2], [0, 1], [5, 4]])
+    left = jnp.take_along_axis(logits, some[..., None], axis=1)
+    drawn = sampling.draw(sampler, left, keys, jnp.ones((3, 2), bool), some, 9)
+    np.testing.assert_array_equal(drawn, jnp.take_along_axis(every, some, axis=1))
 
 
 def test_a_row_that_is_not_needed_does_not_widen_the_head(monkeypatch):
