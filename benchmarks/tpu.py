@@ -1,16 +1,20 @@
-"""What the compiler of TPUs makes of a training step, on a machine without a TPU: whether it
-compiles, the memory of a chip, and what the chips send each other.
+"""What the compiler of TPUs makes of a training step or of decoding, on a machine without a TPU:
+whether it compiles, the memory of a chip, and what the chips send each other.
 
     pip install "jax[tpu]"
     python benchmarks/tpu.py --chips=v5e:4x4 --config=multitask --batch=128 --remat
+    python benchmarks/tpu.py --decode=40 --tokens=500 --vocab=35000
 
-It takes a minute for the demo's model and seven for ViT-B (two cores). Nothing is run, so there are
-no times.
+A training step takes a minute for the demo's model and seven for ViT-B (two cores), decoding one.
+Nothing is run, so there are no times; of a token in decoding there is the number of cycles that the
+compiler itself counts on.
 """
 
 import os
+import re
 import sys
 import time
+from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,12 +22,17 @@ from unittest import mock
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 from jax.experimental import topologies
 
 sys.path.insert(0, str(Path(__file__).parent))
 import measure
 import train_step as steps
 
+from pix2seq_jax.decoding.generate import generate
+from pix2seq_jax.decoding.sampling import from_string
+from pix2seq_jax.models.backbones.vit import VitBackbone
+from pix2seq_jax.models.pix2seq import Pix2Seq
 from pix2seq_jax.training import compiled, optim, sharding
 from pix2seq_jax.training import state as train_state
 from pix2seq_jax.training import step as train_step
@@ -41,6 +50,12 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16", choices=("float32", "bfloat16"))
     parser.add_argument("--remat", action="store_true", help="compute activations again")
     parser.add_argument("--remat_policy", default="elementwise", help="model.remat_policy")
+    parser.add_argument("--decode", type=int, default=0, help="images that ViT-B decodes on a chip")
+    parser.add_argument("--objects", type=int, default=1, help="sequences of an image")
+    parser.add_argument("--samples", type=int, default=1, help="samples of a sequence")
+    parser.add_argument("--tokens", type=int, default=500, help="length of a sequence")
+    parser.add_argument("--vocab", type=int, default=3000, help="size of the vocabulary")
+    parser.add_argument("--sampler", default="nucleus(0.4)")
     options = parser.parse_args()
     # libtpu would ask the network which TPU this machine has.
     os.environ.update({"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"})
@@ -48,7 +63,10 @@ def main() -> None:
     facts = vars(options)
     # The model chooses its attention and the loss its chunks by the platform; here it is the chip.
     with mock.patch.object(jax, "default_backend", lambda: "tpu"):
-        row = compiled_row(options, sharding.make_mesh(devices=topology.devices))
+        if options.decode:
+            row = decoding_row(options, topology.devices[0])
+        else:
+            row = compiled_row(options, sharding.make_mesh(devices=topology.devices))
     measure.report([row], facts.pop("json"), **facts)
 
 
@@ -90,6 +108,57 @@ def read(program: Any) -> dict[str, Any]:
         "collectives": len(sent),
         "of them in loops": sum(row.computation != compiled.ENTRY for row in sent),
     }
+
+
+def decoding_row(options: Any, chip: jax.Device) -> dict[str, Any]:
+    """The figures of the decoding of a batch of images on one chip."""
+    model, decoder, memory = decoder_of(options)
+    prompt = jax.ShapeDtypeStruct((options.decode, options.objects, 1), jnp.int32)
+
+    def decode(variables, memory, prompt):
+        given = {"sampler": from_string(options.sampler), "num_samples": options.samples}
+        given |= {"max_len": options.tokens + 1, "rng": jax.random.key(0)}
+        return generate(model, variables, memory, prompt, **given).tokens
+
+    start = time.perf_counter()
+    only = jax.sharding.SingleDeviceSharding(chip)
+    program = jax.jit(decode, in_shardings=only).lower(decoder, memory, prompt).compile()
+    seconds, used = time.perf_counter() - start, program.memory_analysis()
+    size = jnp.dtype(options.dtype).itemsize
+    weights = size * sum(leaf.size for leaf in jax.tree.leaves(decoder))
+    keys = size * 2 * model.dec_layers * memory.size
+    own = used.peak_memory_in_bytes - used.argument_size_in_bytes - weights - keys
+    return {
+        "images": options.decode,
+        "sequences": options.decode * options.objects * options.samples,
+        "compile s": seconds,
+        "temporaries GiB": used.temp_size_in_bytes / GIB,
+        "weights GB": weights / 1e9,
+        "image keys GB": keys / 1e9,
+        "beyond at most GB": own / 1e9,
+        "cycles of a token": dearest_loop(program.as_text()),
+    }
+
+
+def decoder_of(options: Any) -> tuple[Pix2Seq, dict[str, Any], jax.ShapeDtypeStruct]:
+    """ViT-B, the shapes of its decoder's variables, and that of the memory of the images."""
+    size, length = (options.size, options.size), options.tokens + 1
+    model = Pix2Seq(size, options.vocab, VitBackbone(16), dtype=options.dtype, max_seq_len=length)
+    images, tokens = jnp.zeros((1, *size, 3)), jnp.zeros((1, 1), jnp.int32)
+    variables = nn.meta.unbox(jax.eval_shape(model.init, jax.random.key(0), images, tokens))
+    image = jax.eval_shape(partial(model.apply, method="encode"), variables, images)
+    memory = jax.ShapeDtypeStruct((options.decode, *image.shape[1:]), image.dtype)
+    return model, {"params": {"decoder": variables["params"]["decoder"]}}, memory
+
+
+def dearest_loop(text: str) -> int:
+    """Cycles of a turn of the dearest loop of a program, which the compiler wrote into its text."""
+    cycles, name = Counter(), ""
+    for line in text.splitlines():
+        if line.endswith("{") and not line.startswith(" "):
+            name = line.removeprefix("ENTRY ").split()[0]
+        cycles[name] += sum(map(int, re.findall(r'"estimated_cycles":"(\d+)"', line)))
+    return max(cycles[body] for body in re.findall(r" body=(%[\w.-]+)", text))
 
 
 if __name__ == "__main__":

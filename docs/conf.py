@@ -19,7 +19,7 @@ SHOWN = {
     *("data/__init__", "data/source", "data/coco/__init__", "data/coco/files"),
     *("models/__init__", "models/pix2seq", "models/cached", "models/layers"),
     *("models/backbones/__init__", "models/backbones/base"),
-    *("decoding/__init__", "decoding/generate", "decoding/sampling", "decoding/beam"),
+    *("decoding/__init__", "decoding/generate", "decoding/options", "decoding/sampling", "decoding/beam"),
 }
 
 project = "pix2seq_jax"
@@ -59,7 +59,7 @@ nitpicky = True
 nitpick_ignore_regex = [("py:.*", r"(?!pix2seq_jax).*")]
 nitpick_ignore = [  # names in signatures that are no part of the contracts
     ("py:class", "pix2seq_jax.data.coco.folder.CocoDir"),
-    ("py:class", "pix2seq_jax.decoding.generate.Ranges"),
+    ("py:class", "pix2seq_jax.decoding.options.Ranges"),
     ("py:class", "pix2seq_jax.models.cached.KeyValue"),
 ]
 

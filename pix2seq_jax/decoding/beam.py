@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from flax import struct
 from jax import lax
 
-from pix2seq_jax.decoding.generate import Generated, Ranges, check_lengths, grammar_table, prepare
+from pix2seq_jax.decoding.generate import Generated, prepare
+from pix2seq_jax.decoding.options import Ranges, check_lengths, grammar_table
 from pix2seq_jax.decoding.sampling import Beam
 from pix2seq_jax.models.cached import Cache, take_rows
 from pix2seq_jax.models.pix2seq import Pix2Seq

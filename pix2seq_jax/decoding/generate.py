@@ -1,17 +1,23 @@
 """Token by token decoding: the prompt at once, then a `lax.while_loop` over a key-value cache."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import struct
 from jax import lax
 
-from pix2seq_jax.decoding.sampling import Beam, Greedy, draw
+from pix2seq_jax.decoding.options import (
+    ClassPositions,
+    Ranges,
+    check_lengths,
+    check_options,
+    grammar_table,
+    image_keys,
+)
+from pix2seq_jax.decoding.sampling import draw
 from pix2seq_jax.models.axes import spread_axes
 from pix2seq_jax.models.cached import Cache, put_rows, take_rows
 from pix2seq_jax.models.pix2seq import Pix2Seq
@@ -20,22 +26,6 @@ from pix2seq_jax.vocab import PADDING
 BLOCK = 128  # tokens that a block of the cache has room for: a row of a TPU's memory
 NARROWED = 8  # sequences of an image from which on few that are left go on by themselves
 FORBIDDEN = -1e10  # logit of a token the grammar does not allow: finite, and far below any other
-
-Ranges = tuple[tuple[int, int], ...]
-
-
-class ClassPositions(NamedTuple):
-    """Where class probabilities are kept: of tokens start..stop-1, at response positions first,
-    first + every, ..."""
-
-    start: int
-    stop: int
-    first: int
-    every: int
-
-    def count(self, length: int) -> int:
-        """Kept positions in a response of `length` tokens."""
-        return max(math.ceil((length - self.first) / self.every), 0)
 
 
 @struct.dataclass
@@ -105,8 +95,11 @@ def generate(
         ValueError: shapes, lengths, ranges or keys that do not fit.
     """
     check_lengths(model, memory, prompt, max_len, eos_token)
-    class_positions = _check_options(model, sampler, num_samples, class_positions)
-    keys, grammar = _keys(rng, sampler, memory.shape[0]), grammar_table(allowed, model.vocab_size)
+    class_positions = check_options(model, sampler, num_samples, class_positions)
+    keys, grammar = (
+        image_keys(rng, sampler, memory.shape[0]),
+        grammar_table(allowed, model.vocab_size),
+    )
     prompts = prompt.reshape(prompt.shape[0], -1, prompt.shape[-1])  # [B,N,P]
     ends = stop_at_eos, eos_token
     count = prompts.shape[1] * num_samples
@@ -146,7 +139,8 @@ def _draw_block(step: Callable[["State"], "State"], state: "State", last: int) -
     When no image has more than a quarter of its sequences left, these go on without the others:
     outlines differ in length, and the longest would hold up all.
     """
-    few = state.last.shape[1] // 4 if state.last.shape[1] >= NARROWED else 0
+    count = state.last.shape[1]  # not a number in an exported program for any number of sequences
+    few = count // 4 if isinstance(count, int) and count >= NARROWED else 0
 
     def goes_on(state: State) -> jnp.ndarray:
         left = jnp.sum(~state.ended, axis=1)
@@ -177,89 +171,6 @@ def prepare(model: Pix2Seq, variables: Any, memory: jnp.ndarray) -> tuple[Any, A
             memory,
         )
     return lax.optimization_barrier((model.cut_variables(variables), cross_kv))
-
-
-def check_lengths(
-    model: Pix2Seq, memory: jnp.ndarray, prompt: jnp.ndarray, max_len: int, eos_token: int
-) -> None:
-    """Refuses shapes, lengths and an end token that do not fit, with a ValueError."""
-    if prompt.ndim not in (2, 3) or prompt.shape[0] != memory.shape[0]:
-        raise ValueError(
-            f"prompt{list(prompt.shape)} for memory{list(memory.shape)}: give i32[B,P] or "
-            "i32[B,N,P]"
-        )
-    if not prompt.shape[-1] < max_len <= model.max_seq_len:
-        raise ValueError(
-            f"max_len={max_len} counts prompt and response: it must be above the "
-            f"{prompt.shape[-1]} prompt tokens and at most model.max_seq_len={model.max_seq_len}; "
-            "decode fewer tokens or train a longer model"
-        )
-    if not 0 <= eos_token < model.vocab_size:
-        raise ValueError(
-            f"eos_token={eos_token} is not within the vocabulary 0..{model.vocab_size}"
-        )
-
-
-def _check_options(
-    model: Pix2Seq,
-    sampler: Any,
-    num_samples: int,
-    class_positions: tuple[int, int, int, int] | None,
-) -> ClassPositions | None:
-    """The class positions, if there are any; ValueError for options that do not fit."""
-    if isinstance(sampler, Beam):
-        raise ValueError(
-            f"{sampler} draws no tokens: call decoding.beam.beam_search, or give another sampler"
-        )
-    if num_samples < 1:
-        raise ValueError(f"num_samples={num_samples}; at least one sample is needed")
-    if class_positions is None:
-        return None
-    class_positions = ClassPositions(*class_positions)
-    within = 0 <= class_positions.start < class_positions.stop <= model.vocab_size
-    if not within or class_positions.first < 0 or class_positions.every < 1:
-        raise ValueError(
-            f"class_positions={class_positions}: tokens must be within the vocabulary "
-            f"0..{model.vocab_size}, every at least 1"
-        )
-    return class_positions
-
-
-def _keys(rng: jax.Array | None, sampler: Any, batch: int) -> jax.Array:
-    """One key per image, so that what is drawn for an image does not depend on the others of its
-    batch."""
-    if rng is None:
-        if not isinstance(sampler, Greedy):
-            raise ValueError(
-                f"{sampler} draws at random: give rng, a jax.random.key or one key per image"
-            )
-        rng = jax.random.key(0)
-    if not jnp.issubdtype(rng.dtype, jax.dtypes.prng_key) or rng.shape not in ((), (batch,)):
-        raise ValueError(
-            f"rng is {rng.dtype}{list(rng.shape)}; give a jax.random.key, or {batch} keys, "
-            "one per image"
-        )
-    return rng if rng.shape else jax.vmap(jax.random.fold_in, (None, 0))(rng, jnp.arange(batch))
-
-
-def grammar_table(allowed: tuple[Ranges, ...] | None, vocab_size: int) -> jnp.ndarray | None:
-    """bool[period,V], True for the tokens that may be drawn at response position t % period; None
-    for all tokens."""
-    if allowed is None:
-        return None
-    table = np.zeros((len(allowed), vocab_size), bool)
-    for row, ranges in zip(table, allowed, strict=True):
-        for start, stop in ranges:
-            if not 0 <= start < stop <= vocab_size:
-                raise ValueError(
-                    f"allowed range {(start, stop)} is not within the vocabulary 0..{vocab_size}"
-                )
-            row[start:stop] = True
-    if not table.any(axis=1).all():
-        raise ValueError(
-            f"allowed={allowed} leaves a response position without any token; give each a range"
-        )
-    return jnp.asarray(table)
 
 
 def _read_prompts(

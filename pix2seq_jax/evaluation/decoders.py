@@ -14,7 +14,8 @@ from jax.sharding import PartitionSpec
 
 from pix2seq_jax.decoding import sampling
 from pix2seq_jax.decoding.beam import beam_search
-from pix2seq_jax.decoding.generate import Ranges, generate
+from pix2seq_jax.decoding.generate import generate
+from pix2seq_jax.decoding.options import Ranges
 from pix2seq_jax.models.axes import RULES, spread_axes
 from pix2seq_jax.tasks.base import Task, from_original, images
 from pix2seq_jax.training import processes, sharding

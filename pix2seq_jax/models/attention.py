@@ -4,14 +4,17 @@ Axes: B images, N sequences per image, T tokens that ask, S tokens that are atte
 width, L layers.
 """
 
+from collections.abc import Sequence
+
 import jax
 from flax import linen as nn
 from jax import lax
 from jax import numpy as jnp
 
-from pix2seq_jax.models.axes import constrain
+from pix2seq_jax.models.axes import constrain, spread_axes
 from pix2seq_jax.models.blockwise import blockwise
 from pix2seq_jax.models.layers import ZEROS, Stack, matmul
+from pix2seq_jax.models.splash import splash
 
 # From so many scores of one head, T·S, the blockwise form takes half the time of the plain one for
 # the forward and the backward pass together (CPU, 512 · 512); at 400 · 400 they are equal.
@@ -68,8 +71,9 @@ def attend_whole(
         key: [B,H,S,D/H].
         value: [B,H,S,D/H].
         kind: 'plain' (`attend`), 'blockwise' (`models.blockwise`), 'cudnn' (the kernel for NVIDIA
-            GPUs), or 'auto': plain for short sequences; for long ones cudnn where there is a GPU
-            and the arrays suit it, else blockwise.
+            GPUs), 'splash' (`models.splash`, the kernel for TPUs), or 'auto': plain for short
+            sequences; for long ones cudnn on a GPU and splash on a TPU where the arrays suit them,
+            else blockwise.
         causal: whether query t sees the keys 0 to t only.
         dropout: of the weights, or None; where it drops any, `attend` computes them whatever the
             kind.
@@ -78,7 +82,8 @@ def attend_whole(
         [B,H,T,D/H] in the dtype of `value`.
 
     Raises:
-        ValueError: `kind` is 'cudnn' and there is no GPU, or the dtype is float32.
+        ValueError: `kind` is 'cudnn' and there is no GPU, or the dtype is float32; or it is
+            'splash' and there is no TPU, or XLA spreads the arrays over devices.
     """
     if dropout is not None and dropout.rate > 0 and not dropout.deterministic:
         kind = "plain"
@@ -88,6 +93,8 @@ def attend_whole(
         return blockwise(query, key, value, causal)
     if kind == "cudnn":
         return _cudnn(query, key, value, causal)
+    if kind == "splash":
+        return _splash(query, key, value, causal)
     if causal:
         mask = jnp.tril(jnp.ones((query.shape[2], key.shape[2]), bool))
         return attend(query, key, value, mask, dropout)
@@ -110,6 +117,9 @@ def _suited(query: jnp.ndarray, key: jnp.ndarray) -> str:
     """The kind of attention for these arrays on this machine."""
     if query.shape[2] * key.shape[2] < BLOCKWISE_FROM:
         return "plain"
+    if jax.default_backend() == "tpu":
+        # XLA cannot spread the kernel over devices.
+        return "splash" if query.dtype == jnp.bfloat16 and not spread_axes() else "blockwise"
     size = query.shape[-1]
     takes = size <= CUDNN_WIDTHS and size % CUDNN_MULTIPLE == 0 and query.dtype == jnp.bfloat16
     return "cudnn" if jax.default_backend() == "gpu" and takes else "blockwise"
@@ -125,6 +135,17 @@ def _cudnn(query: jnp.ndarray, key: jnp.ndarray, value: jnp.ndarray, causal: boo
     arrays = [x.swapaxes(1, 2) for x in (query, key, value)]
     out = jax.nn.dot_product_attention(*arrays, is_causal=causal, implementation="cudnn")
     return out.swapaxes(1, 2)
+
+
+def _splash(query: jnp.ndarray, key: jnp.ndarray, value: jnp.ndarray, causal: bool) -> jnp.ndarray:
+    """`attend_whole` by the kernel for TPUs."""
+    if jax.default_backend() != "tpu" or spread_axes():
+        raise ValueError(
+            f"model.attention='splash' needs a TPU, and a mesh of no axes but mesh.data; this is a "
+            f"{jax.default_backend()}, and XLA spreads over {spread_axes() or 'none'}: set "
+            "model.attention='auto'"
+        )
+    return splash(query, key, value, causal)
 
 
 class ToHeads(nn.Module):
@@ -154,16 +175,24 @@ def project(x: jnp.ndarray, *weights: tuple[jnp.ndarray, jnp.ndarray]) -> list[j
     """Queries, keys or values [B,H,T,D/H] of [B,T,D], for each of some ToHeads' weights.
 
     They are one product, which takes three quarters of the time of three (CPU, width 128, with the
-    gradients). What belongs to a head lies side by side, so that heads can be cut over devices.
+    gradients).
     """
-    kernels, biases = zip(*weights, strict=True)
-    heads, size = biases[0].shape
-    kernel = jnp.stack(kernels, axis=2).reshape(x.shape[-1], -1)  # [D,H·n·D/H]
-    h = matmul(x.astype(kernel.dtype), kernel).reshape(*x.shape[:2], heads, len(weights), size)
-    h = h + jnp.stack(biases, axis=1)[None, None]
+    kernel, bias = side_by_side(weights)
+    h = matmul(x.astype(kernel.dtype), kernel).reshape(*x.shape[:2], *bias.shape)
+    h = h + bias[None, None]
     # [B,T,H,D/H] -> [B,H,T,D/H]
     parts = [h[:, :, :, part].swapaxes(1, 2) for part in range(len(weights))]
     return [constrain(part, "batch", "heads") for part in parts]
+
+
+def side_by_side(
+    weights: Sequence[tuple[jnp.ndarray, jnp.ndarray]],
+) -> tuple[jnp.ndarray, jnp.ndarray]:
+    """Kernels [D,H,D/H] and biases [H,D/H] of n ToHeads as one kernel [D,H·n·D/H] and one bias
+    [H,n,D/H]: what belongs to a head lies side by side, so that heads can be cut over devices."""
+    kernels, biases = zip(*weights, strict=True)
+    kernel = jnp.stack(kernels, axis=2)  # [D,H,n,D/H]
+    return kernel.reshape(kernel.shape[0], -1), jnp.stack(biases, axis=1)
 
 
 class FromHeads(nn.Module):

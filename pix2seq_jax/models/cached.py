@@ -16,7 +16,12 @@ from flax import struct
 from jax import lax
 from jax import numpy as jnp
 
-from pix2seq_jax.models.attention import CrossAttention, FromHeads, enough_queries
+from pix2seq_jax.models.attention import (
+    CrossAttention,
+    FromHeads,
+    enough_queries,
+    side_by_side,
+)
 from pix2seq_jax.models.axes import constrain
 from pix2seq_jax.models.layers import Dense, LayerNorm, MlpBlock, Stack
 
@@ -45,12 +50,10 @@ def cut_variables(variables: Mapping[str, Any], stack: Stack) -> dict[str, Any]:
 
 
 def _join(attention: Mapping[str, Any]) -> dict[str, Any]:
-    """Queries, keys and values of an attention as one dense layer, those of a head side by side,
-    so that cutting the heads over devices cuts it as well."""
+    """Queries, keys and values of an attention as one dense layer."""
     parts = [attention[name] for name in ("query", "key", "value")]
-    kernel = jnp.stack([part["kernel"] for part in parts], axis=2)  # [D,H,3,D/H]
-    bias = jnp.stack([part["bias"] for part in parts], axis=1)  # [H,3,D/H]
-    joint = {"kernel": kernel.reshape(kernel.shape[0], -1), "bias": bias.reshape(-1)}
+    kernel, bias = side_by_side([(part["kernel"], part["bias"]) for part in parts])
+    joint = {"kernel": kernel, "bias": bias.reshape(-1)}
     return {"query_key_value": joint, "out": attention["out"]}
 
 

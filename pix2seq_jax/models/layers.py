@@ -25,7 +25,8 @@ KERNEL_INIT = nn.initializers.glorot_uniform()
 # field, so queries, keys and values start small: attention begins almost uniform, and a small model
 # stays on that plateau for long. "matrix" takes such a kernel for the matrix that it is.
 ATTENTION_INITS = ("keras", "matrix")
-ATTENTIONS = ("auto", "plain", "blockwise", "cudnn")  # see models.attention.attend_whole
+# See models.attention.attend_whole.
+ATTENTIONS = ("auto", "plain", "blockwise", "cudnn", "splash")
 # What the backward pass computes again of a layer where memory is to be saved: all of it, or all
 # but its matrix products and its attention.
 REMAT_POLICIES = ("all", "elementwise")

@@ -57,8 +57,9 @@ class Pix2Seq(nn.Module):
             models.layers; small models trained from scratch leave the first plateau much sooner
             with 'matrix'.
         attention: how attention of whole sequences is computed: 'plain', 'blockwise' (memory grows
-            with the length, not its square), 'cudnn' (GPU and bfloat16 only), or 'auto', the one of
-            them that suits length, dtype and machine; see models.attention.attend_whole.
+            with the length, not its square), 'cudnn' (GPU and bfloat16 only), 'splash' (TPU only),
+            or 'auto', the one of them that suits length, dtype and machine; see
+            models.attention.attend_whole.
         dtype: of the computation, 'float32' or 'bfloat16'; parameters, softmax and logits are
             float32.
         cache_dtype: of the decoder's cache of sequence tokens; '' for `dtype`. 'bfloat16' halves

@@ -111,7 +111,8 @@ def test_dropout_of_weights_is_not_lost():
     assert np.abs(dropped - Module("blockwise").apply({}, True)).max() > 0.1
 
 
-def test_cudnn_without_a_gpu_says_what_to_set():
+@pytest.mark.parametrize("kind", ["cudnn", "splash"])
+def test_a_kernel_without_its_device_says_what_to_set(kind):
     query, key, value, _ = arrays(SHAPES[0])
-    with pytest.raises(ValueError, match=r"set model\.attention='auto'"):
-        attend_whole(query, key, value, kind="cudnn")
+    with pytest.raises(ValueError, match=rf"attention='{kind}' needs .* model\.attention='auto'"):
+        attend_whole(query, key, value, kind=kind)

@@ -221,7 +221,12 @@ def test_an_attention_of_one_device_is_replaced():
     model = four_tasks.tiny(attention="auto", image_size=(32, 32))
     assert model.attention == "auto"
     config = saved_run.load_config(RECORDED).unlock()
-    for given, wanted in (("auto", "plain"), ("cudnn", "plain"), ("blockwise", "blockwise")):
+    for given, wanted in (
+        ("auto", "plain"),
+        ("cudnn", "plain"),
+        ("splash", "plain"),
+        ("blockwise", "blockwise"),
+    ):
         config.model.attention = given
         assert artefacts.portable_model(config).attention == wanted
     config.model.image_size, config.model.attention = (400, 400), "cudnn"  # 625 image tokens
