@@ -44,6 +44,7 @@ def main() -> None:
     """Prints the table."""
     parser = measure.arguments(__doc__)
     parser.add_argument("--chips", default="v5e:2x4", help="a topology, as v5e:4x4 or v6e:2x4")
+    parser.add_argument("--mesh", default="data=-1", help="of a training step: data=2,fsdp=4")
     parser.add_argument("--config", default="demo", choices=steps.CONFIGS)
     parser.add_argument("--size", type=int, default=640, help="side of the images in pixels")
     parser.add_argument("--batch", type=int, default=8, help="images of a step and task")
@@ -66,7 +67,8 @@ def main() -> None:
         if options.decode:
             row = decoding_row(options, topology.devices[0])
         else:
-            row = compiled_row(options, sharding.make_mesh(devices=topology.devices))
+            axes = {name: int(size) for name, size in re.findall(r"(\w+)=(-?\d+)", options.mesh)}
+            row = compiled_row(options, sharding.make_mesh(axes, devices=topology.devices))
     measure.report([row], facts.pop("json"), **facts)
 
 

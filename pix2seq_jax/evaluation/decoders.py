@@ -2,6 +2,7 @@
 memory to results."""
 
 import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import jax
@@ -25,11 +26,21 @@ from pix2seq_jax.vocab import Vocab
 
 def make_encoder(model) -> Callable:
     """Jitted `encode(variables, batch) -> f32[B,S,D]`, the memory of the images of an Example
-    dict."""
+    dict.
+
+    Where each device has images of its own, and all parameters, it encodes them by itself, so that
+    attention may be a kernel that XLA cannot spread over devices.
+    """
+
+    def own(variables, pixels):
+        return model.apply(variables, pixels, method="encode")
 
     @jax.jit
     def encode(variables, batch):
-        return model.apply(variables, images(batch), method="encode")
+        axes, pixels, sizes = sharding.image_axes(), images(batch), spread_axes()
+        if not axes or "fsdp" in sizes or len(pixels) % math.prod(sizes.values()):
+            return own(variables, pixels)
+        return _alone(own, axes)(variables, pixels)
 
     return encode
 
@@ -146,10 +157,19 @@ def _spread(draw: Callable, model) -> Callable:
     axes = sharding.image_axes()
     if not axes:
         return functools.partial(_gathered, draw, model) if "fsdp" in spread_axes() else draw
-    cut, whole = PartitionSpec(axes), PartitionSpec()
-    return jax.shard_map(
-        draw, in_specs=(whole, cut, cut, cut), out_specs=cut, axis_names=set(axes), check_vma=False
-    )
+    return _alone(draw, axes)
+
+
+def _alone(function: Callable, axes: tuple[str, ...]) -> Callable:
+    """`function(variables, *arrays)` of each device for its own rows of the arrays."""
+
+    def run(variables, *arrays):
+        cut, whole = PartitionSpec(axes), PartitionSpec()
+        specs = {"in_specs": (whole, *[cut] * len(arrays)), "out_specs": cut}
+        mapped = jax.shard_map(function, axis_names=set(axes), check_vma=False, **specs)
+        return mapped(variables, *arrays)
+
+    return run
 
 
 def _gathered(draw: Callable, model, variables, *rest):

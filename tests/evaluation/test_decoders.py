@@ -8,7 +8,8 @@ import ml_collections
 import numpy as np
 import pytest
 
-from pix2seq_jax.evaluation.decoders import make_decoder
+from pix2seq_jax.evaluation.decoders import make_decoder, make_encoder
+from pix2seq_jax.models.pix2seq import Pix2Seq, field_names
 from pix2seq_jax.training import optim, sharding
 from pix2seq_jax.training import state as train_state
 from pix2seq_jax.training.compiled import collectives
@@ -61,6 +62,32 @@ def test_parameters_over_fsdp_are_gathered_before_where_a_model_axis_is():
     assert inside_both and inside_both == inside_alone
     for key, value in alone.items():
         np.testing.assert_allclose(value, both[key], rtol=1e-5, atol=1e-5)
+
+
+SEEN = []  # images of a call of Watched.encode
+
+
+class Watched(Pix2Seq):
+    def encode(self, images, train=False):
+        SEEN.append(len(images))
+        return super().encode(images, train)
+
+
+@pytest.mark.parametrize("axes,alone", [({"data": 8}, True), ({"data": 2, "fsdp": 4}, False)])
+def test_each_device_encodes_its_own_images(axes, alone):
+    """In a batch that the devices divide, and where they have all parameters."""
+    fields = {name: getattr(MODEL, name) for name in field_names()}
+    encode, params = make_encoder(Watched(**fields)), four_tasks.initial(MODEL).params
+    pixels = jax.random.uniform(jax.random.key(0), (16, *MODEL.image_size, 3))
+    one = encode({"params": params}, {"image": pixels})
+    mesh = sharding.make_mesh(axes)
+    with jax.set_mesh(mesh):
+        layout = jax.tree.map(lambda x: x.sharding, parameters_on(mesh))
+        variables = {"params": jax.device_put(params, layout)}
+        for images, of_a_device in ((16, 2), (3, 3)):
+            found = encode(variables, {"image": pixels[:images]})
+            np.testing.assert_allclose(found, one[:images], atol=1e-5)
+            assert SEEN[-1] == (of_a_device if alone else images)
 
 
 def decoded(axes, task, sampler):

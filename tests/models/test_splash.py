@@ -19,7 +19,9 @@ def value_and_gradients(attend, query, key, value, direction):
 
 
 # (queries, keys): within one block, of several blocks, of whole rows.
-@pytest.mark.parametrize("causal,lengths", [(False, (70, 600)), (True, (520, 520)), (0, (128, 256))])
+@pytest.mark.parametrize(
+    "causal,lengths", [(False, (70, 600)), (True, (520, 520)), (0, (128, 256))]
+)
 def test_splash_equals_plain(causal, lengths):
     shapes = [(2, 2, lengths[part], 16) for part in (0, 1, 1, 0)]
     inputs = [jax.random.normal(jax.random.key(n), shape) for n, shape in enumerate(shapes)]
@@ -42,6 +44,6 @@ def test_it_is_chosen_for_long_sequences_on_a_tpu(monkeypatch):
         attention.attend_whole(query, query, query, kind="auto")
     with jax.set_mesh(jax.make_mesh((8,), ("model",))):
         attention.attend_whole(long, long, long, kind="auto")
-        with pytest.raises(ValueError, match="model.attention='auto'"):
+        with pytest.raises(ValueError, match=r"model\.attention='auto'"):
             attention.attend_whole(long, long, long, kind="splash")
     assert len(chosen) == 1
