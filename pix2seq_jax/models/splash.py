@@ -44,9 +44,11 @@ def splash(
     queries = ("block_q", "block_q_dkv", "block_q_dq")
     keys = ("block_kv", "block_kv_compute", "block_kv_dkv", "block_kv_dkv_compute", "block_kv_dq")
     sizes = dict.fromkeys(queries, row_block) | dict.fromkeys(keys, column_block)
+    # The numbers of a head are fewer than the 128 of a row of a TPU's memory, tokens are more.
+    layouts = dict.fromkeys(("q_layout", "k_layout", "v_layout"), kernels.QKVLayout.SEQ_MINOR)
     kernel = kernels.make_splash_mha(
         masks.MultiHeadMask([mask] * query.shape[1]),
-        block_sizes=kernels.BlockSizes(**sizes),
+        block_sizes=kernels.BlockSizes(**sizes, **layouts),
         head_shards=1,
         q_seq_shards=1,
         residual_checkpoint_name=ATTENDED,
