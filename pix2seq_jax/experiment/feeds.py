@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Iterator
 
 import jax
@@ -150,9 +151,11 @@ def image_cache(config: ml_collections.ConfigDict, processes: int) -> ImageCache
 
 
 def _threads(datasets: int) -> int:
-    """Of each data set that is read at the same time: enough for the cores, and two to hide the
-    waiting for a disk. Many more would keep the training loop from running."""
-    return max(min(2, pipeline.cpu_count()), pipeline.cpu_count() // datasets)
+    """Of each data set that is read at the same time: enough for the cores, and two in all to hide
+    the waiting for a disk. More would wait for each other, and keep the training loop from running:
+    Python lets one of them work at a time."""
+    cores = pipeline.cpu_count()
+    return max(cores // datasets, min(2, cores, math.ceil((cores + 2) / datasets)))
 
 
 def together(config: ml_collections.ConfigDict, streams: dict[str, list[Stream]]) -> list[Stream]:

@@ -20,6 +20,8 @@ from pix2seq_jax.models.splash import splash
 # the forward and the backward pass together (CPU, 512 · 512); at 400 · 400 they are equal.
 BLOCKWISE_FROM = 200_000
 CUDNN_WIDTHS, CUDNN_MULTIPLE = 128, 8  # of a head, on every GPU that has the kernel
+# Of a head; the kernel's outputs have narrower ones in whole rows of 128 of a TPU's memory.
+SPLASH_WIDTH = 64
 TPU_QUERIES = 8  # of a product on a TPU, whose registers have so many rows
 
 
@@ -117,10 +119,11 @@ def _suited(query: jnp.ndarray, key: jnp.ndarray) -> str:
     """The kind of attention for these arrays on this machine."""
     if query.shape[2] * key.shape[2] < BLOCKWISE_FROM:
         return "plain"
+    size = query.shape[-1]
     if jax.default_backend() == "tpu":
         # XLA cannot spread the kernel over devices.
-        return "splash" if query.dtype == jnp.bfloat16 and not spread_axes() else "blockwise"
-    size = query.shape[-1]
+        takes = size >= SPLASH_WIDTH and query.dtype == jnp.bfloat16 and not spread_axes()
+        return "splash" if takes else "blockwise"
     takes = size <= CUDNN_WIDTHS and size % CUDNN_MULTIPLE == 0 and query.dtype == jnp.bfloat16
     return "cudnn" if jax.default_backend() == "gpu" and takes else "blockwise"
 

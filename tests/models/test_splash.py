@@ -33,14 +33,14 @@ def test_splash_equals_plain(causal, lengths):
         np.testing.assert_allclose(found, expected, atol=2e-5)
 
 
-def test_it_is_chosen_for_long_sequences_on_a_tpu(monkeypatch):
+def test_it_is_chosen_for_long_sequences_of_wide_heads_on_a_tpu(monkeypatch):
     chosen = []
     monkeypatch.setattr(attention, "splash", lambda query, *_: chosen.append(query) or query)
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
-    long, short = jnp.zeros((1, 1, 450, 8), jnp.bfloat16), jnp.zeros((1, 1, 9, 8), jnp.bfloat16)
+    long, short = jnp.zeros((1, 1, 450, 64), jnp.bfloat16), jnp.zeros((1, 1, 9, 64), jnp.bfloat16)
     attention.attend_whole(long, long, long, kind="auto")
     assert len(chosen) == 1
-    for query in (short, long.astype(jnp.float32)):
+    for query in (short, long.astype(jnp.float32), long[..., :32]):
         attention.attend_whole(query, query, query, kind="auto")
     with jax.set_mesh(jax.make_mesh((8,), ("model",))):
         attention.attend_whole(long, long, long, kind="auto")
