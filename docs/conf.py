@@ -19,7 +19,8 @@ SHOWN = {
     *("data/__init__", "data/source", "data/coco/__init__", "data/coco/files"),
     *("models/__init__", "models/pix2seq", "models/cached", "models/layers"),
     *("models/backbones/__init__", "models/backbones/base"),
-    *("decoding/__init__", "decoding/generate", "decoding/options", "decoding/sampling", "decoding/beam"),
+    *("decoding/__init__", "decoding/generate", "decoding/options"),
+    *("decoding/sampling", "decoding/beam"),
 }
 
 project = "pix2seq_jax"

@@ -75,7 +75,7 @@ def generate(
         prompt: i32[B,P], or i32[B,N,P] for N sequences per image.
         max_len: prompt and response tokens together.
         sampler: of decoding.sampling, or any (logits f32[...,V], rng) -> i32[...]; sees logits
-            after bias and grammar.
+            after bias and grammar, and zeros for sequences that have ended.
         num_samples: K, sequences drawn per prompt.
         rng: a jax.random.key; or one per image, so that the result of an image does not depend on
             its batch.
@@ -96,10 +96,8 @@ def generate(
     """
     check_lengths(model, memory, prompt, max_len, eos_token)
     class_positions = check_options(model, sampler, num_samples, class_positions)
-    keys, grammar = (
-        image_keys(rng, sampler, memory.shape[0]),
-        grammar_table(allowed, model.vocab_size),
-    )
+    keys = image_keys(rng, sampler, memory.shape[0])
+    grammar = grammar_table(allowed, model.vocab_size)
     prompts = prompt.reshape(prompt.shape[0], -1, prompt.shape[-1])  # [B,N,P]
     ends = stop_at_eos, eos_token
     count = prompts.shape[1] * num_samples

@@ -248,7 +248,7 @@ def draw(
         uniform = jax.vmap(lambda key: jax.random.uniform(key, (count,)))(keys)  # of all [B,N]
         uniform = jnp.take_along_axis(uniform, places, axis=1)
         return _draw(sampler, logits / sampler.temperature, uniform, needed)
-    everyone = jnp.zeros((len(logits), count, logits.shape[-1]))
+    everyone = jnp.zeros((logits.shape[0], count, logits.shape[-1]))
     everyone = jax.vmap(lambda x, new, place: x.at[place].set(new))(everyone, logits, places)
     tokens = jax.vmap(sampler)(everyone, keys).astype(jnp.int32)
     return jnp.take_along_axis(tokens, places, axis=1)

@@ -85,7 +85,7 @@ def attend_whole(
 
     Raises:
         ValueError: `kind` is 'cudnn' and there is no GPU, or the dtype is float32; or it is
-            'splash' and there is no TPU, or XLA spreads the arrays over devices.
+            'splash' and there is no TPU.
     """
     if dropout is not None and dropout.rate > 0 and not dropout.deterministic:
         kind = "plain"
@@ -109,10 +109,10 @@ def enough_queries(query: jnp.ndarray) -> jnp.ndarray:
     Its compiler makes sums of a product with one query, and for those it keeps the keys with the
     few numbers of a head in the rows of 128 that its memory has: four times the bytes.
     """
-    missing = TPU_QUERIES - query.shape[2]
-    if jax.default_backend() != "tpu" or missing <= 0:
+    count = query.shape[2]  # not a number in an exported program for any number of sequences
+    if jax.default_backend() != "tpu" or not isinstance(count, int) or count >= TPU_QUERIES:
         return query
-    return jnp.pad(query, ((0, 0), (0, 0), (0, missing), (0, 0)))
+    return jnp.pad(query, ((0, 0), (0, 0), (0, TPU_QUERIES - count), (0, 0)))
 
 
 def _suited(query: jnp.ndarray, key: jnp.ndarray) -> str:
@@ -141,14 +141,14 @@ def _cudnn(query: jnp.ndarray, key: jnp.ndarray, value: jnp.ndarray, causal: boo
 
 
 def _splash(query: jnp.ndarray, key: jnp.ndarray, value: jnp.ndarray, causal: bool) -> jnp.ndarray:
-    """`attend_whole` by the kernel for TPUs."""
-    if jax.default_backend() != "tpu" or spread_axes():
+    """`attend_whole` by the kernel for TPUs; in blocks where XLA spreads the arrays over devices, as
+    it cannot spread the kernel."""
+    if jax.default_backend() != "tpu":
         raise ValueError(
-            f"model.attention='splash' needs a TPU, and a mesh of no axes but mesh.data; this is a "
-            f"{jax.default_backend()}, and XLA spreads over {spread_axes() or 'none'}: set "
+            f"model.attention='splash' needs a TPU; this is a {jax.default_backend()}: set "
             "model.attention='auto'"
         )
-    return splash(query, key, value, causal)
+    return (blockwise if spread_axes() else splash)(query, key, value, causal)
 
 
 class ToHeads(nn.Module):

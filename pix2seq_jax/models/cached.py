@@ -123,11 +123,11 @@ class Cache:
 
     def take(self, rows: jnp.ndarray) -> "Cache":
         """Of the N sequences of each image those that rows i32[B,N'] says."""
-        return _merged(take_rows(_by_image(self, len(rows)), rows))
+        return _merged(take_rows(_by_image(self, rows.shape[0]), rows))
 
     def put(self, part: "Cache", rows: jnp.ndarray) -> "Cache":
         """The same with what `take` took, changed since, in its place again."""
-        images = len(rows)
+        images = rows.shape[0]
         return _merged(put_rows(_by_image(self, images), _by_image(part, images), rows))
 
 

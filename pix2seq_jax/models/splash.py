@@ -33,7 +33,7 @@ def splash(
         query: [B,H,T,E].
         key: [B,H,S,E].
         value: [B,H,S,E].
-        causal: whether query t sees the keys 0 to t only.
+        causal: whether query t sees the keys 0 to t only, of as many keys as queries.
         interpret: computes what the kernel does without a TPU, slowly.
 
     Returns:
