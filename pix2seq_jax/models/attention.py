@@ -141,8 +141,8 @@ def _cudnn(query: jnp.ndarray, key: jnp.ndarray, value: jnp.ndarray, causal: boo
 
 
 def _splash(query: jnp.ndarray, key: jnp.ndarray, value: jnp.ndarray, causal: bool) -> jnp.ndarray:
-    """`attend_whole` by the kernel for TPUs; in blocks where XLA spreads the arrays over devices, as
-    it cannot spread the kernel."""
+    """`attend_whole` by the kernel for TPUs; in blocks where XLA spreads the arrays over devices,
+    since it cannot spread the kernel."""
     if jax.default_backend() != "tpu":
         raise ValueError(
             f"model.attention='splash' needs a TPU; this is a {jax.default_backend()}: set "
