@@ -154,7 +154,8 @@ def decoder_of(options: Any) -> tuple[Pix2Seq, dict[str, Any], jax.ShapeDtypeStr
 
 
 def dearest_loop(text: str) -> int:
-    """Cycles of a turn of the dearest loop of a program, which the compiler wrote into its text."""
+    """Cycles of a turn of the dearest loop of a program, which the compiler wrote into its text;
+    without those of loops inside of it."""
     cycles, name = Counter(), ""
     for line in text.splitlines():
         if line.endswith("{") and not line.startswith(" "):

@@ -151,11 +151,12 @@ def image_cache(config: ml_collections.ConfigDict, processes: int) -> ImageCache
 
 
 def _threads(datasets: int) -> int:
-    """Of each data set that is read at the same time: enough for the cores, and two in all to hide
-    the waiting for a disk. More would wait for each other, and keep the training loop from running:
-    Python lets one of them work at a time."""
+    """Of each data set that is read at the same time: together enough for the cores, and two more
+    where that makes no more than two of each, to hide the waiting for a disk. Many more would wait
+    for each other, and keep the training loop from running: Python lets one of them work at a
+    time."""
     cores = pipeline.cpu_count()
-    return max(cores // datasets, min(2, cores, math.ceil((cores + 2) / datasets)))
+    return max(math.ceil(cores / datasets), min(2, cores, (cores + 2) // datasets))
 
 
 def together(config: ml_collections.ConfigDict, streams: dict[str, list[Stream]]) -> list[Stream]:

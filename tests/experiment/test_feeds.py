@@ -63,7 +63,7 @@ def test_processes_share_the_room_for_images(tmp_path):
 
 @pytest.mark.parametrize(
     ("cores", "datasets", "threads"),
-    [(1, 4, 1), (2, 1, 2), (2, 2, 2), (2, 4, 1), (16, 4, 4), (16, 32, 1), (64, 1, 64)],
+    [(1, 4, 1), (2, 1, 2), (2, 2, 2), (2, 4, 1), (4, 4, 1), (11, 4, 3), (16, 32, 1), (64, 1, 64)],
 )
 def test_threads_are_enough_for_the_cores_and_few_more(monkeypatch, cores, datasets, threads):
     monkeypatch.setattr(feeds.pipeline, "cpu_count", lambda: cores)

@@ -256,6 +256,25 @@ def test_long_images_export_with_a_symbolic_batch(library):
     assert decode.mlir_module().count("stablehlo.while") >= 3
 
 
+@pytest.mark.parametrize("sampler,samples", [("beam(2)", 1), ("nucleus(0.9)", 8)])
+def test_sequences_are_cut_out_in_a_symbolic_batch(library, sampler, samples):
+    """Beams follow each other; of eight samples the last ones go on alone."""
+    model = four_tasks.tiny()
+    section = library["config"].tasks["captioning"].copy_and_resolve_references().unlock()
+    section.sampler, section.num_samples = sampler, samples
+    named = weights.trees.flatten_names({"params": four_tasks.initial(model).params})
+    shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in named.items()}
+    batch, objects = jax_export.symbolic_shape("b, n")
+    decode = artefacts._exported(
+        artefacts.decode_function(model, four_tasks.TASKS["captioning"], section),
+        shapes,
+        jax.ShapeDtypeStruct((batch, 64, model.dec_dim), np.float32),
+        artefacts._fields(batch, objects),
+        jax.ShapeDtypeStruct((), np.int32),
+    )
+    assert decode.mlir_module().count("stablehlo.while") >= samples // 8 + 1
+
+
 def test_random_draws_are_those_of_the_library(pixels, tmp_path):
     artefacts.write(RECORDED, tmp_path, tasks="detection")
     model = load_exported.load(tmp_path)
