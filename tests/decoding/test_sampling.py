@@ -163,9 +163,10 @@ def test_no_token_of_weight_zero_is_drawn_at_the_ends():
 def test_a_wide_vocabulary_is_not_sorted():
     """XLA takes the head of 35,000 tokens in a fiftieth of the time of a sort, if it sees it."""
     logits, keys = jnp.zeros((2, 3, 35_000)), jax.random.split(jax.random.key(0), 2)
+    needed, places = jnp.ones((2, 3), bool), jnp.tile(jnp.arange(3), (2, 1))
     for sampler in (Nucleus(0.4), Nucleus(0.4, rule="standard"), TopK(5)):
-        draw = jax.jit(lambda *arguments, sampler=sampler: sampling.draw(sampler, *arguments))
-        assert " sort(" not in draw.lower(logits, keys).compile().as_text()
+        draw = jax.jit(lambda *arrays, sampler=sampler: sampling.draw(sampler, *arrays, 3))
+        assert " sort(" not in draw.lower(logits, keys, needed, places).compile().as_text()
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=repr)
