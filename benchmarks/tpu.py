@@ -67,7 +67,8 @@ def main() -> None:
         if options.decode:
             row = decoding_row(options, topology.devices[0])
         else:
-            axes = {name: int(size) for name, size in re.findall(r"(\w+)=(-?\d+)", options.mesh)}
+            axes = dict(axis.split("=") for axis in options.mesh.split(","))
+            axes = {name: int(size) for name, size in axes.items()}
             row = compiled_row(options, sharding.make_mesh(axes, devices=topology.devices))
     measure.report([row], facts.pop("json"), **facts)
 

@@ -99,9 +99,10 @@ def generate(
     keys = image_keys(rng, sampler, memory.shape[0])
     grammar = grammar_table(allowed, model.vocab_size)
     prompts = prompt.reshape(prompt.shape[0], -1, prompt.shape[-1])  # [B,N,P]
-    ends = stop_at_eos, eos_token
     count = prompts.shape[1] * num_samples
-    writer = _Writer(sampler, keys, count, eos_bias, grammar, class_positions, *ends)
+    writer = _Writer(
+        sampler, keys, count, eos_bias, grammar, class_positions, stop_at_eos, eos_token
+    )
     prompt_len = prompts.shape[-1]
     length = max_len - prompt_len
     variables, cross_kv = prepare(model, variables, memory)
@@ -134,8 +135,8 @@ def _draw_all(step: Callable[["State"], "State"], state: "State", length: int) -
 def _draw_block(step: Callable[["State"], "State"], state: "State", last: int) -> "State":
     """The state after the response tokens 0 to `last`, or when all sequences have ended.
 
-    When no image has more than a quarter of its sequences left, these go on without the others:
-    outlines differ in length, and the longest would hold up all.
+    When no image has more than a quarter of its NARROWED or more sequences left, these go on
+    without the others: outlines differ in length, and the longest would hold up all.
     """
     count = state.last.shape[1]  # not a number in an exported program for any number of sequences
     few = count // 4 if isinstance(count, int) and count >= NARROWED else 0

@@ -141,9 +141,11 @@ def _merged(cache: Cache) -> Cache:
 
 def take_rows(tree: Any, rows: jnp.ndarray) -> Any:
     """Of every array [B,N,...] the entries rows i32[B,N'] of each image: [B,N',...]."""
-    return jax.tree.map(
-        lambda x: jax.vmap(lambda x, row: x.at[row].get(mode="promise_in_bounds"))(x, rows), tree
-    )
+
+    def take(x, row):
+        return x.at[row].get(mode="promise_in_bounds")
+
+    return jax.tree.map(lambda x: jax.vmap(take)(x, rows), tree)
 
 
 def put_rows(tree: Any, part: Any, rows: jnp.ndarray) -> Any:

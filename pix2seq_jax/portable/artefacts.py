@@ -112,8 +112,8 @@ def write_functions(
 
 
 def portable_model(config: ml_collections.ConfigDict):
-    """The model of a config with an attention that every platform has: cuDNN's kernel is a call of
-    one library on one kind of device."""
+    """The model of a config with an attention that every platform has: a kernel is for one kind of
+    device."""
     model = resolve.make_model(config)
     rows, columns = model.backbone.grid(tuple(model.image_size))
     long = (rows * columns) ** 2 >= BLOCKWISE_FROM

@@ -144,6 +144,8 @@ def parameter_names(model: nn.Module) -> list[str]:
 
 
 def _init_variables(model: nn.Module, rng: jax.Array) -> Any:
+    # Parameters do not depend on how attention is computed, and its kernels need their devices.
+    model = model.clone(attention="plain")
     return model.init(rng, jnp.zeros((1, *model.image_size, 3)), jnp.zeros((1, 1), jnp.int32))
 
 

@@ -311,3 +311,19 @@ def test_the_command(tmp_path):
     assert [path.name for path in out.iterdir()] == [weights.WEIGHTS_FILE]
     printed = command("export", f"--workdir={tmp_path}", f"--out={out}", code=2)
     assert "is not the workdir of a run" in printed
+
+
+def test_a_run_with_a_kernel_is_opened_where_the_kernel_is_not(monkeypatch, pixels, tmp_path):
+    """Its parameters do not depend on it."""
+    load = saved_run.load_config
+
+    def with_kernel(*arguments):
+        config = load(*arguments).unlock()
+        config.model.attention = "splash"
+        return config
+
+    monkeypatch.setattr(saved_run, "load_config", with_kernel)
+    artefacts.write(RECORDED, tmp_path, tasks="detection")
+    model = load_exported.load(tmp_path)
+    batch = model.prepare(pixels, "detection")
+    assert np.isfinite(model.encode(batch["image"])).all()
