@@ -34,6 +34,7 @@ def main() -> None:
     parser.add_argument("--lengths", default="16,112", help="SHORT,LONG[,LONG...] tokens")
     parser.add_argument("--dtype", default="float32", help="float32 or bfloat16")
     parser.add_argument("--cache_dtype", default="", help="of the tokens' cache; that of --dtype")
+    parser.add_argument("--kernel_dtype", default="", help="int8, or that of --dtype")
     parser.add_argument("--sampler", default="greedy")
     args = parser.parse_args()
     bandwidth, rate = measure.bandwidth(), measure.matrix_rate(args.dtype)
@@ -59,7 +60,7 @@ def _rows(args, shape: tuple[int, ...], bandwidth: float, rate: float) -> list[d
     batch, objects, samples, size, vocab = shape
     sequences = batch * objects * samples
     model = Pix2Seq((size, size), vocab, VitBackbone(16), dtype=args.dtype)
-    model = model.clone(cache_dtype=args.cache_dtype)
+    model = model.clone(cache_dtype=args.cache_dtype, kernel_dtype=args.kernel_dtype)
     works, compiled = _decoders(args, model, shape)
     times, rows = measure.timed_in_turns(works, runs=args.runs), []
     for short, long in zip(list(works)[:-1], list(works)[1:], strict=True):

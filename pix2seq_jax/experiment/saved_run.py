@@ -32,6 +32,7 @@ FREE_OF_MODEL = (
     "backbone.frozen_bn",
     "dtype",
     "cache_dtype",
+    "kernel_dtype",
     "remat",
     "remat_policy",
     "attention",
@@ -47,6 +48,7 @@ EARLIER = {
     "model": {
         "attention": Pix2Seq.attention,
         "cache_dtype": Pix2Seq.cache_dtype,
+        "kernel_dtype": Pix2Seq.kernel_dtype,
         "remat_policy": Pix2Seq.remat_policy,
         "stem_norm": Pix2Seq.stem_norm,
     },

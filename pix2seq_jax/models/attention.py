@@ -13,7 +13,7 @@ from jax import numpy as jnp
 
 from pix2seq_jax.models.axes import constrain, spread_axes
 from pix2seq_jax.models.blockwise import blockwise
-from pix2seq_jax.models.layers import ZEROS, Stack, matmul
+from pix2seq_jax.models.layers import ZEROS, Stack, matmul, multiply
 from pix2seq_jax.models.splash import splash
 
 # From so many scores of one head, T·S, the blockwise form takes half the time of the plain one for
@@ -53,7 +53,7 @@ def attend(
     if dropout is not None:
         weights = dropout(weights)
     # Divided last, where the arrays are small.
-    out = jnp.einsum("bhts,bhsk->bhtk", weights.astype(value.dtype), value)
+    out = multiply(weights.astype(value.dtype), value)
     return (out / total).astype(value.dtype)
 
 
@@ -166,7 +166,11 @@ class ToHeads(nn.Module):
         self.bias = self.param("bias", init, (heads, size))
 
     def __call__(self, x: jnp.ndarray) -> jnp.ndarray:
-        return project(x, self.weights())[0]
+        kernel, dtype = self.kernel.reshape(x.shape[-1], -1), jnp.dtype(self.stack.dtype)
+        steps = self.get_variable("params", "kernel_steps")  # of `cut_variables`, or None
+        h = matmul(x.astype(dtype), kernel, steps=None if steps is None else steps.reshape(-1))
+        h = h.reshape(*x.shape[:2], *self.bias.shape) + self.bias.astype(dtype)[None, None]
+        return constrain(h.swapaxes(1, 2), "batch", "heads")
 
     def weights(self) -> tuple[jnp.ndarray, jnp.ndarray]:
         """The kernel [D,H,D/H] and the bias [H,D/H], in the dtype of the computation."""
@@ -214,7 +218,8 @@ class FromHeads(nn.Module):
         bias = self.param("bias", init, (self.stack.dim,))
         dtype = jnp.dtype(self.stack.dtype)
         x = x.astype(dtype).swapaxes(1, 2).reshape(batch, length, heads * size)
-        h = matmul(x, kernel.astype(dtype).reshape(heads * size, -1))
+        steps = self.get_variable("params", "kernel_steps")  # of `cut_variables`, or None
+        h = matmul(x, kernel.reshape(heads * size, -1), steps=steps)
         return constrain(h + bias.astype(dtype)[None, None], "batch")
 
 

@@ -23,30 +23,49 @@ from pix2seq_jax.models.attention import (
     side_by_side,
 )
 from pix2seq_jax.models.axes import constrain
-from pix2seq_jax.models.layers import Dense, LayerNorm, MlpBlock, Stack
+from pix2seq_jax.models.layers import Dense, LayerNorm, MlpBlock, Stack, multiply, to_int8
 
 KeyValue = tuple[jnp.ndarray, jnp.ndarray]
 
 
-def cut_variables(variables: Mapping[str, Any], stack: Stack) -> dict[str, Any]:
+def cut_variables(
+    variables: Mapping[str, Any], stack: Stack, kernel_dtype: str = ""
+) -> dict[str, Any]:
     """The variables that `Pix2Seq.step` takes, made of those of the model.
 
     A loop over tokens reads every parameter in every turn. Stacked layers would be sliced, and the
     embedding transposed, in every turn as well. So each layer gets its own parameters here, once,
-    kernels in the dtype of the computation. Queries, keys and values become one product.
+    kernels in the dtype of the computation or in `kernel_dtype`. Queries, keys and values become
+    one product.
     """
     decoder = dict(variables["params"]["decoder"])
-    body, dtype = decoder.pop("body"), jnp.dtype(stack.dtype)
+    body, dtype = decoder.pop("body"), kernel_dtype or stack.dtype
     embedding = decoder.get("output_embedding", decoder["embedding"])
-    decoder["output_kernel"] = embedding.astype(dtype).T
+    decoder["output"] = _as_dtype(embedding.T, dtype, 1)
     decoder["steps"] = {"norm": body["norm"]}
     for number in range(stack.layers):
         layer = jax.tree.map(lambda x, number=number: x[number], body["layers"])
         layer["self_attention"] = _join(layer["self_attention"])
-        decoder["steps"][f"layer{number}"] = jax.tree_util.tree_map_with_path(
-            lambda path, x: x.astype(dtype) if path[-1].key == "kernel" else x, layer
-        )
+        decoder["steps"][f"layer{number}"] = _cut_kernels(layer, dtype)
     return {"params": {"decoder": decoder}}
+
+
+def _cut_kernels(module: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+    """The parameters of a module, and of those in it, with kernels in `dtype`."""
+    cut = {
+        name: _cut_kernels(part, dtype) if isinstance(part, Mapping) else part
+        for name, part in module.items()
+    }
+    return cut | _as_dtype(cut["kernel"], dtype, cut["bias"].ndim) if "kernel" in cut else cut
+
+
+def _as_dtype(kernel: jnp.ndarray, dtype: str, outputs: int) -> dict[str, jnp.ndarray]:
+    """The `kernel` in another dtype; where that is int8 with its `kernel_steps` f32, in the shape
+    of what the kernel has for its last axes, the outputs."""
+    if dtype != "int8":
+        return {"kernel": kernel.astype(dtype)}
+    numbers, step = to_int8(kernel, tuple(range(kernel.ndim - outputs)))
+    return {"kernel": numbers, "kernel_steps": step.reshape(kernel.shape[-outputs:])}
 
 
 def _join(attention: Mapping[str, Any]) -> dict[str, Any]:
@@ -55,6 +74,14 @@ def _join(attention: Mapping[str, Any]) -> dict[str, Any]:
     kernel, bias = side_by_side([(part["kernel"], part["bias"]) for part in parts])
     joint = {"kernel": kernel, "bias": bias.reshape(-1)}
     return {"query_key_value": joint, "out": attention["out"]}
+
+
+def looked_at(dtype: str) -> str:
+    """The dtype of keys and values that single tokens look at, in a computation in `dtype`.
+
+    XLA's CPU backend would convert bfloat16 ones to float32 at every token.
+    """
+    return "float32" if jax.default_backend() == "cpu" else dtype
 
 
 @struct.dataclass
@@ -197,12 +224,7 @@ def attend_cached(
     weights = [jnp.exp(s - largest) for s in scores]
     total = functools.reduce(jnp.add, [jnp.sum(w, axis=-1, keepdims=True) for w in weights])
     sums = [
-        jnp.einsum(
-            "rhts,rhsk->rhtk",
-            w.astype(part_value.dtype),
-            part_value,
-            preferred_element_type=value.dtype,
-        )
+        multiply(w.astype(part_value.dtype), part_value, value.dtype)
         for w, (_, part_value) in zip(weights, parts, strict=True)
     ]
     return (functools.reduce(jnp.add, sums) / total).astype(value.dtype)[:, :, :length]

@@ -113,8 +113,10 @@ class Decoder(nn.Module):
 
     def cut_logits(self, hidden: jnp.ndarray) -> jnp.ndarray:
         """[...,D] -> f32[...,V], on variables of `cut_variables`."""
-        kernel = self.get_variable("params", "output_kernel")
-        return self._biased(matmul(hidden, kernel, jnp.float32))
+        output = self.get_variable("params", "output")
+        return self._biased(
+            matmul(hidden, output["kernel"], jnp.float32, output.get("kernel_steps"))
+        )
 
     def _embed(self, tokens: jnp.ndarray, index: jnp.ndarray | int) -> jnp.ndarray:
         length, dtype = tokens.shape[-1], jnp.dtype(self.stack.dtype)

@@ -80,6 +80,17 @@ class Stack:
         return nn.initializers.variance_scaling(1.0, "fan_avg", "uniform", inputs, outputs, layers)
 
 
+def multiply(a: jnp.ndarray, b: jnp.ndarray, dtype: Any = None) -> jnp.ndarray:
+    """The product of matrices [...,N,D] and [...,D,F], in their dtype or in another.
+
+    On a CPU XLA has bfloat16 products with float32 results only; for others it would convert both
+    factors, which takes three to six times as long.
+    """
+    dtype = jnp.dtype(dtype or a.dtype)
+    summed = jnp.float32 if jax.default_backend() == "cpu" else dtype
+    return jnp.matmul(a, b, preferred_element_type=summed).astype(dtype)
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _product(x: jnp.ndarray, kernel: jnp.ndarray, dtype: Any) -> jnp.ndarray:
     """[N,D] times [D,F]."""
@@ -88,7 +99,7 @@ def _product(x: jnp.ndarray, kernel: jnp.ndarray, dtype: Any) -> jnp.ndarray:
 
 def _product_forward(x, kernel, dtype):
     # Not by `_product`: `_kept` has to see the product.
-    return jnp.matmul(x, kernel, preferred_element_type=dtype), (x, kernel)
+    return multiply(x, kernel, dtype), (x, kernel)
 
 
 def _product_backward(dtype, kept, grad):
@@ -96,20 +107,48 @@ def _product_backward(dtype, kept, grad):
     factor first; without the barrier XLA turns the product round again."""
     x, kernel = kept
     if kernel.shape[0] > kernel.shape[1]:
-        of_kernel = lax.optimization_barrier(grad.T @ x).T
+        of_kernel = lax.optimization_barrier(multiply(grad.T, x, kernel.dtype)).T
     else:
-        of_kernel = x.T @ grad
-    return (grad @ kernel.T).astype(x.dtype), of_kernel.astype(kernel.dtype)
+        of_kernel = multiply(x.T, grad, kernel.dtype)
+    return multiply(grad, kernel.T, x.dtype), of_kernel
 
 
 _product.defvjp(_product_forward, _product_backward)
 
 
-def matmul(x: jnp.ndarray, kernel: jnp.ndarray, dtype: Any = None) -> jnp.ndarray:
-    """[...,D] times [D,F] as one flat product, in their dtype or in another; with several leading
-    axes XLA's CPU backend transposes the gradient, which doubled the time of an MLP block."""
-    flat = _product(x.reshape(-1, x.shape[-1]), kernel, dtype)
-    return flat.reshape(*x.shape[:-1], -1)
+def matmul(
+    x: jnp.ndarray, kernel: jnp.ndarray, dtype: Any = None, steps: jnp.ndarray | None = None
+) -> jnp.ndarray:
+    """[...,D] times [D,F] in the dtype of x or in another; with `steps` f32[F] the kernel is
+    int8[D,F] · steps.
+
+    It is one flat product: with several leading axes XLA's CPU backend transposes the gradient,
+    which doubled the time of an MLP block.
+    """
+    flat, dtype = x.reshape(-1, x.shape[-1]), dtype or x.dtype
+    if steps is None:
+        h = _product(flat, kernel.astype(x.dtype), dtype)
+    else:
+        h = _int8_product(flat, kernel, steps).astype(dtype)
+    return h.reshape(*x.shape[:-1], -1)
+
+
+def to_int8(x: jnp.ndarray, axes: tuple[int, ...]) -> tuple[jnp.ndarray, jnp.ndarray]:
+    """(int8 numbers, f32 steps between them with the axes kept): the largest along the axes is
+    127 steps away from zero."""
+    step = jnp.max(jnp.abs(x), axis=axes, keepdims=True).astype(jnp.float32) / 127
+    rounded = jnp.round(x.astype(jnp.float32) / jnp.where(step > 0, step, 1.0))
+    return rounded.astype(jnp.int8), step
+
+
+def _int8_product(x: jnp.ndarray, kernel: jnp.ndarray, steps: jnp.ndarray) -> jnp.ndarray:
+    """[N,D] times int8[D,F] · steps f32[F]: f32[N,F], with each row of x rounded to int8."""
+    numbers, step = to_int8(x, (1,))
+    if x.shape[0] == 1:
+        # For one row XLA's CPU backend would convert the kernel to int32.
+        numbers = jnp.pad(numbers, ((0, 1), (0, 0)))
+    sums = jnp.matmul(numbers, kernel, preferred_element_type=jnp.int32)
+    return (sums if x.shape[0] != 1 else sums[:1]) * (step * steps[None])
 
 
 class Dense(nn.Module):
@@ -125,7 +164,8 @@ class Dense(nn.Module):
         dtype, shape = jnp.dtype(self.dtype), (x.shape[-1], self.features)
         kernel = self.param("kernel", nn.with_logical_partitioning(KERNEL_INIT, self.axes), shape)
         bias = self.param("bias", nn.with_logical_partitioning(ZEROS, self.axes[1:]), shape[1:])
-        h = matmul(x.astype(dtype), kernel.astype(dtype))
+        steps = self.get_variable("params", "kernel_steps")  # of `cut_variables`, or None
+        h = matmul(x.astype(dtype), kernel, steps=steps)
         return h + jnp.expand_dims(bias.astype(dtype), range(h.ndim - 1))
 
 

@@ -11,7 +11,7 @@ from jax import numpy as jnp
 from pix2seq_jax.models import backbones
 from pix2seq_jax.models.backbones.base import Backbone
 from pix2seq_jax.models.backbones.vit import VitBackbone
-from pix2seq_jax.models.cached import Cache, KeyValue, cut_variables
+from pix2seq_jax.models.cached import Cache, KeyValue, cut_variables, looked_at
 from pix2seq_jax.models.decoder import Decoder
 from pix2seq_jax.models.encoder import PROJECTIONS, Encoder, Projection
 from pix2seq_jax.models.layers import ATTENTION_INITS, ATTENTIONS, REMAT_POLICIES, Stack
@@ -26,6 +26,7 @@ ALLOWED = {
     "remat_policy": REMAT_POLICIES,
     "dtype": ("float32", "bfloat16"),
     "cache_dtype": ("", "float32", "bfloat16"),
+    "kernel_dtype": ("", "int8"),
 }
 
 
@@ -64,6 +65,9 @@ class Pix2Seq(nn.Module):
             float32.
         cache_dtype: of the decoder's cache of sequence tokens; '' for `dtype`. 'bfloat16' halves
             the cache of a float32 model, where the device multiplies such numbers itself.
+        kernel_dtype: of the decoder's kernels while it writes tokens; '' for `dtype`. With 'int8'
+            they are a quarter of their bytes in float32: each column is rounded to 127 steps either
+            way, and so is each row that is multiplied with them, as it comes.
         remat: recompute activations of each layer in the backward pass.
         remat_policy: which of them: 'all', or the 'elementwise' ones, so that the results of matrix
             products and of attention are kept.
@@ -98,6 +102,7 @@ class Pix2Seq(nn.Module):
     attention: str = "auto"
     dtype: str = "float32"
     cache_dtype: str = ""
+    kernel_dtype: str = ""
     remat: bool = False
     remat_policy: str = "all"
 
@@ -225,16 +230,17 @@ class Pix2Seq(nn.Module):
     def cross_kv(self, memory: jnp.ndarray) -> tuple[KeyValue, ...]:
         """Memory f32[B,S,D_dec] -> cross-attention keys and values of each decoder layer, pairs of
         [B,H,S,D/H], for `step`."""
-        keys, values = self.decoder.cross_kv(memory)
+        dtype = looked_at(self.dtype)
+        keys, values = (x.astype(dtype) for x in self.decoder.cross_kv(memory))
         return tuple((keys[layer], values[layer]) for layer in range(self.dec_layers))
 
     def cut_variables(self, variables: Mapping[str, Any]) -> dict[str, Any]:
         """The variables for `step`, made of those of the model: once, before a loop over tokens."""
-        return cut_variables(variables, self._decoder_stack())
+        return cut_variables(variables, self._decoder_stack(), self.kernel_dtype)
 
     def empty_cache(self, rows: int, length: int) -> Cache:
         """Room for `rows` = B·N sequences of at most `length` tokens; needs no parameters."""
-        dtype = self.cache_dtype or self.dtype
+        dtype = self.cache_dtype or looked_at(self.dtype)
         return Cache.create(self._decoder_stack(), rows, length, dtype)
 
     def step(

@@ -26,6 +26,8 @@ CASES = [
     ({"shared_embedding": False, "output_bias": False}, (4, 1, 3)),
     ({"dtype": "bfloat16"}, (4, 1, 3)),
     ({"cache_dtype": "bfloat16"}, (4, 1, 3)),
+    ({"kernel_dtype": "int8"}, (4, 1, 3)),
+    ({"kernel_dtype": "int8", "shared_embedding": False}, (1, 8)),
 ]
 
 
@@ -43,7 +45,7 @@ def test_cached_steps_equal_one_pass(options, blocks):
     cross_kv = model.apply(variables, memory, method="cross_kv")
     cut = model.cut_variables(variables)
     cache, free = model.empty_cache(6, blocks[0]), list(blocks[1:])
-    exact = {model.dtype, model.cache_dtype} <= {"float32", ""}
+    exact = {model.dtype, model.cache_dtype, model.kernel_dtype} <= {"float32", ""}
     start = 0
     for stop in (1, 2, 3, 4, 5, 7) if blocks[0] < 3 else (3, 4, 5, 7):
         while cache.length < stop:
