@@ -20,6 +20,7 @@ from flax import linen as nn
 from pix2seq_jax.decoding.generate import BLOCK, generate
 from pix2seq_jax.decoding.sampling import from_string
 from pix2seq_jax.models.backbones.vit import VitBackbone
+from pix2seq_jax.models.cached import dtype_of_keys
 from pix2seq_jax.models.pix2seq import Pix2Seq
 
 
@@ -114,9 +115,10 @@ def _bytes(model: Pix2Seq, batch: int, sequences: int, cached: float) -> float:
     """Bytes that one token of each sequence reads."""
     layer = 6 * model.dec_dim**2 + 2 * model.dec_dim * model.dec_mlp
     parameters = model.dec_layers * layer + model.vocab_size * model.dec_dim
-    read = 2 * model.dec_layers * model.dec_dim
-    numbers = parameters + read * (batch * _image_tokens(model) + sequences * cached)
-    return jnp.dtype(model.dtype).itemsize * numbers
+    looked_at = batch * _image_tokens(model) + sequences * cached
+    of_kernels = jnp.dtype(model.kernel_dtype or model.dtype).itemsize
+    of_keys = jnp.dtype(dtype_of_keys(model.dtype)).itemsize
+    return of_kernels * parameters + of_keys * 2 * model.dec_layers * model.dec_dim * looked_at
 
 
 def _products(model: Pix2Seq, sequences: int, cached: float) -> float:

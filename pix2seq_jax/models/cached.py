@@ -76,7 +76,7 @@ def _join(attention: Mapping[str, Any]) -> dict[str, Any]:
     return {"query_key_value": joint, "out": attention["out"]}
 
 
-def looked_at(dtype: str) -> str:
+def dtype_of_keys(dtype: str) -> str:
     """The dtype of keys and values that single tokens look at, in a computation in `dtype`.
 
     XLA's CPU backend would convert bfloat16 ones to float32 at every token.

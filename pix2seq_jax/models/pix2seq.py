@@ -11,7 +11,7 @@ from jax import numpy as jnp
 from pix2seq_jax.models import backbones
 from pix2seq_jax.models.backbones.base import Backbone
 from pix2seq_jax.models.backbones.vit import VitBackbone
-from pix2seq_jax.models.cached import Cache, KeyValue, cut_variables, looked_at
+from pix2seq_jax.models.cached import Cache, KeyValue, cut_variables, dtype_of_keys
 from pix2seq_jax.models.decoder import Decoder
 from pix2seq_jax.models.encoder import PROJECTIONS, Encoder, Projection
 from pix2seq_jax.models.layers import ATTENTION_INITS, ATTENTIONS, REMAT_POLICIES, Stack
@@ -230,7 +230,7 @@ class Pix2Seq(nn.Module):
     def cross_kv(self, memory: jnp.ndarray) -> tuple[KeyValue, ...]:
         """Memory f32[B,S,D_dec] -> cross-attention keys and values of each decoder layer, pairs of
         [B,H,S,D/H], for `step`."""
-        dtype = looked_at(self.dtype)
+        dtype = dtype_of_keys(self.dtype)
         keys, values = (x.astype(dtype) for x in self.decoder.cross_kv(memory))
         return tuple((keys[layer], values[layer]) for layer in range(self.dec_layers))
 
@@ -240,7 +240,7 @@ class Pix2Seq(nn.Module):
 
     def empty_cache(self, rows: int, length: int) -> Cache:
         """Room for `rows` = B·N sequences of at most `length` tokens; needs no parameters."""
-        dtype = self.cache_dtype or looked_at(self.dtype)
+        dtype = self.cache_dtype or dtype_of_keys(self.dtype)
         return Cache.create(self._decoder_stack(), rows, length, dtype)
 
     def step(
