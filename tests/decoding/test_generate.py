@@ -255,6 +255,7 @@ def test_few_that_are_left_go_on_alone(tiny, monkeypatch, sampler):
     options |= {"class_positions": ClassPositions(5, 12, 4, 5), "rng": jax.random.key(4)}
     options |= {"max_len": 24, "stop_at_eos": True, "eos_bias": 2.0}
     monkeypatch.setattr(generating, "BLOCK", 6)
+    monkeypatch.setattr(generating, "NARROWED_LENGTH", 24 - prompt.shape[-1])
 
     def decode(narrowed: int) -> tuple[Generated, list[int]]:
         monkeypatch.setattr(generating, "NARROWED", narrowed)
