@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--vocabs", default="3000", help="sizes of the vocabulary")
     parser.add_argument("--lengths", default="16,112", help="SHORT,LONG[,LONG...] tokens")
     parser.add_argument("--dtype", default="float32", help="float32 or bfloat16")
-    parser.add_argument("--cache_dtype", default="", help="of the tokens' cache; that of --dtype")
+    parser.add_argument("--cache_dtype", default="", help="of the tokens' cache")
     parser.add_argument("--kernel_dtype", default="", help="int8, or that of --dtype")
     parser.add_argument("--sampler", default="greedy")
     args = parser.parse_args()

@@ -129,7 +129,9 @@ def decoding_row(options: Any, chip: jax.Device) -> dict[str, Any]:
     program = jax.jit(decode, in_shardings=only).lower(decoder, memory, prompt).compile()
     seconds, used = time.perf_counter() - start, program.memory_analysis()
     size = jnp.dtype(options.dtype).itemsize
-    weights = size * sum(leaf.size for leaf in jax.tree.leaves(decoder))
+    # As many bytes as the program cuts them into, before the loop.
+    cut = jax.eval_shape(model.cut_variables, decoder)
+    weights = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(cut))
     keys = size * 2 * model.dec_layers * memory.size
     own = used.peak_memory_in_bytes - used.argument_size_in_bytes - weights - keys
     return {

@@ -34,6 +34,7 @@ FLAGS = (
     Flag("image_ids", "", "COCO JSON that numbers the images."),
     Flag("text_model", "", "SentencePiece model of an imported model."),
     Flag("step", 0, "Of the checkpoint to use (0: the newest).", least=0),
+    Flag("kernel_dtype", "", "int8: the decoder's kernels in int8."),
 )
 
 
@@ -51,6 +52,7 @@ def stream(
     classes: Sequence[str] = (),
     side: int = 1024,
     image_ids: str = "",
+    kernel_dtype: str = "",
     skipped: "Skipped | None" = None,
 ) -> Iterator[dict]:
     """Predicts for files; yields the rows of predictions.json as they are written.
@@ -68,6 +70,7 @@ def stream(
         classes: names of those that may be found; () for all.
         side: longer side of the pictures at most, in pixels; 0: that of the image.
         image_ids: JSON that has the ids of COCO's results, see `predictions.coco_rows.image_ids`.
+        kernel_dtype: 'int8' for the decoder's kernels in int8; '': as trained.
         skipped: learns of files that cannot be decoded.
 
     Raises:
@@ -93,6 +96,7 @@ def stream(
             batch_size=batch_size,
             text_model_path=text_model,
             classes=classes,
+            kernel_dtype=kernel_dtype,
         )
     with Output(Path(out), model, threshold=threshold, side=side) as output:
         if source.video:

@@ -25,6 +25,7 @@ FLAGS = (
     Flag("tasks", "", "Only these tasks, joined by +, as in detection+segmentation."),
     Flag("step", 0, "Of the checkpoint to use (0: the newest).", least=0),
     Flag("text_model", "", "SentencePiece model of an imported model with captions."),
+    Flag("kernel_dtype", "", "int8: the decoder's kernels in int8."),
 )
 
 

@@ -1,6 +1,5 @@
 """Token by token decoding: the prompt at once, then a `lax.while_loop` over a key-value cache."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -25,9 +24,8 @@ from pix2seq_jax.models.pix2seq import Pix2Seq
 from pix2seq_jax.vocab import PADDING
 
 BLOCK = 128  # tokens that a block of the cache has room for: a row of a TPU's memory
-# Sequences of an image, and tokens of a response, from which on few that are left go on by
-# themselves: it takes a loop more to compile, and again one for the few of the few.
-NARROWED, NARROWED_LENGTH = 8, 64
+NARROWED = 8  # sequences of an image from which on few that are left go on by themselves
+NARROWED_LENGTH = 64  # tokens of a response from which on that saves more than it costs to compile
 FORBIDDEN = -1e10  # logit of a token the grammar does not allow: finite, and far below any other
 
 
@@ -127,25 +125,24 @@ def _draw_all(step: Callable[["State"], "State"], state: "State", length: int) -
 
     There is a loop for each block of the cache, which grows: a token costs what is before it.
     """
-    prompt = state.cache.length
+    prompt, narrows = state.cache.length, length >= NARROWED_LENGTH
     while (cached := state.cache.length) < prompt + length - 1:  # the last token is never read
         room = min(BLOCK - cached % BLOCK, prompt + length - 1 - cached)
         cache = state.cache.widen(room) if cached % BLOCK else state.cache.grow(room)
-        least = NARROWED if length >= NARROWED_LENGTH else math.inf
-        state = _draw_block(step, state.replace(cache=cache), cached + room - prompt, least)
+        state = _draw_block(step, state.replace(cache=cache), cached + room - prompt, narrows)
     return state
 
 
 def _draw_block(
-    step: Callable[["State"], "State"], state: "State", last: int, least: float
+    step: Callable[["State"], "State"], state: "State", last: int, narrows: bool
 ) -> "State":
     """The state after the response tokens 0 to `last`, or when all sequences have ended.
 
-    When no image has more than a quarter of its `least` or more sequences left, these go on
-    without the others: outlines differ in length, and the longest would hold up all.
+    With `narrows`, when no image has more than a quarter of its NARROWED or more sequences left,
+    these go on without the others: outlines differ in length, and the longest would hold up all.
     """
     count = state.last.shape[1]  # not a number in an exported program for any number of sequences
-    few = count // 4 if isinstance(count, int) and count >= least else 0
+    few = count // 4 if narrows and isinstance(count, int) and count >= NARROWED else 0
 
     def goes_on(state: State) -> jnp.ndarray:
         left = jnp.sum(~state.ended, axis=1)
@@ -155,7 +152,7 @@ def _draw_block(
     if not few:
         return state
     rows = jnp.argsort(state.ended, axis=1, stable=True)[:, :few]  # those that are left come first
-    return state.put(_draw_block(step, state.take(rows), last, least), rows)
+    return state.put(_draw_block(step, state.take(rows), last, narrows), rows)
 
 
 def prepare(model: Pix2Seq, variables: Any, memory: jnp.ndarray) -> tuple[Any, Any]:

@@ -13,7 +13,7 @@ from jax import numpy as jnp
 
 from pix2seq_jax.models.axes import constrain, spread_axes
 from pix2seq_jax.models.blockwise import blockwise
-from pix2seq_jax.models.layers import ZEROS, Stack, matmul, multiply
+from pix2seq_jax.models.layers import ZEROS, Stack, kernel_steps, matmul, multiply
 from pix2seq_jax.models.splash import splash
 
 # From so many scores of one head, T·S, the blockwise form takes half the time of the plain one for
@@ -167,8 +167,7 @@ class ToHeads(nn.Module):
 
     def __call__(self, x: jnp.ndarray) -> jnp.ndarray:
         kernel, dtype = self.kernel.reshape(x.shape[-1], -1), jnp.dtype(self.stack.dtype)
-        steps = self.get_variable("params", "kernel_steps")  # of `cut_variables`, or None
-        h = matmul(x.astype(dtype), kernel, steps=None if steps is None else steps.reshape(-1))
+        h = matmul(x.astype(dtype), kernel, steps=kernel_steps(self))
         h = h.reshape(*x.shape[:2], *self.bias.shape) + self.bias.astype(dtype)[None, None]
         return constrain(h.swapaxes(1, 2), "batch", "heads")
 
@@ -218,8 +217,7 @@ class FromHeads(nn.Module):
         bias = self.param("bias", init, (self.stack.dim,))
         dtype = jnp.dtype(self.stack.dtype)
         x = x.astype(dtype).swapaxes(1, 2).reshape(batch, length, heads * size)
-        steps = self.get_variable("params", "kernel_steps")  # of `cut_variables`, or None
-        h = matmul(x, kernel.reshape(heads * size, -1), steps=steps)
+        h = matmul(x, kernel.reshape(heads * size, -1), steps=kernel_steps(self))
         return constrain(h + bias.astype(dtype)[None, None], "batch")
 
 

@@ -39,7 +39,8 @@ def cut_variables(
     one product.
     """
     decoder = dict(variables["params"]["decoder"])
-    body, dtype = decoder.pop("body"), kernel_dtype or stack.dtype
+    dtype = kernel_dtype or stack.dtype
+    body = decoder.pop("body")
     embedding = decoder.get("output_embedding", decoder["embedding"])
     decoder["output"] = _as_dtype(embedding.T, dtype, 1)
     decoder["steps"] = {"norm": body["norm"]}
@@ -56,16 +57,18 @@ def _cut_kernels(module: Mapping[str, Any], dtype: str) -> dict[str, Any]:
         name: _cut_kernels(part, dtype) if isinstance(part, Mapping) else part
         for name, part in module.items()
     }
-    return cut | _as_dtype(cut["kernel"], dtype, cut["bias"].ndim) if "kernel" in cut else cut
+    if "kernel" not in cut:
+        return cut
+    return cut | _as_dtype(cut["kernel"], dtype, cut["bias"].ndim)
 
 
 def _as_dtype(kernel: jnp.ndarray, dtype: str, outputs: int) -> dict[str, jnp.ndarray]:
-    """The `kernel` in another dtype; where that is int8 with its `kernel_steps` f32, in the shape
-    of what the kernel has for its last axes, the outputs."""
+    """The `kernel` in another dtype; where that is int8 with its `kernel_steps` f32[F], one for
+    each of the F outputs that its last axes are."""
     if dtype != "int8":
         return {"kernel": kernel.astype(dtype)}
     numbers, step = to_int8(kernel, tuple(range(kernel.ndim - outputs)))
-    return {"kernel": numbers, "kernel_steps": step.reshape(kernel.shape[-outputs:])}
+    return {"kernel": numbers, "kernel_steps": step.reshape(-1)}
 
 
 def _join(attention: Mapping[str, Any]) -> dict[str, Any]:
@@ -77,9 +80,8 @@ def _join(attention: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def dtype_of_keys(dtype: str) -> str:
-    """The dtype of keys and values that single tokens look at, in a computation in `dtype`.
-
-    XLA's CPU backend would convert bfloat16 ones to float32 at every token.
+    """The dtype of keys and values that single tokens look at, in a computation in `dtype`: on a
+    CPU float32, since XLA would convert bfloat16 ones at every token.
     """
     return "float32" if jax.default_backend() == "cpu" else dtype
 
@@ -204,8 +206,8 @@ def attend_cached(
 
     Args:
         query, key, value: [R,H,T,D/H] of the new tokens.
-        blocks: cached keys and values, of which the last is filled in part; they may be of a
-            narrower dtype.
+        blocks: cached keys and values, of which the last is filled in part; they may be of
+            another dtype.
         index: i32[], cached tokens.
 
     Returns:

@@ -14,6 +14,7 @@ import jax
 from flax import linen as nn
 from jax import lax
 from jax import numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from pix2seq_jax.models.axes import constrain
 
@@ -30,7 +31,8 @@ ATTENTIONS = ("auto", "plain", "blockwise", "cudnn", "splash")
 # What the backward pass computes again of a layer where memory is to be saved: all of it, or all
 # but its matrix products and its attention.
 REMAT_POLICIES = ("all", "elementwise")
-ATTENDED = "attended"  # name of what attention keeps for its backward pass
+# Names of what attention and matrix products keep for the backward pass.
+ATTENDED, PRODUCT = "attended", "product"
 EMBEDDING_INIT = nn.initializers.truncated_normal(0.02)
 ZEROS = nn.initializers.zeros
 NORM_EPSILON = 1e-6
@@ -83,8 +85,8 @@ class Stack:
 def multiply(a: jnp.ndarray, b: jnp.ndarray, dtype: Any = None) -> jnp.ndarray:
     """The product of matrices [...,N,D] and [...,D,F], in their dtype or in another.
 
-    On a CPU XLA has bfloat16 products with float32 results only; for others it would convert both
-    factors, which takes three to six times as long.
+    XLA has bfloat16 products on CPUs that multiply such numbers themselves, with float32 results
+    only. For others it converts both factors, which takes three to six times as long.
     """
     dtype = jnp.dtype(dtype or a.dtype)
     summed = jnp.float32 if jax.default_backend() == "cpu" else dtype
@@ -98,8 +100,8 @@ def _product(x: jnp.ndarray, kernel: jnp.ndarray, dtype: Any) -> jnp.ndarray:
 
 
 def _product_forward(x, kernel, dtype):
-    # Not by `_product`: `_kept` has to see the product.
-    return multiply(x, kernel, dtype), (x, kernel)
+    # Not by `_product`: `_kept` has to see the name.
+    return checkpoint_name(multiply(x, kernel, dtype), PRODUCT), (x, kernel)
 
 
 def _product_backward(dtype, kept, grad):
@@ -120,7 +122,7 @@ def matmul(
     x: jnp.ndarray, kernel: jnp.ndarray, dtype: Any = None, steps: jnp.ndarray | None = None
 ) -> jnp.ndarray:
     """[...,D] times [D,F] in the dtype of x or in another; with `steps` f32[F] the kernel is
-    int8[D,F] · steps.
+    int8[D,F] · steps, and the rows of x are rounded to int8 as well.
 
     It is one flat product: with several leading axes XLA's CPU backend transposes the gradient,
     which doubled the time of an MLP block.
@@ -144,11 +146,18 @@ def to_int8(x: jnp.ndarray, axes: tuple[int, ...]) -> tuple[jnp.ndarray, jnp.nda
 def _int8_product(x: jnp.ndarray, kernel: jnp.ndarray, steps: jnp.ndarray) -> jnp.ndarray:
     """[N,D] times int8[D,F] · steps f32[F]: f32[N,F], with each row of x rounded to int8."""
     numbers, step = to_int8(x, (1,))
-    if x.shape[0] == 1:
+    count = x.shape[0]  # not a number in an exported program for any number of images
+    if not isinstance(count, int) or count == 1:
         # For one row XLA's CPU backend would convert the kernel to int32.
         numbers = jnp.pad(numbers, ((0, 1), (0, 0)))
-    sums = jnp.matmul(numbers, kernel, preferred_element_type=jnp.int32)
-    return (sums if x.shape[0] != 1 else sums[:1]) * (step * steps[None])
+    sums = jnp.matmul(numbers, kernel, preferred_element_type=jnp.int32)[:count]
+    return sums * (step * steps[None])
+
+
+def kernel_steps(module: nn.Module) -> jnp.ndarray | None:
+    """f32[F], the steps between the numbers of an int8 kernel of `models.cached.cut_variables`, for
+    each of its outputs; None for other kernels."""
+    return module.get_variable("params", "kernel_steps")
 
 
 class Dense(nn.Module):
@@ -164,8 +173,7 @@ class Dense(nn.Module):
         dtype, shape = jnp.dtype(self.dtype), (x.shape[-1], self.features)
         kernel = self.param("kernel", nn.with_logical_partitioning(KERNEL_INIT, self.axes), shape)
         bias = self.param("bias", nn.with_logical_partitioning(ZEROS, self.axes[1:]), shape[1:])
-        steps = self.get_variable("params", "kernel_steps")  # of `cut_variables`, or None
-        h = matmul(x.astype(dtype), kernel, steps=steps)
+        h = matmul(x.astype(dtype), kernel, steps=kernel_steps(self))
         return h + jnp.expand_dims(bias.astype(dtype), range(h.ndim - 1))
 
 
@@ -270,8 +278,5 @@ def scan_layers(block: type[nn.Module], stack: Stack, in_axes: Any) -> type[nn.M
 def _kept(primitive: Any, *inputs: Any, **options: Any) -> bool:
     """Whether "elementwise" keeps what an operation computes: matrix products and attention."""
     if primitive.name == "name":
-        return options["name"] == ATTENDED
-    if "dot_product_attention" in primitive.name:  # of cuDNN
-        return True
-    products = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-    return products(primitive, *inputs, **options)
+        return options["name"] in (ATTENDED, PRODUCT)
+    return "dot_product_attention" in primitive.name  # of cuDNN

@@ -63,11 +63,13 @@ class Pix2Seq(nn.Module):
             models.attention.attend_whole.
         dtype: of the computation, 'float32' or 'bfloat16'; parameters, softmax and logits are
             float32.
-        cache_dtype: of the decoder's cache of sequence tokens; '' for `dtype`. 'bfloat16' halves
-            the cache of a float32 model, where the device multiplies such numbers itself.
+        cache_dtype: of the decoder's cache of sequence tokens; '' for `dtype`, on a CPU for
+            float32. 'bfloat16' halves the cache of a float32 model, where the device multiplies
+            such numbers itself.
         kernel_dtype: of the decoder's kernels while it writes tokens; '' for `dtype`. With 'int8'
             they are a quarter of their bytes in float32: each column is rounded to 127 steps either
-            way, and so is each row that is multiplied with them, as it comes.
+            way, and so is each row that is multiplied with them, as it comes. The token embedding
+            and what makes the image's keys and values stay as they are.
         remat: recompute activations of each layer in the backward pass.
         remat_policy: which of them: 'all', or the 'elementwise' ones, so that the results of matrix
             products and of attention are kept.

@@ -21,6 +21,7 @@ def serve(
     tasks: str = "",
     step: int = 0,
     text_model: str = "",
+    kernel_dtype: str = "",
 ) -> None:
     """Loads the model of a workdir and answers until SIGTERM or Ctrl-C; what is in flight then is
     answered.
@@ -37,6 +38,7 @@ def serve(
                 step=step,
                 batch_size=limits.batch_size,
                 text_model_path=text_model,
+                kernel_dtype=kernel_dtype,
             )
         app = Service(model, limits, threshold=threshold).app()
         config = uvicorn.Config(app, lifespan="on", log_level="warning", access_log=False)

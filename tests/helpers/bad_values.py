@@ -116,6 +116,8 @@ BY_RANGE = {
         },
         **{
             "model.attention": ("flash",),
+            "model.cache_dtype": ("int8",),
+            "model.kernel_dtype": ("int4", "bfloat16"),
             "model.attention_init": ("zeros",),
             "data.source": ("tfds", ""),
             "data.bad_images": ("skip", ""),

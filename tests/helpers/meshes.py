@@ -48,7 +48,9 @@ class Run:
             state = jax.device_put(zeros.replace(params=before), layout)
             batch = jax.device_put(batch, sharding.batch_sharding(mesh))
             if decodes:
-                self.logits = decoded(model, state, batch["detection"]["image"])
+                images, in_int8 = batch["detection"]["image"], model.clone(kernel_dtype="int8")
+                self.logits = decoded(model, state, images)
+                self.int8_logits = decoded(in_int8, state, images)
             jitted = train_step.jit_step(step, state, mesh=mesh)
             program = jitted.lower(state, batch, jax.random.key(1)).compile()
             after, metrics = program(state, batch, jax.random.key(1))

@@ -49,6 +49,15 @@ def test_decoding_equals_one_device(runs, alone):
     assert logits.std(axis=0).max() > 1e-4  # images differ
 
 
+def test_decoding_in_int8_equals_one_device(runs, alone):
+    """Where a number is half a step away from two, the last bit says which one it becomes."""
+    logits = runs[name_of(MESHES[-1])].int8_logits
+    off = np.abs(logits - alone.int8_logits)
+    assert off.max() < 0.05 and off.mean() < 1e-3
+    assert 0.005 < np.abs(alone.int8_logits - alone.logits)[:, :, 0].max() < 0.1
+    assert logits.std(axis=0).max() > 0.1  # images differ
+
+
 def test_fsdp_holds_the_rows_of_its_device(runs):
     """Parameters cut over the devices of the batch: less memory than with whole ones, and each
     gathered for the forward and for the backward pass, its gradient added once."""
