@@ -1,10 +1,13 @@
 """The only reader of image files: bytes -> u8[h,w,3], by libjpeg-turbo or Pillow, for training,
 evaluation and prediction alike."""
 
+import contextlib
+import ctypes
 import io
 import os
 import re
 import stat
+import sys
 
 import numpy as np
 import simplejpeg
@@ -20,6 +23,24 @@ _ORIENTATION = 0x0112  # EXIF tag
 _ENDS = {b"\xff\xd8": b"\xff\xd9", b"\x89PNG": b"IEND"}  # how a JPEG and a PNG begin and end
 _TAIL = 4096  # bytes; some cameras write after the end
 _ALIGNED = 64  # bytes; TensorFlow takes memory that begins at a multiple without a copy
+# Parameters of glibc's mallopt, in bytes: how much free memory is not given back to the system,
+# and from what size on an array gets pages of its own. 32 MiB is the most that glibc takes.
+_MALLOC = {-1: 256 << 20, -3: 32 << 20}
+
+
+def _keep_freed_memory() -> None:
+    """Lets this process keep the memory of one picture for the next.
+
+    Pictures are a megabyte, and glibc would give each back to the system, which hands out every
+    page anew: a quarter of the time of preparing pictures.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # another C library than glibc
+            for parameter, value in _MALLOC.items():
+                ctypes.CDLL(None).mallopt(parameter, value)
+
+
+_keep_freed_memory()
 
 
 def decode_image(data: bytes, name: str, size: tuple[int, int] | None = None) -> np.ndarray:

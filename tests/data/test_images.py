@@ -1,6 +1,8 @@
 """Image files of all kinds -> RGB."""
 
 import io
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -137,3 +139,27 @@ def test_a_truncated_jpeg_of_the_annotated_size_is_named():
 def test_memory_for_pixels_is_aligned():
     assert all(is_aligned(empty_pixels(height, 7)) for height in range(1, 40))
     assert not is_aligned(empty_pixels(9, 7)[:, 1:])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc")
+def test_memory_of_a_picture_is_kept_for_the_next():
+    """Else every page of it would be handed out anew: 1,200 for four pictures of 1.2 MB."""
+    code = """if True:
+        import resource
+        from pix2seq_jax.data.images import empty_pixels
+
+        def faults():
+            return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+        def four():
+            for pixels in [empty_pixels(640, 640) for _ in range(4)]:
+                pixels.fill(0)
+
+        four()
+        before = faults()
+        for _ in range(50):
+            four()
+        print(faults() - before)
+    """
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(run.stdout) < 1000
