@@ -89,7 +89,8 @@ def multiply(a: jnp.ndarray, b: jnp.ndarray, dtype: Any = None) -> jnp.ndarray:
     only. For others it converts both factors, which takes three to six times as long.
     """
     dtype = jnp.dtype(dtype or a.dtype)
-    summed = jnp.float32 if jax.default_backend() == "cpu" else dtype
+    cpu = jax.default_backend() == "cpu"
+    summed = jnp.float32 if cpu else jnp.result_type(a, b, dtype)
     return jnp.matmul(a, b, preferred_element_type=summed).astype(dtype)
 
 
