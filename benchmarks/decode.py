@@ -20,7 +20,7 @@ from flax import linen as nn
 from pix2seq_jax.decoding.generate import BLOCK, generate
 from pix2seq_jax.decoding.sampling import from_string
 from pix2seq_jax.models.backbones.vit import VitBackbone
-from pix2seq_jax.models.cached import dtype_of_keys
+from pix2seq_jax.models.image_keys import dtype_of_keys
 from pix2seq_jax.models.pix2seq import Pix2Seq
 
 
@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--vocabs", default="3000", help="sizes of the vocabulary")
     parser.add_argument("--lengths", default="16,112", help="SHORT,LONG[,LONG...] tokens")
     parser.add_argument("--dtype", default="float32", help="float32 or bfloat16")
-    parser.add_argument("--cache_dtype", default="", help="of the tokens' cache")
+    parser.add_argument("--cache_dtype", default="", help="model.cache_dtype")
     parser.add_argument("--kernel_dtype", default="", help="int8, or that of --dtype")
     parser.add_argument("--sampler", default="greedy")
     args = parser.parse_args()
@@ -67,7 +67,7 @@ def _rows(args, shape: tuple[int, ...], bandwidth: float, rate: float) -> list[d
     for short, long in zip(list(works)[:-1], list(works)[1:], strict=True):
         count, cached = long - short, (short + long) / 2
         seconds = (times[long].median - times[short].median) / count
-        read = _bytes(model, batch, sequences, cached)
+        read = _bytes(model, batch, sequences // batch, cached)
         work = 2 * _products(model, sequences, cached)
         floor = max(read / bandwidth, work / rate)
         names = ("batch", "objects", "samples", "size", "vocab")
@@ -111,14 +111,15 @@ def _variables(model: Pix2Seq):
     return nn.meta.unbox(jax.jit(small.init)(jax.random.key(0), images, tokens))
 
 
-def _bytes(model: Pix2Seq, batch: int, sequences: int, cached: float) -> float:
-    """Bytes that one token of each sequence reads."""
+def _bytes(model: Pix2Seq, batch: int, queries: int, cached: float) -> float:
+    """Bytes that one token of each sequence reads, `queries` of an image."""
     layer = 6 * model.dec_dim**2 + 2 * model.dec_dim * model.dec_mlp
     parameters = model.dec_layers * layer + model.vocab_size * model.dec_dim
-    looked_at = batch * _image_tokens(model) + sequences * cached
     of_kernels = jnp.dtype(model.kernel_dtype or model.dtype).itemsize
-    of_keys = jnp.dtype(dtype_of_keys(model.dtype)).itemsize
-    return of_kernels * parameters + of_keys * 2 * model.dec_layers * model.dec_dim * looked_at
+    of_image = jnp.dtype(dtype_of_keys(model.dtype, model.cache_dtype, queries)).itemsize
+    of_tokens = model.empty_cache(1, 1).layers[0][0][0].itemsize
+    keys = batch * (of_image * _image_tokens(model) + of_tokens * queries * cached)
+    return of_kernels * parameters + 2 * model.dec_layers * model.dec_dim * keys
 
 
 def _products(model: Pix2Seq, sequences: int, cached: float) -> float:

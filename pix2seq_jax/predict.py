@@ -35,6 +35,7 @@ FLAGS = (
     Flag("text_model", "", "SentencePiece model of an imported model."),
     Flag("step", 0, "Of the checkpoint to use (0: the newest).", least=0),
     Flag("kernel_dtype", "", "int8: the decoder's kernels in int8."),
+    Flag("cache_dtype", "", "int8: the image's keys and values in int8."),
 )
 
 
@@ -53,6 +54,7 @@ def stream(
     side: int = 1024,
     image_ids: str = "",
     kernel_dtype: str = "",
+    cache_dtype: str = "",
     skipped: "Skipped | None" = None,
 ) -> Iterator[dict]:
     """Predicts for files; yields the rows of predictions.json as they are written.
@@ -71,6 +73,7 @@ def stream(
         side: longer side of the pictures at most, in pixels; 0: that of the image.
         image_ids: JSON that has the ids of COCO's results, see `predictions.coco_rows.image_ids`.
         kernel_dtype: 'int8' for the decoder's kernels in int8; '': as trained.
+        cache_dtype: 'int8' for the image's keys and values in int8; '': as trained.
         skipped: learns of files that cannot be decoded.
 
     Raises:
@@ -97,6 +100,7 @@ def stream(
             text_model_path=text_model,
             classes=classes,
             kernel_dtype=kernel_dtype,
+            cache_dtype=cache_dtype,
         )
     with Output(Path(out), model, threshold=threshold, side=side) as output:
         if source.video:

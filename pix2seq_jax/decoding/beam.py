@@ -69,7 +69,7 @@ def beam_search(
     check_lengths(model, memory, prompt, max_len, eos_token)
     grammar = grammar_table(allowed, model.vocab_size)
     batch, prompt_len = prompt.shape
-    variables, cross_kv = prepare(model, variables, memory)
+    variables, cross_kv = prepare(model, variables, memory, beams)
 
     def step(state: State, tokens: jnp.ndarray, index: jnp.ndarray | int) -> State:
         logits, cache = model.apply(variables, tokens, state.cache, cross_kv, index, method="step")

@@ -106,7 +106,7 @@ def generate(
     )
     prompt_len = prompts.shape[-1]
     length = max_len - prompt_len
-    variables, cross_kv = prepare(model, variables, memory)
+    variables, cross_kv = prepare(model, variables, memory, count)
 
     def step(state: State) -> State:
         tokens, index = state.last[..., None], prompt_len + state.count - 1
@@ -155,20 +155,20 @@ def _draw_block(
     return state.put(_draw_block(step, state.take(rows), last, narrows), rows)
 
 
-def prepare(model: Pix2Seq, variables: Any, memory: jnp.ndarray) -> tuple[Any, Any]:
-    """What a loop over tokens reads, computed before it: (variables for `Pix2Seq.step`, keys and
-    values of the images by layer).
+def prepare(model: Pix2Seq, variables: Any, memory: jnp.ndarray, queries: int) -> tuple[Any, Any]:
+    """What a loop over tokens of so many sequences an image reads, computed before it: (variables
+    for `Pix2Seq.step`, keys and values of the images by layer).
 
     The barrier keeps XLA from moving slices and transposes of them into the loop.
     """
     if spread_axes():  # the images are on several devices
-        cross_kv = model.apply(variables, memory, method="cross_kv")
+        cross_kv = model.apply(variables, memory, queries, method="cross_kv")
     else:
         # An image after the other: those of all layers are stacked before they are cut, and of a
         # whole batch both would be alive.
         cross_kv = lax.map(
             lambda one: jax.tree.map(
-                lambda x: x[0], model.apply(variables, one[None], method="cross_kv")
+                lambda x: x[0], model.apply(variables, one[None], queries, method="cross_kv")
             ),
             memory,
         )

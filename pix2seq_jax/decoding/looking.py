@@ -47,18 +47,11 @@ def look(model: Pix2Seq, variables: Any, memory: jnp.ndarray, tokens: jnp.ndarra
     (hidden, _), *_ = layers["__call__"]
     logits = model.apply(cut, hidden, method=_logits)
     total = jnp.zeros((batch, rows * length, memory.shape[1]))
-    for number, (key, _) in enumerate(cross_kv):
+    for number, image in enumerate(cross_kv):
         (query,) = layers[f"layer{number}"]["cross_attention"]["query"]["__call__"]
-        total += jnp.mean(weights(query, key), axis=1)
+        total += jnp.mean(jax.nn.softmax(image.scores(query)), axis=1)
     attention = total / len(cross_kv)
     return Look(logits, attention.reshape(batch, rows, length, -1))
-
-
-def weights(query: jnp.ndarray, key: jnp.ndarray) -> jnp.ndarray:
-    """The weights of `models.attention.attend` without a mask: [B,H,T,D/H], [B,H,S,D/H] ->
-    f32[B,H,T,S]."""
-    scores = jnp.einsum("bhtk,bhsk->bhts", query, key, preferred_element_type=jnp.float32)
-    return jax.nn.softmax(scores * query.shape[-1] ** -0.5, axis=-1)
 
 
 def _is_kept(module: Any, method: str) -> bool:

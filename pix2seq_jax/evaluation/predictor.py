@@ -339,6 +339,7 @@ def load(
     text_model_path: str = "",
     classes: Sequence[str] = (),
     kernel_dtype: str = "",
+    cache_dtype: str = "",
 ) -> Predictor:
     """The model of a workdir, trained or imported, ready to predict.
 
@@ -349,7 +350,8 @@ def load(
         batch_size: images at a time.
         text_model_path: SentencePiece model, for an imported model with captions.
         classes: names of those that may be found, decoding writes no other; () for all.
-        kernel_dtype: 'int8' for the decoder's kernels in int8, see models.pix2seq; '': as trained.
+        kernel_dtype, cache_dtype: 'int8' for the decoder's kernels, and for the image's keys and
+            values, in int8, see models.pix2seq; '': as trained.
 
     Raises:
         ValueError: no run or no whole checkpoint there, a task or class that the model does not
@@ -361,6 +363,7 @@ def load(
     config.eval.batch_size = batch_size
     config.data.text_model = text_model_path or config.data.text_model
     config.model.kernel_dtype = kernel_dtype or config.model.kernel_dtype
+    config.model.cache_dtype = cache_dtype or config.model.cache_dtype
     labels_of(classes, tuple(config.data.category_names))  # before anything large is read
     text, mesh = text_model.load_text(config, workdir), sharding.make_mesh()
     model = resolve.make_model(config)

@@ -5,7 +5,6 @@ Axes: B images, N sequences per image, R = B·N, T new tokens, C cached tokens, 
 heads, D width.
 """
 
-import dataclasses
 import functools
 from collections.abc import Mapping
 from typing import Any
@@ -17,12 +16,12 @@ from jax import lax
 from jax import numpy as jnp
 
 from pix2seq_jax.models.attention import (
-    CrossAttention,
     FromHeads,
     enough_queries,
     side_by_side,
 )
 from pix2seq_jax.models.axes import constrain
+from pix2seq_jax.models.image_keys import CachedCrossAttention, ImageKeys
 from pix2seq_jax.models.layers import Dense, LayerNorm, MlpBlock, Stack, multiply, to_int8
 
 KeyValue = tuple[jnp.ndarray, jnp.ndarray]
@@ -77,13 +76,6 @@ def _join(attention: Mapping[str, Any]) -> dict[str, Any]:
     kernel, bias = side_by_side([(part["kernel"], part["bias"]) for part in parts])
     joint = {"kernel": kernel, "bias": bias.reshape(-1)}
     return {"query_key_value": joint, "out": attention["out"]}
-
-
-def dtype_of_keys(dtype: str) -> str:
-    """The dtype of keys and values that single tokens look at, in a computation in `dtype`: on a
-    CPU float32, since XLA would convert bfloat16 ones at every token.
-    """
-    return "float32" if jax.default_backend() == "cpu" else dtype
 
 
 @struct.dataclass
@@ -271,7 +263,7 @@ class CachedLayer(nn.Module):
     def __call__(
         self,
         x: jnp.ndarray,
-        cross_kv: KeyValue,
+        image: ImageKeys,
         blocks: tuple[KeyValue, ...],
         index: jnp.ndarray | int,
     ) -> tuple[jnp.ndarray, KeyValue]:
@@ -281,7 +273,7 @@ class CachedLayer(nn.Module):
         h, new = CachedSelfAttention(self.stack, name="self_attention")(h, blocks, index)
         x = x + h.reshape(x.shape)
         h = LayerNorm(self.stack.dtype, name="cross_norm")(x)
-        x = x + CrossAttention(self.stack, train=False, name="cross_attention")(h, *cross_kv)
+        x = x + CachedCrossAttention(self.stack, name="cross_attention")(h, image)
         return MlpBlock(self.stack, train=False, name="mlp")(x), new
 
 
@@ -294,15 +286,14 @@ class CachedLayers(nn.Module):
     def __call__(
         self,
         x: jnp.ndarray,
-        cross_kv: tuple[KeyValue, ...],
+        cross_kv: tuple[ImageKeys, ...],
         cache: Cache,
         index: jnp.ndarray | int,
     ) -> tuple[jnp.ndarray, Cache]:
         """[B,N,T,D] -> same, and the cache with the new tokens written at index..index+T."""
-        # A token is no long sequence: blocks of queries would turn the keys around every time.
-        stack, written = dataclasses.replace(self.stack, attention="plain"), []
+        written = []
         for number, (image, blocks) in enumerate(zip(cross_kv, cache.layers, strict=True)):
-            layer = CachedLayer(stack, name=f"layer{number}")
+            layer = CachedLayer(self.stack, name=f"layer{number}")
             x, new = layer(x, image, blocks, index)
             written.append(new)
         x = LayerNorm(self.stack.dtype, name="norm")(x)

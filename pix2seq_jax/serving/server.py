@@ -22,6 +22,7 @@ def serve(
     step: int = 0,
     text_model: str = "",
     kernel_dtype: str = "",
+    cache_dtype: str = "",
 ) -> None:
     """Loads the model of a workdir and answers until SIGTERM or Ctrl-C; what is in flight then is
     answered.
@@ -39,6 +40,7 @@ def serve(
                 batch_size=limits.batch_size,
                 text_model_path=text_model,
                 kernel_dtype=kernel_dtype,
+                cache_dtype=cache_dtype,
             )
         app = Service(model, limits, threshold=threshold).app()
         config = uvicorn.Config(app, lifespan="on", log_level="warning", access_log=False)

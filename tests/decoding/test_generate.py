@@ -231,6 +231,19 @@ def test_sequences_end_when_asked_to(tiny, sampled):
     assert (np.asarray(out.class_probs)[after[..., 4::5]] == 0).all()
 
 
+@pytest.mark.parametrize("sequences", [1, 2])
+def test_image_keys_in_int8_are_for_one_sequence_on_a_cpu(tiny, sequences):
+    """Then logits are a little off, else they are those of float32."""
+    model, variables, memory, prompt = tiny
+    options = {"max_len": 6, "sampler": Greedy(), "return_logits": True}
+    exact, rounded = (
+        run(one, variables, memory, prompt[:, :sequences], **options).logits[:, :, :, 0]
+        for one in (model, model.clone(cache_dtype="int8"))
+    )
+    off = np.abs(exact - rounded).max()
+    assert 1e-4 < off < 0.02 * np.abs(exact).max() if sequences == 1 else off == 0
+
+
 CALLS = []  # of Watched.step: sequences of an image
 
 

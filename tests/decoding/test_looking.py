@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pix2seq_jax.decoding import looking
-from pix2seq_jax.models.attention import CrossAttention
+from pix2seq_jax.models.image_keys import CachedCrossAttention
 from tests.helpers import four_tasks
 
 MODEL = four_tasks.tiny(dec_layers=2)
@@ -44,16 +44,17 @@ def test_attention_gives_the_real_output_of_the_decoder(given):
         0,
         method="step",
         capture_intermediates=lambda module, _: (
-            isinstance(module, CrossAttention) or module.name == "query"
+            isinstance(module, CachedCrossAttention) or module.name == "query"
         ),
     )
     layers, maps = kept["intermediates"]["decoder"]["steps"], []
-    for number, (key, value) in enumerate(cross_kv):
+    for number, image in enumerate(cross_kv):
         own = layers[f"layer{number}"]["cross_attention"]
         (query,), (real,) = own["query"]["__call__"], own["__call__"]
-        weights = looking.weights(query, key)
+        scores = jnp.einsum("bhtk,bhks->bhts", query, image.key) / query.shape[-1] ** 0.5
+        weights = jax.nn.softmax(scores)
         out = cut["params"]["decoder"]["steps"][f"layer{number}"]["cross_attention"]["out"]
-        attended = jnp.einsum("bhts,bhsk->bhtk", weights, value)
+        attended = jnp.einsum("bhts,bhks->bhtk", weights, image.value)
         ours = jnp.einsum("bhtk,hkd->btd", attended, out["kernel"]) + out["bias"][None, None]
         np.testing.assert_allclose(ours.reshape(real.shape), real, rtol=1e-4, atol=1e-4)
         maps.append(weights.mean(axis=1))

@@ -116,7 +116,7 @@ BY_RANGE = {
         },
         **{
             "model.attention": ("flash",),
-            "model.cache_dtype": ("int8",),
+            "model.cache_dtype": ("int4", "float16"),
             "model.kernel_dtype": ("int4", "bfloat16"),
             "model.attention_init": ("zeros",),
             "data.source": ("tfds", ""),

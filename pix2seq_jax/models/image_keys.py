@@ -1,0 +1,144 @@
+"""Keys and values of an image, as tokens that are written one by one look at them.
+
+Axes: B images, N sequences per image, T new tokens, Q = N·T queries of an image, S image tokens, H
+heads, D width.
+"""
+
+import functools
+import operator
+
+import jax
+from flax import linen as nn
+from flax import struct
+from jax import lax
+from jax import numpy as jnp
+
+from pix2seq_jax.models.attention import FromHeads, ToHeads, enough_queries
+from pix2seq_jax.models.layers import Stack, to_int8
+
+PARTS = 25  # that a sum over image tokens is made in: of 1,600 so that a part has 64
+
+
+@struct.dataclass
+class ImageKeys:
+    """What one layer's cross-attention looks at.
+
+    Attributes:
+        key, value: [B,H,D/H,S], int8 where there are steps.
+        key_step, value_step: f32[B,H,D/H,1], steps between the numbers of each row; or None.
+    """
+
+    key: jnp.ndarray
+    value: jnp.ndarray
+    key_step: jnp.ndarray | None = None
+    value_step: jnp.ndarray | None = None
+
+    @classmethod
+    def create(cls, key: jnp.ndarray, value: jnp.ndarray, dtype: str) -> "ImageKeys":
+        """Of keys and values [B,H,S,D/H], in a dtype that may be int8."""
+        key, value = key.swapaxes(2, 3), value.swapaxes(2, 3)
+        if dtype != "int8":
+            return cls(key.astype(dtype), value.astype(dtype))
+        (key, key_step), (value, value_step) = to_int8(key, (3,)), to_int8(value, (3,))
+        return cls(key, value, key_step, value_step)
+
+    def scores(self, query: jnp.ndarray) -> jnp.ndarray:
+        """[B,H,Q,D/H] -> f32[B,H,Q,S], before the softmax."""
+        if self.key_step is None:
+            scores = _of_keys(query.astype(self.key.dtype), self.key)
+        else:
+            stepped = query.astype(jnp.float32) * self.key_step.swapaxes(2, 3)
+            product = _of_keys_summed if _is_single(query) else _of_keys
+            scores = product(stepped.astype(query.dtype), self.key)
+        return scores * query.shape[-1] ** -0.5
+
+    def attend(self, query: jnp.ndarray) -> jnp.ndarray:
+        """`models.attention.attend` to all image tokens: [B,H,Q,D/H] -> the same."""
+        scores = self.scores(enough_queries(query))
+        weights = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
+        total = jnp.sum(weights, axis=-1, keepdims=True)
+        if self.value_step is None:
+            out = _of_values(weights.astype(self.value.dtype), self.value)
+        else:
+            product = _of_values_summed if _is_single(query) else _of_values
+            out = product(weights.astype(query.dtype), self.value)
+            out = out * self.value_step.swapaxes(2, 3)
+        return (out / total).astype(query.dtype)[:, :, : query.shape[2]]
+
+
+def dtype_of_keys(dtype: str, cache_dtype: str, queries: int | None) -> str:
+    """The dtype of an image's keys and values, in a computation in `dtype`, for so many queries at
+    a time (None: not known).
+
+    On a CPU int8 is for single queries. Else keys are float32 there: XLA would convert others at
+    every token.
+    """
+    cpu = jax.default_backend() == "cpu"
+    if cache_dtype == "int8" and (not cpu or (isinstance(queries, int) and queries == 1)):
+        return "int8"
+    return "float32" if cpu else dtype
+
+
+def _of_keys(query: jnp.ndarray, key: jnp.ndarray) -> jnp.ndarray:
+    """[B,H,Q,D/H] times [B,H,D/H,S]: f32[B,H,Q,S]."""
+    return jnp.einsum("bhqk,bhks->bhqs", query, key, preferred_element_type=jnp.float32)
+
+
+def _of_values(weights: jnp.ndarray, value: jnp.ndarray) -> jnp.ndarray:
+    """[B,H,Q,S] times [B,H,D/H,S]: f32[B,H,Q,D/H]."""
+    return jnp.einsum("bhqs,bhks->bhqk", weights, value, preferred_element_type=jnp.float32)
+
+
+def _is_single(query: jnp.ndarray) -> bool:
+    """Whether products with int8 are written out as sums: on a CPU, of one query [B,H,1,D/H].
+
+    XLA has no product of one row there that reads int8 as it is.
+    """
+    count = query.shape[2]  # not a number in an exported program for any number of sequences
+    return jax.default_backend() == "cpu" and isinstance(count, int) and count == 1
+
+
+def _of_keys_summed(query: jnp.ndarray, key: jnp.ndarray) -> jnp.ndarray:
+    """`_of_keys` of one query and int8 keys.
+
+    The barrier keeps XLA from converting all keys before the loop over tokens. The rounding, to
+    the precision that is there already, ends what it computes at once: the maximum that comes next
+    would double the time.
+    """
+    query, key = lax.optimization_barrier((query.astype(jnp.float32), key))
+    terms = (
+        query[..., i, None] * key[:, :, None, i].astype(jnp.float32) for i in range(key.shape[2])
+    )
+    kept = jnp.finfo(jnp.float32)
+    return lax.reduce_precision(functools.reduce(operator.add, terms), kept.nexp, kept.nmant)
+
+
+def _of_values_summed(weights: jnp.ndarray, value: jnp.ndarray) -> jnp.ndarray:
+    """`_of_values` of one query's weights and int8 values.
+
+    The sum over image tokens is made in PARTS, whose columns are added up last, and of the few
+    tokens that are left over.
+    """
+    weights, value = lax.optimization_barrier((weights.astype(jnp.float32), value))
+    width = value.shape[-1] // PARTS
+
+    def terms(start: int, stop: int) -> jnp.ndarray:
+        return weights[..., start:stop] * value[..., start:stop].astype(jnp.float32)
+
+    parts = (terms(part * width, (part + 1) * width) for part in range(PARTS))
+    sums = functools.reduce(operator.add, parts)  # [B,H,D/H,width]
+    added = jnp.matmul(sums, jnp.ones(width))
+    return (added + jnp.sum(terms(PARTS * width, value.shape[-1]), axis=-1))[:, :, None]
+
+
+class CachedCrossAttention(nn.Module):
+    """The same function as a CrossAttention without dropout."""
+
+    stack: Stack
+
+    @nn.compact
+    def __call__(self, x: jnp.ndarray, image: ImageKeys) -> jnp.ndarray:
+        """[B,N,T,D] -> the same."""
+        flat = x.reshape(x.shape[0], -1, x.shape[-1])  # [B,N·T,D]
+        h = image.attend(ToHeads(self.stack, name="query")(flat))
+        return FromHeads(self.stack, name="out")(h).reshape(x.shape)

@@ -1,0 +1,79 @@
+"""Looking at an image's keys and values, in floats and in int8."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pix2seq_jax.models.attention import attend
+from pix2seq_jax.models.image_keys import PARTS, ImageKeys, dtype_of_keys
+
+TOKENS = [7, 2 * PARTS, 2 * PARTS + 3]  # fewer than parts, a whole number in each, some over
+
+
+def normal(seed, *shape):
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def arrays(queries, tokens):
+    return normal(0, 2, 3, queries, 4), normal(1, 2, 3, tokens, 4), 3 * normal(2, 2, 3, tokens, 4)
+
+
+@pytest.mark.parametrize("queries", [1, 3])
+def test_floats_give_what_attention_gives(queries):
+    query, key, value = arrays(queries, 50)
+    image = ImageKeys.create(key, value, "float32")
+    np.testing.assert_allclose(image.attend(query), attend(query, key, value), atol=1e-6)
+
+
+@pytest.mark.parametrize("tokens", TOKENS)
+@pytest.mark.parametrize("queries", [1, 3])
+def test_int8_gives_what_attention_gives_to_the_rounded_numbers(queries, tokens):
+    query, key, value = arrays(queries, tokens)
+    image = ImageKeys.create(key, value, "int8")
+    assert image.key.dtype == image.value.dtype == jnp.int8
+    rounded = [
+        (numbers * step).swapaxes(2, 3)
+        for numbers, step in ((image.key, image.key_step), (image.value, image.value_step))
+    ]
+    for exact, near in zip((key, value), rounded, strict=True):
+        assert 1e-4 < np.abs(exact - near).max() < np.abs(exact).max() / 127
+    found = jax.jit(ImageKeys.attend)(image, query)
+    np.testing.assert_allclose(found, attend(query, *rounded), atol=1e-5)
+    of_one = [attend(query[:, :, i : i + 1], *rounded) for i in range(queries)]
+    np.testing.assert_allclose(found, jnp.concatenate(of_one, axis=2), atol=1e-5)
+
+
+def test_single_queries_read_int8_on_a_cpu():
+    """There is no product with all keys, for which XLA would convert them."""
+    query, key, value = arrays(1, 50)
+    program = jax.make_jaxpr(ImageKeys.attend)(ImageKeys.create(key, value, "int8"), query)
+    shapes = {
+        str(x.aval)
+        for eqn in program.eqns
+        for x in eqn.invars
+        if eqn.primitive.name == "dot_general"
+    }
+    assert shapes == {"float32[2,3,4,2]", "float32[2]"}  # columns of the parts are added up
+
+
+@pytest.mark.parametrize(
+    "asked,queries,dtype",
+    [
+        (("bfloat16", ""), 1, "float32"),
+        (("bfloat16", "bfloat16"), 1, "float32"),
+        (("bfloat16", "int8"), 1, "int8"),
+        (("float32", "int8"), 2, "float32"),
+        (("float32", "int8"), None, "float32"),
+    ],
+)
+def test_dtype_of_keys_on_a_cpu(asked, queries, dtype):
+    assert dtype_of_keys(*asked, queries) == dtype
+
+
+def test_dtype_of_keys_on_an_accelerator(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    assert dtype_of_keys("bfloat16", "", 1) == "bfloat16"
+    assert (
+        dtype_of_keys("bfloat16", "int8", 80) == dtype_of_keys("bfloat16", "int8", None) == "int8"
+    )
