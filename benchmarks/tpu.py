@@ -57,6 +57,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=500, help="length of a sequence")
     parser.add_argument("--vocab", type=int, default=3000, help="size of the vocabulary")
     parser.add_argument("--kernel_dtype", default="", help="model.kernel_dtype")
+    parser.add_argument("--cache_dtype", default="", help="model.cache_dtype")
     parser.add_argument("--sampler", default="nucleus(0.4)")
     options = parser.parse_args()
     # libtpu would ask the network which TPU this machine has.
@@ -150,7 +151,7 @@ def decoder_of(options: Any) -> tuple[Pix2Seq, dict[str, Any], jax.ShapeDtypeStr
     """ViT-B, the shapes of its decoder's variables, and that of the memory of the images."""
     size, length = (options.size, options.size), options.tokens + 1
     model = Pix2Seq(size, options.vocab, VitBackbone(16), dtype=options.dtype, max_seq_len=length)
-    model = model.clone(kernel_dtype=options.kernel_dtype)
+    model = model.clone(kernel_dtype=options.kernel_dtype, cache_dtype=options.cache_dtype)
     images, tokens = jnp.zeros((1, *size, 3)), jnp.zeros((1, 1), jnp.int32)
     variables = nn.meta.unbox(jax.eval_shape(model.init, jax.random.key(0), images, tokens))
     image = jax.eval_shape(partial(model.apply, method="encode"), variables, images)
