@@ -129,11 +129,9 @@ def decoding_row(options: Any, chip: jax.Device) -> dict[str, Any]:
     only = jax.sharding.SingleDeviceSharding(chip)
     program = jax.jit(decode, in_shardings=only).lower(decoder, memory, prompt).compile()
     seconds, used = time.perf_counter() - start, program.memory_analysis()
-    size = jnp.dtype(options.dtype).itemsize
     # As many bytes as the program cuts them into, before the loop.
-    cut = jax.eval_shape(model.cut_variables, decoder)
-    weights = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(cut))
-    keys = size * 2 * model.dec_layers * memory.size
+    weights = bytes_of(jax.eval_shape(model.cut_variables, decoder))
+    keys = bytes_of(jax.eval_shape(partial(model.apply, method="cross_kv"), decoder, memory))
     own = used.peak_memory_in_bytes - used.argument_size_in_bytes - weights - keys
     return {
         "images": options.decode,
@@ -145,6 +143,11 @@ def decoding_row(options: Any, chip: jax.Device) -> dict[str, Any]:
         "beyond at most GB": own / 1e9,
         "cycles of a token": dearest_loop(program.as_text()),
     }
+
+
+def bytes_of(tree: Any) -> int:
+    """Of all arrays of a tree."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def decoder_of(options: Any) -> tuple[Pix2Seq, dict[str, Any], jax.ShapeDtypeStruct]:

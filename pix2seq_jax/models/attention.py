@@ -100,7 +100,7 @@ def attend_whole(
     if causal:
         mask = jnp.tril(jnp.ones((query.shape[2], key.shape[2]), bool))
         return attend(query, key, value, mask, dropout)
-    return attend(enough_queries(query), key, value, None, dropout)[:, :, : query.shape[2]]
+    return attend(query, key, value, None, dropout)
 
 
 def enough_queries(query: jnp.ndarray) -> jnp.ndarray:

@@ -15,11 +15,7 @@ from flax import struct
 from jax import lax
 from jax import numpy as jnp
 
-from pix2seq_jax.models.attention import (
-    FromHeads,
-    enough_queries,
-    side_by_side,
-)
+from pix2seq_jax.models.attention import FromHeads, enough_queries, side_by_side
 from pix2seq_jax.models.axes import constrain
 from pix2seq_jax.models.image_keys import CachedCrossAttention, ImageKeys
 from pix2seq_jax.models.layers import Dense, LayerNorm, MlpBlock, Stack, multiply, to_int8

@@ -48,22 +48,31 @@ class ImageKeys:
             scores = _of_keys(query.astype(self.key.dtype), self.key)
         else:
             stepped = query.astype(jnp.float32) * self.key_step.swapaxes(2, 3)
-            product = _of_keys_summed if _is_single(query) else _of_keys
-            scores = product(stepped.astype(query.dtype), self.key)
+            # Else XLA would convert all keys before the loop over tokens, and keep them.
+            stepped, key = lax.optimization_barrier((stepped, self.key))
+            if _is_single(query):
+                scores = _of_keys_summed(stepped, key)
+            else:
+                scores = _of_keys(stepped.astype(query.dtype), key.astype(query.dtype))
         return scores * query.shape[-1] ** -0.5
 
     def attend(self, query: jnp.ndarray) -> jnp.ndarray:
         """`models.attention.attend` to all image tokens: [B,H,Q,D/H] -> the same."""
         scores = self.scores(enough_queries(query))
         weights = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
-        total = jnp.sum(weights, axis=-1, keepdims=True)
+        out = self._weighed(weights, query) / jnp.sum(weights, axis=-1, keepdims=True)
+        return out.astype(query.dtype)[:, :, : query.shape[2]]
+
+    def _weighed(self, weights: jnp.ndarray, query: jnp.ndarray) -> jnp.ndarray:
+        """The sum f32[B,H,Q,D/H] of the values by weights f32[B,H,Q,S]."""
         if self.value_step is None:
-            out = _of_values(weights.astype(self.value.dtype), self.value)
+            return _of_values(weights.astype(self.value.dtype), self.value)
+        weights, value = lax.optimization_barrier((weights, self.value))
+        if _is_single(query):
+            out = _of_values_summed(weights, value)
         else:
-            product = _of_values_summed if _is_single(query) else _of_values
-            out = product(weights.astype(query.dtype), self.value)
-            out = out * self.value_step.swapaxes(2, 3)
-        return (out / total).astype(query.dtype)[:, :, : query.shape[2]]
+            out = _of_values(weights.astype(query.dtype), value.astype(query.dtype))
+        return out * self.value_step.swapaxes(2, 3)
 
 
 def dtype_of_keys(dtype: str, cache_dtype: str, queries: int | None) -> str:
@@ -99,36 +108,38 @@ def _is_single(query: jnp.ndarray) -> bool:
 
 
 def _of_keys_summed(query: jnp.ndarray, key: jnp.ndarray) -> jnp.ndarray:
-    """`_of_keys` of one query and int8 keys.
+    """`_of_keys` of one query in float32 and int8 keys.
 
-    The barrier keeps XLA from converting all keys before the loop over tokens. The rounding, to
-    the precision that is there already, ends what it computes at once: the maximum that comes next
-    would double the time.
+    The rounding, to the precision that is there already, ends what XLA computes at once: the
+    maximum that comes next would double the time.
     """
-    query, key = lax.optimization_barrier((query.astype(jnp.float32), key))
-    terms = (
-        query[..., i, None] * key[:, :, None, i].astype(jnp.float32) for i in range(key.shape[2])
-    )
+
+    def term(i: int) -> jnp.ndarray:
+        row = lax.slice_in_dim(key, i, i + 1, axis=2).astype(jnp.float32)
+        return lax.slice_in_dim(query, i, i + 1, axis=3) * row
+
     kept = jnp.finfo(jnp.float32)
-    return lax.reduce_precision(functools.reduce(operator.add, terms), kept.nexp, kept.nmant)
+    scores = functools.reduce(operator.add, map(term, range(key.shape[2])))
+    return lax.reduce_precision(scores, kept.nexp, kept.nmant)
 
 
 def _of_values_summed(weights: jnp.ndarray, value: jnp.ndarray) -> jnp.ndarray:
-    """`_of_values` of one query's weights and int8 values.
+    """`_of_values` of one query's weights in float32 and int8 values.
 
     The sum over image tokens is made in PARTS, whose columns are added up last, and of the few
     tokens that are left over.
     """
-    weights, value = lax.optimization_barrier((weights.astype(jnp.float32), value))
-    width = value.shape[-1] // PARTS
+    tokens = value.shape[-1]
+    width = tokens // PARTS
 
     def terms(start: int, stop: int) -> jnp.ndarray:
-        return weights[..., start:stop] * value[..., start:stop].astype(jnp.float32)
+        part = lax.slice_in_dim(value, start, stop, axis=3).astype(jnp.float32)
+        return lax.slice_in_dim(weights, start, stop, axis=3) * part
 
     parts = (terms(part * width, (part + 1) * width) for part in range(PARTS))
     sums = functools.reduce(operator.add, parts)  # [B,H,D/H,width]
     added = jnp.matmul(sums, jnp.ones(width))
-    return (added + jnp.sum(terms(PARTS * width, value.shape[-1]), axis=-1))[:, :, None]
+    return (added + jnp.sum(terms(PARTS * width, tokens), axis=-1))[:, :, None]
 
 
 class CachedCrossAttention(nn.Module):

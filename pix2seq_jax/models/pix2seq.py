@@ -68,7 +68,8 @@ class Pix2Seq(nn.Module):
             float32. 'bfloat16' halves the cache of a float32 model, where the device multiplies
             such numbers itself. 'int8' leaves it as with '' and is for the keys and values of the
             image, which are most of the bytes: each of their D_dec rows is rounded to 127 steps
-            either way. On a CPU it is for images with one sequence, as in detection and captioning.
+            either way. On a CPU that is done for images with one sequence, as in detection and
+            captioning; for others they are float32.
         kernel_dtype: of the decoder's kernels while it writes tokens; '' for `dtype`. With 'int8'
             they are a quarter of their bytes in float32: each column is rounded to 127 steps either
             way, and so is each row that is multiplied with them, as it comes. The token embedding

@@ -50,6 +50,14 @@ def test_paths_arrays_and_pil_images_are_one(predictor, files):
     assert_same(alone, results[0])
 
 
+@pytest.mark.parametrize("field", ["kernel_dtype", "cache_dtype"])
+def test_dtypes_of_decoding_reach_the_model(field, files, tmp_path):
+    loaded = pix2seq_jax.load(RECORDED, tasks=["detection"], **{field: "int8"})
+    assert loaded.config.model[field] == "int8"
+    with pytest.raises(ValueError, match=f"model.{field}='int4'; it may be one of"):
+        next(predict.stream(str(RECORDED), str(files[0]), str(tmp_path / "out"), **{field: "int4"}))
+
+
 def test_a_result_is_in_pixels_of_the_image_and_sorted(predictor, files):
     for file, result in zip(files, predictor(files, threshold=0.0), strict=True):
         with Image.open(file) as image:

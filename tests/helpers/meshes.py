@@ -48,8 +48,8 @@ class Run:
             state = jax.device_put(zeros.replace(params=before), layout)
             batch = jax.device_put(batch, sharding.batch_sharding(mesh))
             if decodes:
-                images, int8 = batch["detection"]["image"], {"kernel_dtype": "int8"}
-                in_int8 = model.clone(**int8, cache_dtype="int8")
+                images = batch["detection"]["image"]
+                in_int8 = model.clone(kernel_dtype="int8", cache_dtype="int8")
                 self.logits = decoded(model, state, images)
                 self.int8_logits = decoded(in_int8, state, images)
             jitted = train_step.jit_step(step, state, mesh=mesh)

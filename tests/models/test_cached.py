@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from pix2seq_jax.models.attention import attend_whole
 from pix2seq_jax.models.backbones.vit import VitBackbone
 from pix2seq_jax.models.cached import attend_cached
 from pix2seq_jax.models.pix2seq import Pix2Seq
@@ -79,9 +78,7 @@ def test_a_tpu_asks_with_eight_queries(length, monkeypatch):
     query, key, value = (normal(seed, 2, 3, length, 4) for seed in range(3))
     blocks = ((normal(3, 2, 3, 6, 4), normal(4, 2, 3, 6, 4)),)
     before = attend_cached(query, key, value, blocks, 5)
-    image = attend_whole(query, *blocks[0], kind="plain")
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
     program = str(jax.make_jaxpr(attend_cached)(query, key, value, blocks, 5))
     assert "f32[2,3,8,6]" in program and f"f32[2,3,{length},6]" not in program  # scores
     np.testing.assert_allclose(attend_cached(query, key, value, blocks, 5), before, atol=1e-6)
-    np.testing.assert_allclose(attend_whole(query, *blocks[0], kind="plain"), image, atol=1e-6)

@@ -40,8 +40,30 @@ def test_int8_gives_what_attention_gives_to_the_rounded_numbers(queries, tokens)
         assert 1e-4 < np.abs(exact - near).max() < np.abs(exact).max() / 127
     found = jax.jit(ImageKeys.attend)(image, query)
     np.testing.assert_allclose(found, attend(query, *rounded), atol=1e-5)
-    of_one = [attend(query[:, :, i : i + 1], *rounded) for i in range(queries)]
+    of_one = [image.attend(query[:, :, i : i + 1]) for i in range(queries)]
     np.testing.assert_allclose(found, jnp.concatenate(of_one, axis=2), atol=1e-5)
+
+
+def test_int8_of_a_bfloat16_model_and_of_zeros():
+    """Single queries are summed in float32; rows of zeros have no step."""
+    query, key, value = arrays(1, 50)
+    key, value = key.at[:, :, :, 0].set(0), value.at[:, :, :, 1].set(0)
+    wide = ImageKeys.create(key, value, "int8").attend(query)
+    narrow = ImageKeys.create(key, value, "int8").attend(query.astype(jnp.bfloat16))
+    assert narrow.dtype == jnp.bfloat16 and (narrow[..., 1] == 0).all()
+    np.testing.assert_allclose(narrow.astype(jnp.float32), wide, rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+@pytest.mark.parametrize("queries", [1, 3])
+def test_a_tpu_asks_with_eight_queries(queries, dtype, monkeypatch):
+    """Those that are added are left out again."""
+    query, key, value = arrays(queries, 50)
+    image = ImageKeys.create(key, value, dtype)
+    before = image.attend(query)
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    assert "f32[2,3,8,50]" in str(jax.make_jaxpr(ImageKeys.attend)(image, query))
+    np.testing.assert_allclose(image.attend(query), before, atol=1e-5)
 
 
 def test_single_queries_read_int8_on_a_cpu():

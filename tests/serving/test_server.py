@@ -22,6 +22,7 @@ from PIL import Image
 import pix2seq_jax
 from pix2seq_jax.evaluation.metrics import masks
 from pix2seq_jax.serving.app import Limits, Service
+from pix2seq_jax.serving.server import serve
 from tests.helpers import small
 from tests.helpers.browser import CHROMIUM, Browser
 from tests.helpers.commands import command
@@ -116,6 +117,13 @@ def same(row: dict, wanted: dict) -> None:
 
 def post(server, file: Path) -> httpx.Response:
     return server.client.post("/predict", content=file.read_bytes())
+
+
+@pytest.mark.parametrize("field", ["kernel_dtype", "cache_dtype"])
+def test_dtypes_of_decoding_reach_the_model(field):
+    options = {"host": "127.0.0.1", "port": 0, "limits": Limits(), "threshold": 0.5}
+    with pytest.raises(ValueError, match=f"model.{field}='int4'; it may be one of"):
+        serve(str(RECORDED), **options, **{field: "int4"})
 
 
 def test_it_is_ready_only_when_it_has_compiled(server):
