@@ -171,7 +171,7 @@ def evaluated(source: CocoDir, size: int) -> Callable[[int], None]:
         with ThreadPoolExecutor(pipeline.cpu_count()) as pool:
             for start in range(0, count, 4 * BATCH):
                 chunk = [i % len(source) for i in range(start, min(start + 4 * BATCH, count))]
-                make.filled(one, chunk, len(chunk), pool)
+                make.batch(dict(enumerate(pool.map(one, chunk))), len(chunk))
 
     return run
 

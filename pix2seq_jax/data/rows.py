@@ -6,8 +6,7 @@ alive, and one decoded image can serve several tasks and every window that is cu
 """
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -78,44 +77,17 @@ class Preprocess:
             raise ValueError(f"preprocessing {self._spec!r} failed: {error.message}") from error
         return {name: np.asarray(value) for name, value in outputs.items()}  # no copy
 
-    def _blank(self, size: int) -> Row:
-        """A batch of `size` blank images of one pixel."""
+    def batch(self, rows: Mapping[int, Row], size: int) -> Row:
+        """The rows by their number as a batch of `size`; those that are missing are blank images of
+        one pixel."""
         filled = {}
         for name, (dtype, shape) in self.shapes.items():
             filled[name] = np.zeros((size, *shape), dtype)  # no memory is touched before a row is
             if name in ("orig_size", "unpadded_size"):
                 filled[name][:] = 1
+            for number, row in rows.items():
+                filled[name][number] = row[name]
         return filled
-
-    def batch(self, rows: Mapping[int, Row], size: int) -> Row:
-        """The rows by their number as a batch of `size`; those that are missing are blank."""
-        batch = self._blank(size)
-        for number, row in rows.items():
-            _put(batch, number, row)
-        return batch
-
-    def filled(
-        self, make: Callable[[int], Row | None], asked: Sequence[int], size: int, workers: Executor
-    ) -> Row:
-        """A batch of `size`, whose row k is make(asked[k]); where that is None, and behind them,
-        rows are blank.
-
-        The workers also put in what they make: a batch is many megabytes.
-        """
-        batch = self._blank(size)
-
-        def fill(number: int) -> None:
-            row = make(asked[number])
-            if row is not None:
-                _put(batch, number, row)
-
-        list(workers.map(fill, range(len(asked))))  # raises what a row raises
-        return batch
-
-
-def _put(batch: Row, number: int, row: Row) -> None:
-    for name, values in batch.items():
-        values[number] = row[name]
 
 
 def _tensor(array: np.ndarray) -> tf.Tensor:

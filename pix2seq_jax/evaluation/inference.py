@@ -20,7 +20,6 @@ import ml_collections
 import numpy as np
 
 from pix2seq_jax.data import feed, pipeline
-from pix2seq_jax.data.rows import Row
 from pix2seq_jax.evaluation import decoders, make_host_tasks
 from pix2seq_jax.evaluation.asks import Ask, Part
 from pix2seq_jax.evaluation.base import Rows
@@ -180,11 +179,14 @@ class Runner:
         if not views:  # else each thread prepares what it has just decoded
             list(job.readers.map(chunk.load, own))
         for key, view in views.items():
-            whole = functools.partial(whole_row, chunk, make=view)
-            batch = view.filled(whole, own, part, job.readers)
+            made = job.readers.map(lambda row, view=view: whole_row(chunk, row, view), own)
+            made = zip(own, made, strict=True)
+            filled = {row - first: one for row, one in made if one is not None}
             ids = np.zeros(part, np.int64)
             ids[: len(own)] = job.pictures.drawn_as(places[own.start : own.stop])
-            chunk.batches[key] = self._to_devices(batch | {"ids": decoders.id_halves(ids)})
+            chunk.batches[key] = self._to_devices(
+                view.batch(filled, part) | {"ids": decoders.id_halves(ids)}
+            )
         return chunk
 
     def _to_devices(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
@@ -368,13 +370,13 @@ class Runner:
         make = self._views[name].rows
         own = numbers[numbers < len(row)].tolist()
 
-        def cut(number: int) -> Row:
+        def cut(number: int):
             return window_row(chunk, int(row[number]), boxes, number, make)
 
-        batch = make.filled(cut, own, len(numbers), job.readers)
+        filled = dict(enumerate(job.readers.map(cut, own)))
         ids = np.zeros(len(numbers), np.int64)
         ids[: len(own)] = job.pictures.drawn_as(chunk.places[row[own]])
-        return self._to_devices(batch | {"ids": decoders.id_halves(ids)})
+        return self._to_devices(make.batch(filled, len(numbers)) | {"ids": decoders.id_halves(ids)})
 
 
 def _without_image(batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
