@@ -278,6 +278,30 @@ def test_sequences_are_cut_out_in_a_symbolic_batch(library, monkeypatch, sampler
     assert decode.mlir_module().count("stablehlo.while") >= (4 if samples == 8 else 1)
 
 
+def test_an_int8_model_is_exported_with_a_symbolic_batch(library):
+    """Kernels and image keys are rounded in the program; it gives what the library gives."""
+    model = four_tasks.tiny(kernel_dtype="int8", cache_dtype="int8")
+    section = library["config"].tasks["captioning"]
+    arrays = weights.trees.flatten_names({"params": four_tasks.initial(model).params})
+    decode = artefacts.decode_function(model, four_tasks.TASKS["captioning"], section)
+
+    def given(struct: jax.ShapeDtypeStruct) -> np.ndarray:
+        return np.random.default_rng(0).normal(32, 1, struct.shape).astype(struct.dtype)
+
+    def inputs(batch) -> tuple:
+        memory = jax.ShapeDtypeStruct((batch, 64, model.dec_dim), np.float32)
+        return memory, artefacts._fields(batch, None), jax.ShapeDtypeStruct((), np.int32)
+
+    shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in arrays.items()}
+    (batch,) = jax_export.symbolic_shape("b")
+    exported = artefacts._exported(decode, shapes, *inputs(batch))
+    real = jax.tree.map(given, inputs(3))
+    found, wanted = exported.call(arrays, *real), jax.jit(decode)(arrays, *real)
+    np.testing.assert_array_equal(found["tokens"], wanted["tokens"])
+    np.testing.assert_allclose(found["likelihoods"], wanted["likelihoods"], rtol=1e-4)
+    assert exported.mlir_module().count("xi8>") > 10
+
+
 def test_random_draws_are_those_of_the_library(pixels, tmp_path):
     artefacts.write(RECORDED, tmp_path, tasks="detection")
     model = load_exported.load(tmp_path)
