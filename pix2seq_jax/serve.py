@@ -14,11 +14,11 @@ from pix2seq_jax.experiment.command import REQUIRED, Flag
 FLAGS = (
     Flag("workdir", REQUIRED, "Folder of a trained or imported model."),
     Flag("host", "127.0.0.1", "Address to listen at; 0.0.0.0 for all."),
-    Flag("port", 8000, "To listen at; 0 for a free one, which the log names.", least=0, most=65535),
+    Flag("port", 8000, "To listen at; 0: a free one, which is logged.", least=0, most=65535),
     Flag("batch_size", 8, "Most images that are predicted for together.", least=1),
     Flag("delay_ms", 5.0, "Milliseconds that an image waits for others.", least=0),
     Flag("queue", 32, "Most requests at a time; more are answered 503.", least=1),
-    Flag("timeout", 30.0, "Seconds that a request may take; then it is answered 504."),
+    Flag("timeout", 30.0, "Seconds of a request; then it is answered 504."),
     Flag("max_megabytes", 20.0, "Of an upload; more is answered 413."),
     Flag("max_megapixels", 25.0, "Of an image; more is answered 413."),
     Flag("threshold", 0.3, "Lowest score that is answered.", least=0, most=1),
