@@ -130,8 +130,10 @@ def decoding_row(options: Any, chip: jax.Device) -> dict[str, Any]:
     program = jax.jit(decode, in_shardings=only).lower(decoder, memory, prompt).compile()
     seconds, used = time.perf_counter() - start, program.memory_analysis()
     # As many bytes as the program cuts them into, before the loop.
-    weights = bytes_of(jax.eval_shape(model.cut_variables, decoder))
-    keys = bytes_of(jax.eval_shape(partial(model.apply, method="cross_kv"), decoder, memory))
+    weights = measure.tree_bytes(jax.eval_shape(model.cut_variables, decoder))
+    keys = measure.tree_bytes(
+        jax.eval_shape(partial(model.apply, method="cross_kv"), decoder, memory)
+    )
     own = used.peak_memory_in_bytes - used.argument_size_in_bytes - weights - keys
     return {
         "images": options.decode,
@@ -143,11 +145,6 @@ def decoding_row(options: Any, chip: jax.Device) -> dict[str, Any]:
         "beyond at most GB": own / 1e9,
         "cycles of a token": dearest_loop(program.as_text()),
     }
-
-
-def bytes_of(tree: Any) -> int:
-    """Of all arrays of a tree."""
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def decoder_of(options: Any) -> tuple[Pix2Seq, dict[str, Any], jax.ShapeDtypeStruct]:
