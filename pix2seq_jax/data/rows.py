@@ -14,7 +14,8 @@ import tensorflow as tf
 
 from pix2seq_jax.data.images import is_aligned
 from pix2seq_jax.data.ops import image as ops_image
-from pix2seq_jax.data.ops.chain import apply, check_shapes
+from pix2seq_jax.data.ops.chain import check_shapes, place
+from pix2seq_jax.data.ops.pixels import View
 from pix2seq_jax.data.source import layout
 
 Row = dict[str, np.ndarray]
@@ -43,7 +44,7 @@ class Preprocess:
         self._names = PIXEL_FIELDS + PROMPT_FIELDS if objects else PIXEL_FIELDS
         self._spec = spec
         try:
-            self._function = _traced(ops, self._names)
+            self._function, self._drawing = _traced(ops, self._names)
         except KeyError as error:
             raise ValueError(
                 f"preprocessing {spec!r}: an op needs {error}, which is not given; leave it out"
@@ -52,12 +53,14 @@ class Preprocess:
             raise ValueError(
                 f"preprocessing {spec!r} cannot be done: {error}; correct the arguments"
             ) from error
-        outputs = self._function.structured_outputs
+        outputs, _ = self._function.structured_outputs
         check_shapes(outputs, spec)
         self.shapes = {
             name: (value.dtype.as_numpy_dtype, tuple(value.shape))
             for name, value in outputs.items()
         }
+        if self._drawing is not None:
+            self.shapes["image"] = np.uint8, (*self._drawing.keywords["padded"], 3)
 
     def __call__(self, features: Mapping[str, np.ndarray], draw: int) -> Row:
         """The row of one image.
@@ -70,12 +73,17 @@ class Preprocess:
             ValueError: an op that cannot be done on this image.
         """
         try:
-            outputs = self._function(
+            outputs, placement = self._function(
                 tf.constant(draw, tf.int64), *(_tensor(features[name]) for name in self._names)
             )
+            row = {name: np.asarray(value) for name, value in outputs.items()}  # no copy
+            if self._drawing is not None:
+                row["image"] = self._drawing(features["image"], *map(np.asarray, placement))
         except tf.errors.OpError as error:
             raise ValueError(f"preprocessing {self._spec!r} failed: {error.message}") from error
-        return {name: np.asarray(value) for name, value in outputs.items()}  # no copy
+        except ValueError as error:
+            raise ValueError(f"preprocessing {self._spec!r} failed: {error}") from error
+        return row
 
     def batch(self, rows: Mapping[int, Row], size: int) -> Row:
         """The rows by their number as a batch of `size`; those that are missing are blank images of
@@ -99,17 +107,27 @@ def _tensor(array: np.ndarray) -> tf.Tensor:
 
 
 @functools.lru_cache(maxsize=64)
-def _traced(ops: tuple, names: tuple[str, ...]) -> Any:
-    """The graph of a chain: (draw i64[], one tensor per name) -> the fields of the row."""
+def _traced(ops: tuple, names: tuple[str, ...]) -> tuple[Any, Callable[..., np.ndarray] | None]:
+    """The graph of a chain, (draw i64[], one tensor per name) -> (fields of the row, placement),
+    and what makes the image of the pixels and the placement: a Python call from the graph costs
+    more than all of its ops. None where the graph makes it."""
+    drawings = []
 
-    def make(draw: tf.Tensor, *values: tf.Tensor) -> dict[str, tf.Tensor]:
-        example = {"crop_offset": tf.zeros([2], tf.int32), **dict(zip(names, values, strict=True))}
-        return apply(ops, example, 0, draw)
+    def make(draw: tf.Tensor, *values: tf.Tensor) -> tuple[dict[str, tf.Tensor], list[tf.Tensor]]:
+        given = dict(zip(names, values, strict=True))
+        example = {"crop_offset": tf.zeros([2], tf.int32), **given}
+        example = place(ops, example, 0, draw)
+        view = example["image"]
+        if not isinstance(view, View) or view.image is not given["image"] or view.padded is None:
+            return ops_image.drawn(example), []
+        drawings.append(view.drawing())
+        return {name: example[name] for name in example if name != "image"}, view.placement()
 
     specs = [tf.TensorSpec(shape, dtype) for dtype, shape in layout(names).values()]
     # Errors of our code stay as they are.
     untouched = tf.autograph.experimental.do_not_convert(make)
-    return tf.function(untouched, [tf.TensorSpec([], tf.int64), *specs]).get_concrete_function()
+    function = tf.function(untouched, [tf.TensorSpec([], tf.int64), *specs])
+    return function.get_concrete_function(), drawings[-1] if drawings else None
 
 
 def read(

@@ -43,10 +43,19 @@ def files(tmp_path_factory):
     return [str(folder / f"{number}.png") for number in range(len(SIZES))]
 
 
-def test_rows_are_those_of_the_pipeline(files):
-    ops = read_chain(OPS).image_ops
-    make = rows.Preprocess(ops, objects=False, spec=OPS)
-    expected = one_epoch(Plain(files), "decode|resize(32, antialias=True)|pad_image(32)")
+# The pixels of the first are made behind the graph, those of the second in it.
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "decode|resize(32, antialias=True)|pad_image(32)",
+        "decode|resize(48)|resize(32)|pad_image((32, 40))",
+    ],
+)
+def test_rows_are_those_of_the_pipeline(files, spec):
+    ops = read_chain(spec).image_ops
+    make = rows.Preprocess(ops, objects=False, spec=spec)
+    expected = one_epoch(Plain(files), spec)
+    assert make.shapes["image"] == (np.uint8, expected["image"].shape[1:])
     decoded = [rows.read(file, size, read_file) for file, size in zip(files, SIZES, strict=True)]
     made = {
         i: make({"image": pixels, "orig_size": size}, i) for i, (pixels, size) in enumerate(decoded)
@@ -89,3 +98,11 @@ def test_a_chain_is_traced_once():
 def test_chains_that_do_not_fit_are_named(ops, objects, message):
     with pytest.raises(ValueError, match=message):
         rows.Preprocess(read_chain(ops).tensor_ops, objects=objects, spec=ops)
+
+
+def test_an_image_that_is_larger_than_its_padding_is_an_error():
+    ops = "decode|pad_image(32)"
+    make = rows.Preprocess(read_chain(ops).image_ops, objects=False, spec=ops)
+    pixels, size = np.zeros((40, 20, 3), np.uint8), np.array([40, 20], np.int32)
+    with pytest.raises(ValueError, match=r"pad_image\(32\)' failed: .* 40 x 20 pixels is larger"):
+        make({"image": pixels, "orig_size": size}, 0)

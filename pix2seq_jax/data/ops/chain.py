@@ -94,13 +94,18 @@ def apply(ops: Iterable[Op], example: Example, seed: int, draw: tf.Tensor) -> Ex
     Op number i draws from the stateless seed (seed·2²⁰ + 16·i, draw), which is unique. Pixels are
     made once for all ops in a row that only place them.
     """
+    return image.drawn(place(ops, example, seed, draw))
+
+
+def place(ops: Iterable[Op], example: Example, seed: int, draw: tf.Tensor) -> Example:
+    """Like `apply`, but where the last ops on the image only place pixels it is still a View."""
     for number, op in enumerate(ops):
         own = tf.stack([tf.constant(seed * 2**20 + 16 * number, tf.int64), draw])
         if isinstance(op, image.PlacingOp):
             example = op.place(image.viewed(example), own)
         else:
             example = op(image.drawn(example) if op.on_image else example, own)
-    return image.drawn(example)
+    return example
 
 
 def check_shapes(values: Mapping[str, tf.Tensor | tf.TensorSpec], spec: str) -> None:

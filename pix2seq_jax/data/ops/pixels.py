@@ -7,6 +7,7 @@ most MOST_OFF levels.
 """
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import cv2
@@ -88,15 +89,21 @@ class View:
 
     def _bytes(self) -> tf.Tensor:
         """The bytes, in one call of NumPy."""
-        now = tf.shape(self.image)[:2]
-        size = now if self.size is None else self.size
-        corner = tf.zeros([2], tf.int32) if self.corner is None else self.corner
-        mirrored = tf.constant(False) if self.mirrored is None else self.mirrored
-        draw = functools.partial(window_bytes, antialias=self.antialias, padded=self.padded)
-        values = [self.image, size, corner, self.shape, mirrored]
-        made = tf.numpy_function(draw, values, tf.uint8, stateful=False)
+        values = [self.image, *self.placement()]
+        made = tf.numpy_function(self.drawing(), values, tf.uint8, stateful=False)
         height, width = self.padded or (None, None)
         return tf.ensure_shape(made, [height, width, 3])
+
+    def placement(self) -> list[tf.Tensor]:
+        """`size`, `corner`, `window` and `mirrored`, each with its value."""
+        size = tf.shape(self.image)[:2] if self.size is None else self.size
+        corner = tf.zeros([2], tf.int32) if self.corner is None else self.corner
+        mirrored = tf.constant(False) if self.mirrored is None else self.mirrored
+        return [size, corner, self.shape, mirrored]
+
+    def drawing(self) -> Callable[..., np.ndarray]:
+        """NumPy's (image, *placement) -> the bytes. It knows nothing of the tensors."""
+        return functools.partial(window_bytes, antialias=self.antialias, padded=self.padded)
 
 
 def to_float(image: tf.Tensor) -> tf.Tensor:
