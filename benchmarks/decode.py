@@ -20,7 +20,7 @@ from flax import linen as nn
 from pix2seq_jax.decoding.generate import BLOCK, generate
 from pix2seq_jax.decoding.sampling import from_string
 from pix2seq_jax.models.backbones.vit import VitBackbone
-from pix2seq_jax.models.image_keys import dtype_of_keys
+from pix2seq_jax.models.fixed_keys import dtype_of_keys
 from pix2seq_jax.models.pix2seq import Pix2Seq
 
 
@@ -117,7 +117,7 @@ def _bytes(model: Pix2Seq, batch: int, queries: int, cached: float) -> float:
     parameters = model.dec_layers * layer + model.vocab_size * model.dec_dim
     of_kernels = jnp.dtype(model.kernel_dtype or model.dtype).itemsize
     of_image = jnp.dtype(dtype_of_keys(model.dtype, model.cache_dtype, queries)).itemsize
-    of_tokens = model.empty_cache(1, 1).layers[0][0][0].itemsize
+    of_tokens = jnp.dtype(model.empty_cache(1, 1).full_dtype).itemsize
     keys = batch * (of_image * _image_tokens(model) + of_tokens * queries * cached)
     return of_kernels * parameters + 2 * model.dec_layers * model.dec_dim * keys
 

@@ -61,7 +61,7 @@ nitpick_ignore_regex = [("py:.*", r"(?!pix2seq_jax).*")]
 nitpick_ignore = [  # names in signatures that are no part of the contracts
     ("py:class", "pix2seq_jax.data.coco.folder.CocoDir"),
     ("py:class", "pix2seq_jax.decoding.options.Ranges"),
-    ("py:class", "pix2seq_jax.models.image_keys.ImageKeys"),
+    ("py:class", "pix2seq_jax.models.fixed_keys.FixedKeys"),
 ]
 
 

@@ -35,7 +35,7 @@ FLAGS = (
     Flag("text_model", "", "SentencePiece model of an imported model."),
     Flag("step", 0, "Of the checkpoint to use (0: the newest).", least=0),
     Flag("kernel_dtype", "", "int8: the decoder's kernels in int8."),
-    Flag("cache_dtype", "", "int8: the image's keys and values in int8."),
+    Flag("cache_dtype", "", "int8: keys and values that tokens look at in int8."),
 )
 
 
@@ -73,7 +73,7 @@ def stream(
         side: longer side of the pictures at most, in pixels; 0: that of the image.
         image_ids: JSON that has the ids of COCO's results, see `predictions.coco_rows.image_ids`.
         kernel_dtype: 'int8' for the decoder's kernels in int8; '': as trained.
-        cache_dtype: 'int8' for the image's keys and values in int8; '': as trained.
+        cache_dtype: 'int8' for keys and values that tokens look at in int8; '': as trained.
         skipped: learns of files that cannot be decoded.
 
     Raises:

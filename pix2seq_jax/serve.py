@@ -26,7 +26,7 @@ FLAGS = (
     Flag("step", 0, "Of the checkpoint to use (0: the newest).", least=0),
     Flag("text_model", "", "SentencePiece model of an imported model with captions."),
     Flag("kernel_dtype", "", "int8: the decoder's kernels in int8."),
-    Flag("cache_dtype", "", "int8: the image's keys and values in int8."),
+    Flag("cache_dtype", "", "int8: keys and values that tokens look at in int8."),
 )
 
 

@@ -2,8 +2,8 @@
 
 The normal path keeps no attention. Here the tokens go through the same layers once more, all at
 once, and the weights are computed from the queries that these layers make (Pix2Seq,
-arXiv:2109.10852, section 4.4, shows such maps). On a CPU the image's keys are not rounded, also
-where `model.cache_dtype` is int8.
+arXiv:2109.10852, section 4.4, shows such maps). Keys of tokens are not rounded, nor on a CPU
+those of the image, also where `model.cache_dtype` is int8.
 """
 
 from typing import Any, NamedTuple

@@ -350,8 +350,8 @@ def load(
         batch_size: images at a time.
         text_model_path: SentencePiece model, for an imported model with captions.
         classes: names of those that may be found, decoding writes no other; () for all.
-        kernel_dtype, cache_dtype: 'int8' for the decoder's kernels, and for the image's keys and
-            values, in int8, see models.pix2seq; '': as trained.
+        kernel_dtype, cache_dtype: 'int8' for the decoder's kernels, and for keys and values that
+            tokens look at, in int8, see models.pix2seq; '': as trained.
 
     Raises:
         ValueError: no run or no whole checkpoint there, a task or class that the model does not

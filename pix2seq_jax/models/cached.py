@@ -17,10 +17,8 @@ from jax import numpy as jnp
 
 from pix2seq_jax.models.attention import FromHeads, enough_queries, side_by_side
 from pix2seq_jax.models.axes import constrain
-from pix2seq_jax.models.image_keys import CachedCrossAttention, ImageKeys
+from pix2seq_jax.models.fixed_keys import CachedCrossAttention, FixedKeys
 from pix2seq_jax.models.layers import Dense, LayerNorm, MlpBlock, Stack, multiply, to_int8
-
-KeyValue = tuple[jnp.ndarray, jnp.ndarray]
 
 
 def cut_variables(
@@ -75,68 +73,104 @@ def _join(attention: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @struct.dataclass
+class Block:
+    """Self-attention keys and values of some tokens in a row.
+
+    Attributes:
+        key, value: [R,H,C,D/H].
+    """
+
+    key: jnp.ndarray
+    value: jnp.ndarray
+
+    @property
+    def length(self) -> int:
+        """C."""
+        return self.key.shape[2]
+
+    def scores(self, query: jnp.ndarray, mask: jnp.ndarray | None = None) -> jnp.ndarray:
+        """[R,H,T,D/H] -> f32[R,H,T,C] before the softmax, the least number where the mask
+        bool[1 or T,C] forbids to look."""
+        query = query.astype(self.key.dtype)
+        scores = jnp.einsum("rhtk,rhsk->rhts", query, self.key, preferred_element_type=jnp.float32)
+        scores = scores * query.shape[-1] ** -0.5
+        if mask is None:
+            return scores
+        return jnp.where(mask[None, None], scores, jnp.finfo(jnp.float32).min)
+
+    def weighed(self, weights: jnp.ndarray, query: jnp.ndarray) -> jnp.ndarray:
+        """The sum [R,H,T,D/H] of the values by the weights f32[R,H,T,C] of queries."""
+        return multiply(weights.astype(self.value.dtype), self.value, query.dtype)
+
+
+@struct.dataclass
 class Cache:
     """Self-attention keys and values of the tokens so far.
 
-    It grows by blocks, so that attention reads little more than what is filled. All blocks but the
-    last are full, and a loop over tokens leaves them alone.
+    It grows by blocks, so that attention reads little more than what is filled. All but the last
+    are full, and a loop over tokens leaves them alone.
 
     Attributes:
-        layers: for each layer its blocks, pairs of [R,H,C,D/H].
+        full: for each layer its full blocks, rounded to FixedKeys where `full_dtype` is int8.
+        last: for each layer the block that new tokens are written to.
+        full_dtype: of full blocks.
     """
 
-    layers: tuple[tuple[KeyValue, ...], ...]
+    full: tuple[tuple[Block | FixedKeys, ...], ...]
+    last: tuple[Block, ...]
+    full_dtype: str = struct.field(pytree_node=False)
 
     @classmethod
-    def create(cls, stack: Stack, rows: int, length: int, dtype: str) -> "Cache":
-        """One empty block for `rows` = B·N sequences of `length` tokens."""
+    def create(cls, stack: Stack, rows: int, length: int, dtype: str, full_dtype: str) -> "Cache":
+        """One empty block in `dtype` for `rows` = B·N sequences of `length` tokens."""
         shape = (rows, stack.heads, length, stack.dim // stack.heads)
         empty = constrain(jnp.zeros(shape, dtype), "batch", "heads")
-        return cls((((empty, empty),),) * stack.layers)
+        return cls(((),) * stack.layers, (Block(empty, empty),) * stack.layers, full_dtype)
+
+    @property
+    def start(self) -> int:
+        """Tokens in the full blocks."""
+        return sum(keys.length for keys in self.full[0])
 
     @property
     def length(self) -> int:
         """Tokens that there is room for."""
-        return sum(key.shape[2] for key, _ in self.layers[0])
+        return self.start + self.last[0].length
 
     def widen(self, length: int) -> "Cache":
         """The same with room for `length` more tokens in the last block."""
-        return Cache(
-            tuple(
-                (*blocks[:-1], jax.tree.map(lambda x: _pad_tokens(x, length), blocks[-1]))
-                for blocks in self.layers
-            )
-        )
+        return self.replace(last=jax.tree.map(lambda x: _pad_tokens(x, length), self.last))
 
     def grow(self, length: int) -> "Cache":
-        """The same with one more block, for `length` tokens."""
+        """The same with one more block, for `length` tokens; what was the last one is full.
 
-        def empty(like: jnp.ndarray) -> jnp.ndarray:
-            block = jnp.zeros((*like.shape[:2], length, like.shape[3]), like.dtype)
+        The zeros of the block depend on the one before: else XLA makes those of all blocks first.
+        """
+
+        def empty(before: jnp.ndarray) -> jnp.ndarray:
+            shape = (*before.shape[:2], length, before.shape[3])
+            block = jnp.full(shape, _nothing(before), before.dtype)
             return constrain(block, "batch", "heads")
 
-        return Cache(tuple((*blocks, jax.tree.map(empty, blocks[-1])) for blocks in self.layers))
+        done = self.last
+        if self.full_dtype == "int8":
+            done = [FixedKeys.create(block.key, block.value, "int8") for block in self.last]
+        full = tuple((*blocks, one) for blocks, one in zip(self.full, done, strict=True))
+        return self.replace(full=full, last=jax.tree.map(empty, self.last))
 
     def write(
-        self, new: tuple[KeyValue, ...], index: jnp.ndarray | int, after: jnp.ndarray
+        self, new: tuple[Block, ...], index: jnp.ndarray | int, after: jnp.ndarray
     ) -> "Cache":
-        """Puts [R,H,T,D/H] of every layer at positions index..index+T, in the last block.
+        """Puts T tokens of every layer at positions index..index+T, in the last block.
 
         Args:
-            new: keys and values by layer.
+            new: by layer.
             index: tokens that are there.
             after: what is computed from the cache as it was. The write waits for it, so that it
                 can be done in place: else XLA copies the block, because something may read it yet.
         """
-        nothing = jnp.minimum(jnp.abs(after.reshape(-1)[0]), 0.0).astype(jnp.int32)
-        start = self.length - self.layers[0][-1][0].shape[2]
-        place = (0, 0, index - start + nothing, 0)
-        return Cache(
-            tuple(
-                (*blocks[:-1], tuple(map(lambda x, n: _put(x, n, place), blocks[-1], pair)))
-                for blocks, pair in zip(self.layers, new, strict=True)
-            )
-        )
+        place = (0, 0, index - self.start + _nothing(after), 0)
+        return self.replace(last=jax.tree.map(lambda x, n: _put(x, n, place), self.last, new))
 
     def take(self, rows: jnp.ndarray) -> "Cache":
         """Of the N sequences of each image those that rows i32[B,N'] says."""
@@ -175,6 +209,11 @@ def put_rows(tree: Any, part: Any, rows: jnp.ndarray) -> Any:
     return jax.tree.map(lambda x, new: jax.vmap(put)(x, new, rows), tree, part)
 
 
+def _nothing(x: jnp.ndarray) -> jnp.ndarray:
+    """i32[], 0, but XLA does not see that and waits for x."""
+    return jnp.minimum(jnp.abs(x.reshape(-1)[0]), 0.0).astype(jnp.int32)
+
+
 def _pad_tokens(x: jnp.ndarray, length: int) -> jnp.ndarray:
     return jnp.pad(x, ((0, 0), (0, 0), (0, length), (0, 0)))
 
@@ -185,49 +224,34 @@ def _put(block: jnp.ndarray, new: jnp.ndarray, place: tuple) -> jnp.ndarray:
 
 def attend_cached(
     query: jnp.ndarray,
-    key: jnp.ndarray,
-    value: jnp.ndarray,
-    blocks: tuple[KeyValue, ...],
+    new: Block,
+    full: tuple[Block | FixedKeys, ...],
+    last: Block,
     index: jnp.ndarray | int,
 ) -> jnp.ndarray:
-    """Causal attention of T new tokens to the `index` tokens of the blocks and to themselves.
+    """Causal attention of T new tokens to the `index` tokens of the cache and to themselves.
 
     Args:
-        query, key, value: [R,H,T,D/H] of the new tokens.
-        blocks: cached keys and values, of which the last is filled in part; they may be of
-            another dtype.
+        query: [R,H,T,D/H].
+        new: keys and values of the new tokens.
+        full, last: those that are cached, see `Cache`; they may be of another dtype.
         index: i32[], cached tokens.
 
     Returns:
         [R,H,T,D/H]; scores and softmax are float32.
     """
-    length, start = query.shape[2], sum(block.shape[2] for block, _ in blocks[:-1])
+    length, start = query.shape[2], sum(block.length for block in full)
     query = enough_queries(query)
-    allowed = [None] * (len(blocks) - 1)
-    allowed += [(start + jnp.arange(blocks[-1][0].shape[2]) < index)[None]]
-    allowed += [jnp.tril(jnp.ones((query.shape[2], length), bool))]
-    parts = [*blocks, (key, value)]
-    scores = [
-        _scores(query, part_key, mask) for (part_key, _), mask in zip(parts, allowed, strict=True)
-    ]
+    filled = (start + jnp.arange(last.length) < index)[None]
+    causal = jnp.tril(jnp.ones((query.shape[2], length), bool))
+    scores = [block.scores(query) for block in full]
+    scores += [last.scores(query, filled), new.scores(query, causal)]
     largest = functools.reduce(jnp.maximum, [jnp.max(s, axis=-1, keepdims=True) for s in scores])
     weights = [jnp.exp(s - largest) for s in scores]
     total = functools.reduce(jnp.add, [jnp.sum(w, axis=-1, keepdims=True) for w in weights])
-    sums = [
-        multiply(w.astype(part_value.dtype), part_value, value.dtype)
-        for w, (_, part_value) in zip(weights, parts, strict=True)
-    ]
-    return (functools.reduce(jnp.add, sums) / total).astype(value.dtype)[:, :, :length]
-
-
-def _scores(query: jnp.ndarray, key: jnp.ndarray, mask: jnp.ndarray | None) -> jnp.ndarray:
-    """f32[R,H,T,C], the least number where the mask bool[1 or T,C] forbids to look."""
-    query = query.astype(key.dtype)
-    scores = jnp.einsum("rhtk,rhsk->rhts", query, key, preferred_element_type=jnp.float32)
-    scores = scores * query.shape[-1] ** -0.5
-    if mask is None:
-        return scores
-    return jnp.where(mask[None, None], scores, jnp.finfo(jnp.float32).min)
+    parts = zip(weights, (*full, last, new), strict=True)
+    sums = [block.weighed(w, query) for w, block in parts]
+    return (functools.reduce(jnp.add, sums) / total).astype(query.dtype)[:, :, :length]
 
 
 class CachedSelfAttention(nn.Module):
@@ -237,8 +261,12 @@ class CachedSelfAttention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jnp.ndarray, blocks: tuple[KeyValue, ...], index: jnp.ndarray | int
-    ) -> tuple[jnp.ndarray, KeyValue]:
+        self,
+        x: jnp.ndarray,
+        full: tuple[Block | FixedKeys, ...],
+        last: Block,
+        index: jnp.ndarray | int,
+    ) -> tuple[jnp.ndarray, Block]:
         """Returns [R,T,D] and the keys and values of the new tokens."""
         heads, size = self.stack.heads, self.stack.dim // self.stack.heads
         joint = Dense(
@@ -246,8 +274,9 @@ class CachedSelfAttention(nn.Module):
         )
         h = joint(x).reshape(*x.shape[:2], heads, 3, size)
         query, key, value = (h[:, :, :, part].swapaxes(1, 2) for part in range(3))
-        h = attend_cached(query, key, value, blocks, index)
-        return FromHeads(self.stack, name="out")(h), (key, value)
+        new = Block(key, value)
+        h = attend_cached(query, new, full, last, index)
+        return FromHeads(self.stack, name="out")(h), new
 
 
 class CachedLayer(nn.Module):
@@ -259,14 +288,15 @@ class CachedLayer(nn.Module):
     def __call__(
         self,
         x: jnp.ndarray,
-        image: ImageKeys,
-        blocks: tuple[KeyValue, ...],
+        image: FixedKeys,
+        full: tuple[Block | FixedKeys, ...],
+        last: Block,
         index: jnp.ndarray | int,
-    ) -> tuple[jnp.ndarray, KeyValue]:
+    ) -> tuple[jnp.ndarray, Block]:
         """Returns [B,N,T,D] and the self-attention's keys and values of the new tokens."""
         batch, rows, length, dim = x.shape
         h = LayerNorm(self.stack.dtype, name="self_norm")(x).reshape(batch * rows, length, dim)
-        h, new = CachedSelfAttention(self.stack, name="self_attention")(h, blocks, index)
+        h, new = CachedSelfAttention(self.stack, name="self_attention")(h, full, last, index)
         x = x + h.reshape(x.shape)
         h = LayerNorm(self.stack.dtype, name="cross_norm")(x)
         x = x + CachedCrossAttention(self.stack, name="cross_attention")(h, image)
@@ -282,15 +312,16 @@ class CachedLayers(nn.Module):
     def __call__(
         self,
         x: jnp.ndarray,
-        cross_kv: tuple[ImageKeys, ...],
+        cross_kv: tuple[FixedKeys, ...],
         cache: Cache,
         index: jnp.ndarray | int,
     ) -> tuple[jnp.ndarray, Cache]:
         """[B,N,T,D] -> same, and the cache with the new tokens written at index..index+T."""
         written = []
-        for number, (image, blocks) in enumerate(zip(cross_kv, cache.layers, strict=True)):
+        layers = zip(cross_kv, cache.full, cache.last, strict=True)
+        for number, (image, full, last) in enumerate(layers):
             layer = CachedLayer(self.stack, name=f"layer{number}")
-            x, new = layer(x, image, blocks, index)
+            x, new = layer(x, image, full, last, index)
             written.append(new)
         x = LayerNorm(self.stack.dtype, name="norm")(x)
         return x, cache.write(tuple(written), index, after=x)

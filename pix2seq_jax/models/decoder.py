@@ -8,7 +8,7 @@ from jax import numpy as jnp
 from pix2seq_jax.models.attention import CrossAttention, CrossKeyValue, SelfAttention
 from pix2seq_jax.models.axes import constrain
 from pix2seq_jax.models.cached import Cache, CachedLayers
-from pix2seq_jax.models.image_keys import ImageKeys
+from pix2seq_jax.models.fixed_keys import FixedKeys
 from pix2seq_jax.models.layers import (
     EMBEDDING_INIT,
     LayerNorm,
@@ -103,7 +103,7 @@ class Decoder(nn.Module):
     def step(
         self,
         tokens: jnp.ndarray,
-        cross_kv: tuple[ImageKeys, ...],
+        cross_kv: tuple[FixedKeys, ...],
         cache: Cache,
         index: jnp.ndarray | int,
     ) -> tuple[jnp.ndarray, Cache]:

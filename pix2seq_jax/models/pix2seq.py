@@ -14,7 +14,7 @@ from pix2seq_jax.models.backbones.vit import VitBackbone
 from pix2seq_jax.models.cached import Cache, cut_variables
 from pix2seq_jax.models.decoder import Decoder
 from pix2seq_jax.models.encoder import PROJECTIONS, Encoder, Projection
-from pix2seq_jax.models.image_keys import ImageKeys, dtype_of_keys
+from pix2seq_jax.models.fixed_keys import FixedKeys, dtype_of_keys
 from pix2seq_jax.models.layers import ATTENTION_INITS, ATTENTIONS, REMAT_POLICIES, Stack
 from pix2seq_jax.models.positions import KINDS
 
@@ -66,10 +66,10 @@ class Pix2Seq(nn.Module):
             float32.
         cache_dtype: of the decoder's cache of sequence tokens; '' for `dtype`, on a CPU for
             float32. 'bfloat16' halves the cache of a float32 model, where the device multiplies
-            such numbers itself. 'int8' leaves it as with '' and is for the keys and values of the
-            image, which are most of the bytes: each of their D_dec rows is rounded to 127 steps
-            either way. On a CPU that is done for images with one sequence, as in detection and
-            captioning; for others they are float32.
+            such numbers itself. 'int8' is for its blocks of 128 tokens that are full, and for the
+            keys and values of the image, which are most of the bytes: each of their D_dec rows is
+            rounded to 127 steps either way. On a CPU those of the image are rounded where it has
+            one sequence, as in detection and captioning; for others they are float32.
         kernel_dtype: of the decoder's kernels while it writes tokens; '' for `dtype`. With 'int8'
             they are a quarter of their bytes in float32: each column is rounded to 127 steps either
             way, and so is each row that is multiplied with them, as it comes. The token embedding
@@ -233,13 +233,13 @@ class Pix2Seq(nn.Module):
         hidden = hidden if tokens.ndim == 3 else hidden[:, 0]
         return hidden, self.decoder.output_embedding, self.decoder.output_bias_or_zeros()
 
-    def cross_kv(self, memory: jnp.ndarray, queries: int | None = None) -> tuple[ImageKeys, ...]:
+    def cross_kv(self, memory: jnp.ndarray, queries: int | None = None) -> tuple[FixedKeys, ...]:
         """Memory f32[B,S,D_dec] -> cross-attention keys and values of each decoder layer for
         `step`, in a form for so many tokens of an image at a time; None where that is not known."""
         dtype = dtype_of_keys(self.dtype, self.cache_dtype, queries)
         keys, values = self.decoder.cross_kv(memory)
         layers = range(self.dec_layers)
-        return tuple(ImageKeys.create(keys[layer], values[layer], dtype) for layer in layers)
+        return tuple(FixedKeys.create(keys[layer], values[layer], dtype) for layer in layers)
 
     def cut_variables(self, variables: Mapping[str, Any]) -> dict[str, Any]:
         """The variables for `step`, made of those of the model: once, before a loop over tokens."""
@@ -247,15 +247,17 @@ class Pix2Seq(nn.Module):
 
     def empty_cache(self, rows: int, length: int) -> Cache:
         """Room for `rows` = B·N sequences of at most `length` tokens; needs no parameters."""
-        of_image = self.cache_dtype in ("", "int8")  # and not of the tokens
-        dtype = dtype_of_keys(self.dtype, "", None) if of_image else self.cache_dtype
-        return Cache.create(self._decoder_stack(), rows, length, dtype)
+        in_blocks = self.cache_dtype == "int8"  # that are full; others grow by single tokens
+        written = "" if in_blocks else self.cache_dtype
+        dtype = written or dtype_of_keys(self.dtype, "", None)
+        full_dtype = "int8" if in_blocks else dtype
+        return Cache.create(self._decoder_stack(), rows, length, dtype, full_dtype)
 
     def step(
         self,
         tokens: jnp.ndarray,
         cache: Cache,
-        cross_kv: tuple[ImageKeys, ...],
+        cross_kv: tuple[FixedKeys, ...],
         index: jnp.ndarray | int,
     ) -> tuple[jnp.ndarray, Cache]:
         """Feeds tokens i32[B,N,T] at positions index..index+T (T = P for the prompt, then 1).

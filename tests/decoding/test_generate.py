@@ -244,6 +244,21 @@ def test_image_keys_in_int8_are_for_one_sequence_on_a_cpu(tiny, sequences):
     assert 1e-4 < off < 0.02 * np.abs(exact).max() if sequences == 1 else off == 0
 
 
+def test_full_blocks_in_int8_are_for_many_sequences_too(tiny, monkeypatch):
+    """Logits of the first block are those of float32, later ones a little off."""
+    model, variables, memory, prompt = tiny
+    monkeypatch.setattr(generating, "BLOCK", 6)
+    options = {"max_len": 12, "sampler": Greedy(), "return_logits": True}
+    exact, rounded = (
+        run(one, variables, memory, prompt, **options).logits
+        for one in (model, model.clone(cache_dtype="int8"))
+    )
+    off = np.abs(exact - rounded).max(axis=(0, 1, 2, 4))
+    first = 7 - prompt.shape[-1]  # responses to the tokens in the first block, and to the last one
+    assert (off[:first] == 0).all()
+    assert (off[first:] > 1e-5).all() and off.max() < 0.02 * np.abs(exact).max()
+
+
 CALLS = []  # of Watched.step: sequences of an image
 
 
@@ -258,12 +273,15 @@ def likeliest(logits, rng):
     return jnp.argmax(logits + jax.random.gumbel(rng, logits.shape), axis=-1)
 
 
-@pytest.mark.parametrize("sampler", [Nucleus(1.0), likeliest])
-def test_few_that_are_left_go_on_alone(tiny, monkeypatch, sampler):
+@pytest.mark.parametrize(
+    "sampler,cache_dtype", [(Nucleus(1.0), ""), (likeliest, ""), (Nucleus(1.0), "int8")]
+)
+def test_few_that_are_left_go_on_alone(tiny, monkeypatch, sampler, cache_dtype):
     """Of 16 sequences of an image the last four, and the last one, with the same results; in
     several blocks of the cache."""
     model, variables, memory, prompt = tiny
     model = Watched(**{name: getattr(model, name) for name in field_names()})
+    model = model.clone(cache_dtype=cache_dtype)
     options = {"sampler": sampler, "num_samples": 8, "return_logits": True}
     options |= {"class_positions": ClassPositions(5, 12, 4, 5), "rng": jax.random.key(4)}
     options |= {"max_len": 24, "stop_at_eos": True, "eos_bias": 2.0}

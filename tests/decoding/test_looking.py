@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pix2seq_jax.decoding import looking
-from pix2seq_jax.models.image_keys import CachedCrossAttention
+from pix2seq_jax.models.fixed_keys import CachedCrossAttention
 from tests.helpers import four_tasks
 
 MODEL = four_tasks.tiny(dec_layers=2)

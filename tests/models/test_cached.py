@@ -7,7 +7,7 @@ import pytest
 from flax import linen as nn
 
 from pix2seq_jax.models.backbones.vit import VitBackbone
-from pix2seq_jax.models.cached import attend_cached
+from pix2seq_jax.models.cached import Block, attend_cached
 from pix2seq_jax.models.pix2seq import Pix2Seq
 
 SIZES = {"enc_layers": 1, "enc_dim": 8, "enc_mlp": 8, "enc_heads": 1}
@@ -25,6 +25,7 @@ CASES = [
     ({"shared_embedding": False, "output_bias": False}, (4, 1, 3)),
     ({"dtype": "bfloat16"}, (4, 1, 3)),
     ({"cache_dtype": "bfloat16"}, (4, 1, 3)),
+    ({"cache_dtype": "int8"}, (4, 1, 3)),
     ({"kernel_dtype": "int8"}, (4, 1, 3)),
     ({"kernel_dtype": "int8", "shared_embedding": False}, (1, 8)),
 ]
@@ -58,27 +59,28 @@ def test_cached_steps_equal_one_pass(options, blocks):
 
 def test_attention_reads_filled_tokens_only():
     """What an unfilled place holds makes no difference."""
-    query, key, value = (normal(seed, 2, 3, 1, 4) for seed in range(3))
-    full = (normal(3, 2, 3, 5, 4), normal(4, 2, 3, 5, 4))
-    last = (normal(5, 2, 3, 6, 4), normal(6, 2, 3, 6, 4))
-    out = attend_cached(query, key, value, (full, last), 7)
-    dirty = tuple(x.at[:, :, 2:].set(1e6) for x in last)
-    np.testing.assert_array_equal(out, attend_cached(query, key, value, (full, dirty), 7))
-    keys, values = (
-        jnp.concatenate([a, b[:, :, :2], c], axis=2)
-        for a, b, c in zip(full, last, (key, value), strict=True)
+    query, new = normal(0, 2, 3, 1, 4), Block(normal(1, 2, 3, 1, 4), normal(2, 2, 3, 1, 4))
+    full = Block(normal(3, 2, 3, 5, 4), normal(4, 2, 3, 5, 4))
+    last = Block(normal(5, 2, 3, 6, 4), normal(6, 2, 3, 6, 4))
+    out = attend_cached(query, new, (full,), last, 7)
+    dirty = jax.tree.map(lambda x: x.at[:, :, 2:].set(1e6), last)
+    np.testing.assert_array_equal(out, attend_cached(query, new, (full,), dirty, 7))
+    together = jax.tree.map(
+        lambda a, b, c: jnp.concatenate([a, b[:, :, :2], c], axis=2), full, last, new
     )
-    weights = nn.softmax(jnp.einsum("rhtk,rhsk->rhts", query, keys) / 2.0)
-    np.testing.assert_allclose(out, jnp.einsum("rhts,rhsk->rhtk", weights, values), atol=1e-6)
+    weights = nn.softmax(jnp.einsum("rhtk,rhsk->rhts", query, together.key) / 2.0)
+    exact = jnp.einsum("rhts,rhsk->rhtk", weights, together.value)
+    np.testing.assert_allclose(out, exact, atol=1e-6)
 
 
 @pytest.mark.parametrize("length", [1, 3])
 def test_a_tpu_asks_with_eight_queries(length, monkeypatch):
     """Those that are added see nothing and are left out again."""
     query, key, value = (normal(seed, 2, 3, length, 4) for seed in range(3))
-    blocks = ((normal(3, 2, 3, 6, 4), normal(4, 2, 3, 6, 4)),)
-    before = attend_cached(query, key, value, blocks, 5)
+    last = Block(normal(3, 2, 3, 6, 4), normal(4, 2, 3, 6, 4))
+    given = (query, Block(key, value), (), last, 5)
+    before = attend_cached(*given)
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
-    program = str(jax.make_jaxpr(attend_cached)(query, key, value, blocks, 5))
+    program = str(jax.make_jaxpr(attend_cached)(*given))
     assert "f32[2,3,8,6]" in program and f"f32[2,3,{length},6]" not in program  # scores
-    np.testing.assert_allclose(attend_cached(query, key, value, blocks, 5), before, atol=1e-6)
+    np.testing.assert_allclose(attend_cached(*given), before, atol=1e-6)

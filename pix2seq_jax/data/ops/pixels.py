@@ -200,8 +200,8 @@ def _exact(image: np.ndarray, resized: tuple[int, int], means: bool) -> np.ndarr
     floats = image.astype(np.float32, copy=False)
     if means:
         rows, columns = (_weights(old, new) for old, new in zip(image.shape, resized, strict=False))
-        made = np.tensordot(rows, floats, 1)
-        made = np.tensordot(columns, made, (1, 1)).swapaxes(0, 1)
+        made = rows @ floats.reshape(len(floats), -1)
+        made = columns @ made.reshape(len(rows), -1, 3)  # f32[h,w,3], for each row
     else:
         made = cv2.resize(floats, resized[::-1])
     return _to_bytes(made * (1 / 255) if image.dtype == np.uint8 else made)

@@ -1,7 +1,8 @@
-"""Keys and values of an image, as tokens that are written one by one look at them.
+"""Keys and values that do not change while tokens are written one by one and look at them: those
+of an image, and those of the tokens in a block of the cache that is full.
 
-Axes: B images, N sequences per image, T new tokens, Q = N·T queries of an image, S image tokens, H
-heads, D width.
+Axes: B images (or sequences), N sequences per image, T new tokens, Q = N·T queries of an image, S
+tokens that are looked at, H heads, D width.
 """
 
 import functools
@@ -16,12 +17,12 @@ from jax import numpy as jnp
 from pix2seq_jax.models.attention import FromHeads, ToHeads, enough_queries
 from pix2seq_jax.models.layers import Stack, to_int8
 
-PARTS = 25  # that a sum over image tokens is made in: of 1,600 so that a part has 64
+PART = 64  # tokens, as wide as a sum over tokens is: 1,600 of an image are 25 parts
 
 
 @struct.dataclass
-class ImageKeys:
-    """What one layer's cross-attention looks at.
+class FixedKeys:
+    """What an attention of one layer looks at.
 
     Attributes:
         key, value: [B,H,D/H,S], int8 where there are steps.
@@ -34,13 +35,17 @@ class ImageKeys:
     value_step: jnp.ndarray | None = None
 
     @classmethod
-    def create(cls, key: jnp.ndarray, value: jnp.ndarray, dtype: str) -> "ImageKeys":
+    def create(cls, key: jnp.ndarray, value: jnp.ndarray, dtype: str) -> "FixedKeys":
         """Of keys and values [B,H,S,D/H], in a dtype that may be int8."""
-        key, value = key.swapaxes(2, 3), value.swapaxes(2, 3)
         if dtype != "int8":
-            return cls(key.astype(dtype), value.astype(dtype))
-        (key, key_step), (value, value_step) = to_int8(key, (3,)), to_int8(value, (3,))
-        return cls(key, value, key_step, value_step)
+            return cls(key.astype(dtype).swapaxes(2, 3), value.astype(dtype).swapaxes(2, 3))
+        (key, key_step), (value, value_step) = to_int8(key, (2,)), to_int8(value, (2,))
+        return cls(*(x.swapaxes(2, 3) for x in (key, value, key_step, value_step)))
+
+    @property
+    def length(self) -> int:
+        """How many tokens are looked at."""
+        return self.key.shape[3]
 
     def scores(self, query: jnp.ndarray) -> jnp.ndarray:
         """[B,H,Q,D/H] -> f32[B,H,Q,S], before the softmax."""
@@ -57,14 +62,14 @@ class ImageKeys:
         return scores * query.shape[-1] ** -0.5
 
     def attend(self, query: jnp.ndarray) -> jnp.ndarray:
-        """`models.attention.attend` to all image tokens: [B,H,Q,D/H] -> the same."""
+        """`models.attention.attend` to all of the tokens: [B,H,Q,D/H] -> the same."""
         scores = self.scores(enough_queries(query))
         weights = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
-        out = self._weighed(weights, query) / jnp.sum(weights, axis=-1, keepdims=True)
+        out = self.weighed(weights, query) / jnp.sum(weights, axis=-1, keepdims=True)
         return out.astype(query.dtype)[:, :, : query.shape[2]]
 
-    def _weighed(self, weights: jnp.ndarray, query: jnp.ndarray) -> jnp.ndarray:
-        """The sum f32[B,H,Q,D/H] of the values by weights f32[B,H,Q,S]."""
+    def weighed(self, weights: jnp.ndarray, query: jnp.ndarray) -> jnp.ndarray:
+        """The sum f32[B,H,Q,D/H] of the values by the weights f32[B,H,Q,S] of queries."""
         if self.value_step is None:
             return _of_values(weights.astype(self.value.dtype), self.value)
         weights, value = lax.optimization_barrier((weights, self.value))
@@ -126,20 +131,21 @@ def _of_keys_summed(query: jnp.ndarray, key: jnp.ndarray) -> jnp.ndarray:
 def _of_values_summed(weights: jnp.ndarray, value: jnp.ndarray) -> jnp.ndarray:
     """`_of_values` of one query's weights in float32 and int8 values.
 
-    The sum over image tokens is made in PARTS, whose columns are added up last, and of the few
-    tokens that are left over.
+    The sum over tokens is made in parts, whose columns are added up last, and of those that are
+    left over.
     """
     tokens = value.shape[-1]
-    width = tokens // PARTS
 
     def terms(start: int, stop: int) -> jnp.ndarray:
         part = lax.slice_in_dim(value, start, stop, axis=3).astype(jnp.float32)
         return lax.slice_in_dim(weights, start, stop, axis=3) * part
 
-    parts = (terms(part * width, (part + 1) * width) for part in range(PARTS))
-    sums = functools.reduce(operator.add, parts)  # [B,H,D/H,width]
-    added = jnp.matmul(sums, jnp.ones(width))
-    return (added + jnp.sum(terms(PARTS * width, tokens), axis=-1))[:, :, None]
+    left_over = jnp.sum(terms(tokens - tokens % PART, tokens), axis=-1)
+    if tokens < PART:
+        return left_over[:, :, None]
+    parts = (terms(start, start + PART) for start in range(0, tokens - PART + 1, PART))
+    sums = functools.reduce(operator.add, parts)  # [B,H,D/H,PART]
+    return (jnp.matmul(sums, jnp.ones(PART)) + left_over)[:, :, None]
 
 
 class CachedCrossAttention(nn.Module):
@@ -148,7 +154,7 @@ class CachedCrossAttention(nn.Module):
     stack: Stack
 
     @nn.compact
-    def __call__(self, x: jnp.ndarray, image: ImageKeys) -> jnp.ndarray:
+    def __call__(self, x: jnp.ndarray, image: FixedKeys) -> jnp.ndarray:
         """[B,N,T,D] -> the same."""
         flat = x.reshape(x.shape[0], -1, x.shape[-1])  # [B,N·T,D]
         h = image.attend(ToHeads(self.stack, name="query")(flat))

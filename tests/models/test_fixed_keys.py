@@ -1,4 +1,4 @@
-"""Looking at an image's keys and values, in floats and in int8."""
+"""Looking at keys and values that stay as they are, in floats and in int8."""
 
 import jax
 import jax.numpy as jnp
@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from pix2seq_jax.models.attention import attend
-from pix2seq_jax.models.image_keys import PARTS, ImageKeys, dtype_of_keys
+from pix2seq_jax.models.fixed_keys import PART, FixedKeys, dtype_of_keys
 
-TOKENS = [7, 2 * PARTS, 2 * PARTS + 3]  # fewer than parts, a whole number in each, some over
+TOKENS = [7, 2 * PART, 2 * PART + 3]  # fewer than a part, whole parts, some over
 
 
 def normal(seed, *shape):
@@ -22,7 +22,7 @@ def arrays(queries, tokens):
 @pytest.mark.parametrize("queries", [1, 3])
 def test_floats_give_what_attention_gives(queries):
     query, key, value = arrays(queries, 50)
-    image = ImageKeys.create(key, value, "float32")
+    image = FixedKeys.create(key, value, "float32")
     np.testing.assert_allclose(image.attend(query), attend(query, key, value), atol=1e-6)
 
 
@@ -30,7 +30,7 @@ def test_floats_give_what_attention_gives(queries):
 @pytest.mark.parametrize("queries", [1, 3])
 def test_int8_gives_what_attention_gives_to_the_rounded_numbers(queries, tokens):
     query, key, value = arrays(queries, tokens)
-    image = ImageKeys.create(key, value, "int8")
+    image = FixedKeys.create(key, value, "int8")
     assert image.key.dtype == image.value.dtype == jnp.int8
     rounded = [
         (numbers * step).swapaxes(2, 3)
@@ -38,7 +38,7 @@ def test_int8_gives_what_attention_gives_to_the_rounded_numbers(queries, tokens)
     ]
     for exact, near in zip((key, value), rounded, strict=True):
         assert 1e-4 < np.abs(exact - near).max() < np.abs(exact).max() / 127
-    found = jax.jit(ImageKeys.attend)(image, query)
+    found = jax.jit(FixedKeys.attend)(image, query)
     np.testing.assert_allclose(found, attend(query, *rounded), atol=1e-5)
     of_one = [image.attend(query[:, :, i : i + 1]) for i in range(queries)]
     np.testing.assert_allclose(found, jnp.concatenate(of_one, axis=2), atol=1e-5)
@@ -48,8 +48,8 @@ def test_int8_of_a_bfloat16_model_and_of_zeros():
     """Single queries are summed in float32; rows of zeros have no step."""
     query, key, value = arrays(1, 50)
     key, value = key.at[:, :, :, 0].set(0), value.at[:, :, :, 1].set(0)
-    wide = ImageKeys.create(key, value, "int8").attend(query)
-    narrow = ImageKeys.create(key, value, "int8").attend(query.astype(jnp.bfloat16))
+    wide = FixedKeys.create(key, value, "int8").attend(query)
+    narrow = FixedKeys.create(key, value, "int8").attend(query.astype(jnp.bfloat16))
     assert narrow.dtype == jnp.bfloat16 and (narrow[..., 1] == 0).all()
     np.testing.assert_allclose(narrow.astype(jnp.float32), wide, rtol=0.02, atol=0.02)
 
@@ -59,7 +59,7 @@ def test_int8_of_a_bfloat16_model_and_of_zeros():
 def test_a_tpu_asks_with_eight_queries(queries, dtype, monkeypatch):
     """Those that are added are left out again."""
     query, key, value = arrays(queries, 50)
-    image = ImageKeys.create(key, value, dtype)
+    image = FixedKeys.create(key, value, dtype)
     before = image.attend(query)
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
     program = jax.make_jaxpr(lambda image, query: image.attend(query))(image, query)
@@ -69,15 +69,15 @@ def test_a_tpu_asks_with_eight_queries(queries, dtype, monkeypatch):
 
 def test_single_queries_read_int8_on_a_cpu():
     """There is no product with all keys, for which XLA would convert them."""
-    query, key, value = arrays(1, 50)
-    program = jax.make_jaxpr(ImageKeys.attend)(ImageKeys.create(key, value, "int8"), query)
+    query, key, value = arrays(1, 2 * PART + 3)
+    program = jax.make_jaxpr(FixedKeys.attend)(FixedKeys.create(key, value, "int8"), query)
     shapes = {
         str(x.aval)
         for eqn in program.eqns
         for x in eqn.invars
         if eqn.primitive.name == "dot_general"
     }
-    assert shapes == {"float32[2,3,4,2]", "float32[2]"}  # columns of the parts are added up
+    assert shapes == {"float32[2,3,4,64]", "float32[64]"}  # columns of the parts are added up
 
 
 @pytest.mark.parametrize(
