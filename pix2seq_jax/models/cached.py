@@ -142,19 +142,17 @@ class Cache:
         return self.replace(last=jax.tree.map(lambda x: _pad_tokens(x, length), self.last))
 
     def grow(self, length: int) -> "Cache":
-        """The same with one more block, for `length` tokens; what was the last one is full.
-
-        The zeros of the block depend on the one before: else XLA makes those of all blocks first.
-        """
+        """The same with one more block, for `length` tokens; what was the last one is full."""
+        rounds, done = self.full_dtype == "int8", self.last
+        if rounds:
+            done = [FixedKeys.create(block.key, block.value, "int8") for block in self.last]
 
         def empty(before: jnp.ndarray) -> jnp.ndarray:
-            shape = (*before.shape[:2], length, before.shape[3])
-            block = jnp.full(shape, _nothing(before), before.dtype)
+            # Rounded blocks save memory if XLA does not make all later ones first, of constants.
+            zero = _nothing(before) if rounds else 0
+            block = jnp.full((*before.shape[:2], length, before.shape[3]), zero, before.dtype)
             return constrain(block, "batch", "heads")
 
-        done = self.last
-        if self.full_dtype == "int8":
-            done = [FixedKeys.create(block.key, block.value, "int8") for block in self.last]
         full = tuple((*blocks, one) for blocks, one in zip(self.full, done, strict=True))
         return self.replace(full=full, last=jax.tree.map(empty, self.last))
 
