@@ -117,8 +117,11 @@ def _bytes(model: Pix2Seq, batch: int, queries: int, cached: float) -> float:
     parameters = model.dec_layers * layer + model.vocab_size * model.dec_dim
     of_kernels = jnp.dtype(model.kernel_dtype or model.dtype).itemsize
     of_image = jnp.dtype(dtype_of_keys(model.dtype, model.cache_dtype, queries)).itemsize
-    of_tokens = jnp.dtype(model.empty_cache(1, 1).full_dtype).itemsize
-    keys = batch * (of_image * _image_tokens(model) + of_tokens * queries * cached)
+    cache = model.empty_cache(1, 1)
+    of_tokens = cache.last[0].key.dtype.itemsize
+    full = cached // BLOCK * BLOCK if cache.rounds_full else 0
+    of_cached = full + of_tokens * (cached - full)
+    keys = batch * (of_image * _image_tokens(model) + queries * of_cached)
     return of_kernels * parameters + 2 * model.dec_layers * model.dec_dim * keys
 
 

@@ -2,13 +2,15 @@
 
 Training streams its rows through tf.data (data.pipeline). Here the graph of a chain of ops is
 traced once per process and called for one row at a time. Its input is pixels, so it keeps no source
-alive, and one decoded image can serve several tasks and every window that is cut from it.
+alive, and one decoded image can serve several tasks and every window that is cut from it. Where the
+ops only place pixels, the graph says where, and NumPy makes them behind it.
 """
 
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import cv2
 import numpy as np
 import tensorflow as tf
 
@@ -76,13 +78,15 @@ class Preprocess:
             outputs, placement = self._function(
                 tf.constant(draw, tf.int64), *(_tensor(features[name]) for name in self._names)
             )
-            row = {name: np.asarray(value) for name, value in outputs.items()}  # no copy
-            if self._drawing is not None:
-                row["image"] = self._drawing(features["image"], *map(np.asarray, placement))
         except tf.errors.OpError as error:
             raise ValueError(f"preprocessing {self._spec!r} failed: {error.message}") from error
-        except ValueError as error:
-            raise ValueError(f"preprocessing {self._spec!r} failed: {error}") from error
+        row = {name: np.asarray(value) for name, value in outputs.items()}  # no copy
+        if self._drawing is not None:
+            placed = map(np.asarray, placement)
+            try:
+                row["image"] = self._drawing(features["image"], *placed)
+            except (ValueError, cv2.error) as error:
+                raise ValueError(f"preprocessing {self._spec!r} failed: {error}") from error
         return row
 
     def batch(self, rows: Mapping[int, Row], size: int) -> Row:

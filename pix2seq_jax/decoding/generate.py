@@ -128,7 +128,10 @@ def _draw_all(step: Callable[["State"], "State"], state: "State", length: int) -
     prompt, narrows = state.cache.length, length >= NARROWED_LENGTH
     while (cached := state.cache.length) < prompt + length - 1:  # the last token is never read
         room = min(BLOCK - cached % BLOCK, prompt + length - 1 - cached)
-        cache = state.cache.widen(room) if cached % BLOCK else state.cache.grow(room)
+        if cached % BLOCK:
+            cache = state.cache.widen(room)
+        else:
+            cache = state.cache.grow(room, after=state.count)
         state = _draw_block(step, state.replace(cache=cache), cached + room - prompt, narrows)
     return state
 

@@ -143,7 +143,7 @@ class Runner:
             while waiting:
                 yield _finished(*waiting.popleft())
         finally:
-            for pool in (ahead, readers, writers):
+            for pool in (readers, ahead, writers):  # what is ahead waits for readers
                 pool.shutdown(cancel_futures=True)
         for name, (cut, total) in job.left_out.items():
             if cut:

@@ -111,21 +111,23 @@ class Cache:
     are full, and a loop over tokens leaves them alone.
 
     Attributes:
-        full: for each layer its full blocks, rounded to FixedKeys where `full_dtype` is int8.
+        full: for each layer its full blocks; FixedKeys where they are rounded.
         last: for each layer the block that new tokens are written to.
-        full_dtype: of full blocks.
+        rounds_full: whether full blocks are rounded to int8.
     """
 
     full: tuple[tuple[Block | FixedKeys, ...], ...]
     last: tuple[Block, ...]
-    full_dtype: str = struct.field(pytree_node=False)
+    rounds_full: bool = struct.field(pytree_node=False)
 
     @classmethod
-    def create(cls, stack: Stack, rows: int, length: int, dtype: str, full_dtype: str) -> "Cache":
+    def create(
+        cls, stack: Stack, rows: int, length: int, dtype: str, *, rounds_full: bool
+    ) -> "Cache":
         """One empty block in `dtype` for `rows` = B·N sequences of `length` tokens."""
         shape = (rows, stack.heads, length, stack.dim // stack.heads)
         empty = constrain(jnp.zeros(shape, dtype), "batch", "heads")
-        return cls(((),) * stack.layers, (Block(empty, empty),) * stack.layers, full_dtype)
+        return cls(((),) * stack.layers, (Block(empty, empty),) * stack.layers, rounds_full)
 
     @property
     def start(self) -> int:
@@ -141,15 +143,21 @@ class Cache:
         """The same with room for `length` more tokens in the last block."""
         return self.replace(last=jax.tree.map(lambda x: _pad_tokens(x, length), self.last))
 
-    def grow(self, length: int) -> "Cache":
-        """The same with one more block, for `length` tokens; what was the last one is full."""
-        rounds, done = self.full_dtype == "int8", self.last
-        if rounds:
-            done = [FixedKeys.create(block.key, block.value, "int8") for block in self.last]
+    def grow(self, length: int, after: jnp.ndarray | int = 0) -> "Cache":
+        """The same with one more block, for `length` tokens; what was the last one is full.
+
+        Args:
+            length: of the block.
+            after: i32[], not negative, known when the block before is full. Where full blocks are
+                rounded, the new one waits for it: else XLA makes all blocks of zeros at the start,
+                and the memory that is saved is lost again.
+        """
+        done, zero = self.last, 0
+        if self.rounds_full:
+            done = tuple(FixedKeys.create(block.key, block.value, "int8") for block in self.last)
+            zero = jnp.minimum(after, 0)
 
         def empty(before: jnp.ndarray) -> jnp.ndarray:
-            # Rounded blocks save memory if XLA does not make all later ones first, of constants.
-            zero = _nothing(before) if rounds else 0
             block = jnp.full((*before.shape[:2], length, before.shape[3]), zero, before.dtype)
             return constrain(block, "batch", "heads")
 
@@ -167,7 +175,8 @@ class Cache:
             after: what is computed from the cache as it was. The write waits for it, so that it
                 can be done in place: else XLA copies the block, because something may read it yet.
         """
-        place = (0, 0, index - self.start + _nothing(after), 0)
+        nothing = jnp.minimum(jnp.abs(after.reshape(-1)[0]), 0.0).astype(jnp.int32)
+        place = (0, 0, index - self.start + nothing, 0)
         return self.replace(last=jax.tree.map(lambda x, n: _put(x, n, place), self.last, new))
 
     def take(self, rows: jnp.ndarray) -> "Cache":
@@ -175,17 +184,17 @@ class Cache:
         return _merged(take_rows(_by_image(self, rows.shape[0]), rows))
 
     def put(self, part: "Cache", rows: jnp.ndarray) -> "Cache":
-        """The same with what `take` took, changed since, in its place again."""
-        images = rows.shape[0]
-        return _merged(put_rows(_by_image(self, images), _by_image(part, images), rows))
+        """The same with what `take` took in its place again; tokens were written to it since."""
+        own, new = (_by_image(cache.last, rows.shape[0]) for cache in (self, part))
+        return self.replace(last=_merged(put_rows(own, new, rows)))
 
 
-def _by_image(cache: Cache, images: int) -> Cache:
-    return jax.tree.map(lambda x: x.reshape(images, -1, *x.shape[1:]), cache)
+def _by_image(tree: Any, images: int) -> Any:
+    return jax.tree.map(lambda x: x.reshape(images, -1, *x.shape[1:]), tree)
 
 
-def _merged(cache: Cache) -> Cache:
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), cache)
+def _merged(tree: Any) -> Any:
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
 
 
 def take_rows(tree: Any, rows: jnp.ndarray) -> Any:
@@ -205,11 +214,6 @@ def put_rows(tree: Any, part: Any, rows: jnp.ndarray) -> Any:
         return x.at[row].set(new, mode="promise_in_bounds", unique_indices=True)
 
     return jax.tree.map(lambda x, new: jax.vmap(put)(x, new, rows), tree, part)
-
-
-def _nothing(x: jnp.ndarray) -> jnp.ndarray:
-    """i32[], 0, but XLA does not see that and waits for x."""
-    return jnp.minimum(jnp.abs(x.reshape(-1)[0]), 0.0).astype(jnp.int32)
 
 
 def _pad_tokens(x: jnp.ndarray, length: int) -> jnp.ndarray:

@@ -17,7 +17,7 @@ from jax import numpy as jnp
 from pix2seq_jax.models.attention import FromHeads, ToHeads, enough_queries
 from pix2seq_jax.models.layers import Stack, to_int8
 
-PART = 64  # tokens, as wide as a sum over tokens is: 1,600 of an image are 25 parts
+PART, MOST_PARTS = 64, 25  # tokens of a part of a sum at least, and parts: 25 of 64 are 1,600
 
 
 @struct.dataclass
@@ -135,17 +135,18 @@ def _of_values_summed(weights: jnp.ndarray, value: jnp.ndarray) -> jnp.ndarray:
     left over.
     """
     tokens = value.shape[-1]
+    width = max(PART, tokens // MOST_PARTS)
 
     def terms(start: int, stop: int) -> jnp.ndarray:
         part = lax.slice_in_dim(value, start, stop, axis=3).astype(jnp.float32)
         return lax.slice_in_dim(weights, start, stop, axis=3) * part
 
-    left_over = jnp.sum(terms(tokens - tokens % PART, tokens), axis=-1)
-    if tokens < PART:
+    left_over = jnp.sum(terms(tokens - tokens % width, tokens), axis=-1)
+    if tokens < width:
         return left_over[:, :, None]
-    parts = (terms(start, start + PART) for start in range(0, tokens - PART + 1, PART))
-    sums = functools.reduce(operator.add, parts)  # [B,H,D/H,PART]
-    return (jnp.matmul(sums, jnp.ones(PART)) + left_over)[:, :, None]
+    parts = (terms(start, start + width) for start in range(0, tokens - width + 1, width))
+    sums = functools.reduce(operator.add, parts)  # [B,H,D/H,width]
+    return (jnp.matmul(sums, jnp.ones(width)) + left_over)[:, :, None]
 
 
 class CachedCrossAttention(nn.Module):

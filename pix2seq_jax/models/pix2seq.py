@@ -66,10 +66,11 @@ class Pix2Seq(nn.Module):
             float32.
         cache_dtype: of the decoder's cache of sequence tokens; '' for `dtype`, on a CPU for
             float32. 'bfloat16' halves the cache of a float32 model, where the device multiplies
-            such numbers itself. 'int8' is for its blocks of 128 tokens that are full, and for the
-            keys and values of the image, which are most of the bytes: each of their D_dec rows is
-            rounded to 127 steps either way. On a CPU those of the image are rounded where it has
-            one sequence, as in detection and captioning; for others they are float32.
+            such numbers itself. 'int8' is for its blocks of 128 tokens that are full (the last one
+            stays as with '', and so does all of a beam search), and for the keys and values of the
+            image, which are most of the bytes: each of their D_dec rows is rounded to 127 steps
+            either way. On a CPU those of the image are rounded where it has one sequence, as in
+            detection and captioning; for others they are float32.
         kernel_dtype: of the decoder's kernels while it writes tokens; '' for `dtype`. With 'int8'
             they are a quarter of their bytes in float32: each column is rounded to 127 steps either
             way, and so is each row that is multiplied with them, as it comes. The token embedding
@@ -247,11 +248,10 @@ class Pix2Seq(nn.Module):
 
     def empty_cache(self, rows: int, length: int) -> Cache:
         """Room for `rows` = B·N sequences of at most `length` tokens; needs no parameters."""
-        in_blocks = self.cache_dtype == "int8"  # that are full; others grow by single tokens
-        written = "" if in_blocks else self.cache_dtype
-        dtype = written or dtype_of_keys(self.dtype, "", None)
-        full_dtype = "int8" if in_blocks else dtype
-        return Cache.create(self._decoder_stack(), rows, length, dtype, full_dtype)
+        rounds_full = self.cache_dtype == "int8"
+        dtype = "" if rounds_full else self.cache_dtype  # of what is written token by token
+        dtype = dtype or dtype_of_keys(self.dtype, "", None)
+        return Cache.create(self._decoder_stack(), rows, length, dtype, rounds_full=rounds_full)
 
     def step(
         self,

@@ -26,6 +26,7 @@ CASES = [
     ({"dtype": "bfloat16"}, (4, 1, 3)),
     ({"cache_dtype": "bfloat16"}, (4, 1, 3)),
     ({"cache_dtype": "int8"}, (4, 1, 3)),
+    ({"dtype": "bfloat16", "cache_dtype": "int8"}, (4, 1, 3)),
     ({"kernel_dtype": "int8"}, (4, 1, 3)),
     ({"kernel_dtype": "int8", "shared_embedding": False}, (1, 8)),
 ]
