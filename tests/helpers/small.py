@@ -12,6 +12,7 @@ TRAIN_IMAGES, VAL_IMAGES = 24, 20
 
 # Overrides of any shipped config, as for the command line; `shrunk` adds those of its backbone.
 SHRUNK = {
+    "data.cache": 0.0,  # files are read at every step
     "model.enc_layers": 1,
     "model.enc_dim": 16,
     "model.enc_mlp": 32,
