@@ -11,7 +11,6 @@ and larger ones, all of which do. Needs TensorFlow.
 import json
 import statistics
 import tempfile
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -158,8 +157,8 @@ def trained(
 
 
 def evaluated(source: CocoDir, size: int) -> Callable[[int], None]:
-    """Prepares so many images as an evaluation does: threads that decode and resize, and go on
-    while a batch is made of what is there."""
+    """Prepares so many images as an evaluation does: threads that decode and resize,
+    then a batch."""
     spec = recipes.DETECTION_EVAL.format(size=size, side=size, max_instances=SLOTS)
     make = rows.Preprocess(read_chain(spec).image_ops, objects=False, spec=spec)
     sizes = [tuple(pair) for pair in source.sizes.tolist()]
@@ -169,22 +168,10 @@ def evaluated(source: CocoDir, size: int) -> Callable[[int], None]:
         return make({"image": pixels, "orig_size": shape}, i)
 
     def run(count: int) -> None:
-        with (
-            ThreadPoolExecutor(pipeline.cpu_count()) as readers,
-            ThreadPoolExecutor(2) as batches,
-        ):
-
-            def prepare(start: int) -> rows.Row:
-                chunk = [i % len(source) for i in range(start, min(start + 4 * BATCH, count))]
-                return make.batch(dict(enumerate(readers.map(one, chunk))), len(chunk))
-
-            following = deque()
+        with ThreadPoolExecutor(pipeline.cpu_count()) as pool:
             for start in range(0, count, 4 * BATCH):
-                following.append(batches.submit(prepare, start))
-                if len(following) > 2:
-                    following.popleft().result()  # the devices would work on it
-            while following:
-                following.popleft().result()
+                chunk = [i % len(source) for i in range(start, min(start + 4 * BATCH, count))]
+                make.batch(dict(enumerate(pool.map(one, chunk))), len(chunk))
 
     return run
 

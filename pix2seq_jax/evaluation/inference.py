@@ -3,7 +3,7 @@ these, and captions.
 
 Evaluation and prediction share it. Every picture is read and decoded once, and encoded once for all
 tasks that see it prepared alike; a task that looks at windows encodes its own, cut from the decoded
-picture. While the devices work on one chunk of pictures, threads prepare the next two and turn what
+picture. While the devices work on one chunk of pictures, threads prepare the next one and turn what
 was decoded into results as COCO writes them, in pixels of the original image. Memory does not grow
 with the number of pictures.
 """
@@ -29,8 +29,6 @@ from pix2seq_jax.evaluation.views import make_view, whole_row, window_row
 from pix2seq_jax.experiment.logs import log
 from pix2seq_jax.tasks import Task
 from pix2seq_jax.training import sharding
-
-_AHEAD = 2  # chunks that are prepared at a time
 
 
 @dataclass
@@ -128,8 +126,7 @@ class Runner:
         """
         size = sharding.round_batch(self._mesh, min(self._config.eval.batch_size, len(pictures)))
         workers = self._config.data.workers or pipeline.cpu_count()
-        threads = (workers, workers, _AHEAD)
-        readers, writers, ahead = (ThreadPoolExecutor(number) for number in threads)
+        readers, writers, ahead = (ThreadPoolExecutor(number) for number in (workers, workers, 1))
         job = _Job(variables, pictures, asks, text, leave, size, readers, writers)
         progress = Progress(len(pictures))
         # The results of a chunk are written while the devices work on the next one.
@@ -152,16 +149,19 @@ class Runner:
                 log.info(text, name, cut, total, most)
 
     def _chunks(self, job: _Job, ahead: ThreadPoolExecutor) -> Iterator[Chunk]:
-        """The chunks of the pictures. While one is worked on the next two are prepared: of one the
-        pictures are read while the other becomes a batch."""
-        total, following = len(job.pictures), deque()
-        for start in range(0, total, job.chunk_size):
-            places = np.arange(start, min(start + job.chunk_size, total))
+        """The chunks of the pictures, each prepared while the one before is worked on."""
+        total = len(job.pictures)
+        cuts = [
+            np.arange(start, min(start + job.chunk_size, total))
+            for start in range(0, total, job.chunk_size)
+        ]
+        following = [ahead.submit(self._prepare, job, places) for places in cuts[:1]]
+        for places in cuts[1:]:
+            chunk = following.pop().result()
             following.append(ahead.submit(self._prepare, job, places))
-            if len(following) > _AHEAD:
-                yield following.popleft().result()
-        while following:
-            yield following.popleft().result()
+            yield chunk
+        for last in following:
+            yield last.result()
 
     def _prepare(self, job: _Job, places: np.ndarray) -> Chunk:
         """Decodes this process' pictures of a chunk, and sends what the tasks share to the

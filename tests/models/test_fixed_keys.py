@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from pix2seq_jax.models.attention import attend
-from pix2seq_jax.models.fixed_keys import PART, FixedKeys, dtype_of_keys
+from pix2seq_jax.models.fixed_keys import MOST_PARTS, PART, FixedKeys, dtype_of_keys
 
-TOKENS = [7, 2 * PART, 2 * PART + 3]  # fewer than a part, whole parts, some over
+# Fewer than a part, whole parts, some over, and so many that parts are wider.
+TOKENS = [7, 2 * PART, 2 * PART + 3, (MOST_PARTS + 1) * PART + 4]
 
 
 def normal(seed, *shape):
