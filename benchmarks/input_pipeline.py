@@ -163,15 +163,16 @@ def evaluated(source: CocoDir, size: int) -> Callable[[int], None]:
     make = rows.Preprocess(read_chain(spec).image_ops, objects=False, spec=spec)
     sizes = [tuple(pair) for pair in source.sizes.tolist()]
 
-    def one(i: int) -> rows.Row:
+    def one(i: int, into: np.ndarray) -> rows.Row:
         pixels, shape = rows.read(source.files[i], sizes[i], read_file)
-        return make({"image": pixels, "orig_size": shape}, i)
+        return make({"image": pixels, "orig_size": shape}, i, into)
 
     def run(count: int) -> None:
         with ThreadPoolExecutor(pipeline.cpu_count()) as pool:
             for start in range(0, count, 4 * BATCH):
                 chunk = [i % len(source) for i in range(start, min(start + 4 * BATCH, count))]
-                make.batch(dict(enumerate(pool.map(one, chunk))), len(chunk))
+                images = make.images(len(chunk))
+                make.batch(dict(enumerate(pool.map(one, chunk, images))), len(chunk), images)
 
     return run
 

@@ -64,12 +64,15 @@ class Preprocess:
         if self._drawing is not None:
             self.shapes["image"] = np.uint8, (*self._drawing.keywords["padded"], 3)
 
-    def __call__(self, features: Mapping[str, np.ndarray], draw: int) -> Row:
+    def __call__(
+        self, features: Mapping[str, np.ndarray], draw: int, into: np.ndarray | None = None
+    ) -> Row:
         """The row of one image.
 
         Args:
             features: `image u8[h,w,3]` and the other fields, as data.source.FIELDS describes them.
             draw: number of the row, which random ops draw from.
+            into: one of `images`, which becomes that of the row; None: new memory.
 
         Raises:
             ValueError: an op that cannot be done on this image.
@@ -84,16 +87,29 @@ class Preprocess:
         if self._drawing is not None:
             placed = map(np.asarray, placement)
             try:
-                row["image"] = self._drawing(features["image"], *placed)
+                row["image"] = self._drawing(features["image"], *placed, into=into)
             except (ValueError, cv2.error) as error:
                 raise ValueError(f"preprocessing {self._spec!r} failed: {error}") from error
+        elif into is not None:
+            into[...] = row["image"]
+            row["image"] = into
         return row
 
-    def batch(self, rows: Mapping[int, Row], size: int) -> Row:
+    def images(self, size: int) -> np.ndarray:
+        """u8[size,height,width,3] of any content, for the images of a batch."""
+        dtype, shape = self.shapes["image"]
+        return np.empty((size, *shape), dtype)
+
+    def batch(self, rows: Mapping[int, Row], size: int, images: np.ndarray | None = None) -> Row:
         """The rows by their number as a batch of `size`; those that are missing are blank images of
-        one pixel."""
+        one pixel. Where `images` are given, each row was made into the one of its number."""
         filled = {}
         for name, (dtype, shape) in self.shapes.items():
+            if name == "image" and images is not None:
+                for number in set(range(size)).difference(rows):
+                    images[number] = 0
+                filled[name] = images
+                continue
             filled[name] = np.zeros((size, *shape), dtype)  # no memory is touched before a row is
             if name in ("orig_size", "unpadded_size"):
                 filled[name][:] = 1

@@ -108,7 +108,7 @@ class Explainer:
         """What a task looks at in the image, one after the other."""
         make, config = self._views[name].rows, self._config
         if not task.prompted:
-            yield Seen(name, _example(make.batch({0: whole_row(chunk, 0, make)}, 1)))
+            yield Seen(name, _example(make.batch({0: whole_row(chunk, make, 0)}, 1)))
             return
         if boxes is None:
             return
@@ -120,10 +120,10 @@ class Explainer:
             title = f"{name} of {self._predictor.names[int(one.labels[0, 0]) - 1]}"
             title = f"{title} {float(one.scores[0, 0]):.2f}"
             if self._views[name].shared is None:
-                row = window_row(chunk, 0, one.rows(self._views[name].slots), 0, make)
+                row = window_row(chunk, make, one.rows(self._views[name].slots), 0, 0)
                 yield Seen(title, _example(make.batch({0: row}, 1)))
                 continue
-            example = _example(make.batch({0: whole_row(chunk, 0, make)}, 1))
+            example = _example(make.batch({0: whole_row(chunk, make, 0)}, 1))
             example["boxes"] = from_original(jnp.asarray(one.boxes, jnp.float32), example)
             example |= {"labels": jnp.asarray(one.labels), "scores": jnp.asarray(one.scores)}
             yield Seen(title, example)

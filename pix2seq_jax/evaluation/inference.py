@@ -179,13 +179,13 @@ class Runner:
         if not views:  # else each thread prepares what it has just decoded
             list(job.readers.map(chunk.load, own))
         for key, view in views.items():
-            made = job.readers.map(lambda row, view=view: whole_row(chunk, row, view), own)
-            made = zip(own, made, strict=True)
-            filled = {row - first: one for row, one in made if one is not None}
+            make, images = functools.partial(whole_row, chunk, view), view.images(part)
+            made = enumerate(job.readers.map(make, own, images))
+            filled = {number: one for number, one in made if one is not None}
             ids = np.zeros(part, np.int64)
             ids[: len(own)] = job.pictures.drawn_as(places[own.start : own.stop])
             chunk.batches[key] = self._to_devices(
-                view.batch(filled, part) | {"ids": decoders.id_halves(ids)}
+                view.batch(filled, part, images) | {"ids": decoders.id_halves(ids)}
             )
         return chunk
 
@@ -367,16 +367,13 @@ class Runner:
         numbers: np.ndarray,
     ) -> dict[str, jax.Array]:
         """The windows of the boxes' rows of these numbers; further ones are blank."""
-        make = self._views[name].rows
+        view, size = self._views[name].rows, len(numbers)
         own = numbers[numbers < len(row)].tolist()
-
-        def cut(number: int):
-            return window_row(chunk, int(row[number]), boxes, number, make)
-
-        filled = dict(enumerate(job.readers.map(cut, own)))
-        ids = np.zeros(len(numbers), np.int64)
+        make, images = functools.partial(window_row, chunk, view, boxes), view.images(size)
+        filled = dict(enumerate(job.readers.map(make, row[own].tolist(), own, images)))
+        ids = np.zeros(size, np.int64)
         ids[: len(own)] = job.pictures.drawn_as(chunk.places[row[own]])
-        return self._to_devices(make.batch(filled, len(numbers)) | {"ids": decoders.id_halves(ids)})
+        return self._to_devices(view.batch(filled, size, images) | {"ids": decoders.id_halves(ids)})
 
 
 def _without_image(batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:

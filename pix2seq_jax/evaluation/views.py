@@ -73,18 +73,26 @@ def make_view(task: Task, section: ml_collections.ConfigDict, image_size: tuple[
     return made
 
 
-def whole_row(chunk: Chunk, row: int, make: rows.Preprocess) -> rows.Row | None:
-    """A whole picture, prepared; None where it cannot be read."""
+def whole_row(
+    chunk: Chunk, make: rows.Preprocess, row: int, into: np.ndarray | None = None
+) -> rows.Row | None:
+    """A whole picture, prepared, its image in `into`; None where it cannot be read."""
     loaded = chunk.load(row)
-    return loaded and make(
-        {"image": loaded.pixels, "orig_size": loaded.size}, int(chunk.places[row])
-    )
+    if loaded is None:
+        return None
+    features = {"image": loaded.pixels, "orig_size": loaded.size}
+    return make(features, int(chunk.places[row]), into)
 
 
 def window_row(
-    chunk: Chunk, row: int, boxes: Boxes, number: int, make: rows.Preprocess
+    chunk: Chunk,
+    make: rows.Preprocess,
+    boxes: Boxes,
+    row: int,
+    number: int,
+    into: np.ndarray | None = None,
 ) -> rows.Row:
-    """A picture with the objects of row `number` of the boxes, prepared."""
+    """A picture with the objects of row `number` of the boxes, prepared, its image in `into`."""
     loaded, real = chunk.load(row), boxes.labels[number] > 0
     limits = np.tile(loaded.size, 2).astype(np.float32)
     features = {
@@ -95,4 +103,4 @@ def window_row(
         "scores": boxes.scores[number][real].astype(np.float32),
         "is_crowd": np.zeros(np.count_nonzero(real), bool),
     }
-    return make(features, int(chunk.places[row]))
+    return make(features, int(chunk.places[row]), into)

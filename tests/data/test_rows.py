@@ -70,6 +70,14 @@ def test_rows_are_those_of_the_pipeline(files, spec, in_graph):
     for name, value in batch.items():
         np.testing.assert_array_equal(value[:3], expected[name], err_msg=name)
     np.testing.assert_array_equal(batch["unpadded_size"][3], [1, 1])  # blank
+    images = make.images(4)
+    images[:] = 7
+    made = {
+        i: make({"image": pixels, "orig_size": size}, i, images[i])
+        for i, (pixels, size) in enumerate(decoded)
+    }
+    assert make.batch(made, 4, images)["image"] is images
+    np.testing.assert_array_equal(images, batch["image"])
 
 
 def test_a_chain_is_traced_once():

@@ -137,6 +137,7 @@ def window_bytes(
     *,
     antialias: bool,
     padded: tuple[int, int] | None,
+    into: np.ndarray | None = None,
 ) -> np.ndarray:
     """A window of a resized image, in padding.
 
@@ -147,6 +148,7 @@ def window_bytes(
         mirrored: whether left and right change sides.
         antialias: whether shrinking takes means.
         padded: height and width of the result; None: those of the window.
+        into: u8[padded,3] of any content, which becomes the result; None: new memory.
 
     Returns:
         u8[padded,3], 0 in the padding; TensorFlow takes it without a copy.
@@ -161,7 +163,7 @@ def window_bytes(
             f"an image of {height} x {width} pixels is larger than its padding, {padded[0]} x "
             f"{padded[1]}; resize or crop before pad_image"
         )
-    result = empty_pixels(*padded)
+    result = empty_pixels(*padded) if into is None else into
     result[height:] = 0
     result[:height, width:] = 0
     kept = result[:height, :width]
