@@ -19,6 +19,8 @@ from pix2seq_jax.models.splash import splash
 # From so many scores of one head, T·S, the blockwise form takes half the time of the plain one for
 # the forward and the backward pass together (CPU, 512 · 512); at 400 · 400 they are equal.
 BLOCKWISE_FROM = 200_000
+# On a GPU plain scores are written to memory and read again, several times, in float32.
+CUDNN_FROM = 128 * 128
 CUDNN_WIDTHS, CUDNN_MULTIPLE = 128, 8  # of a head, on every GPU that has the kernel
 # Of a head; the kernel's outputs have narrower ones in whole rows of 128 of a TPU's memory.
 SPLASH_WIDTH = 64
@@ -73,9 +75,9 @@ def attend_whole(
         key: [B,H,S,D/H].
         value: [B,H,S,D/H].
         kind: 'plain' (`attend`), 'blockwise' (`models.blockwise`), 'cudnn' (the kernel for NVIDIA
-            GPUs), 'splash' (`models.splash`, the kernel for TPUs), or 'auto': plain for short
-            sequences; for long ones cudnn on a GPU and splash on a TPU where the arrays suit them,
-            else blockwise.
+            GPUs), 'splash' (`models.splash`, the kernel for TPUs), or 'auto': cudnn on a GPU and
+            splash on a TPU where the arrays suit them, else plain for short sequences and blockwise
+            for long ones.
         causal: whether query t sees the keys 0 to t only.
         dropout: of the weights, or None; where it drops any, `attend` computes them whatever the
             kind.
@@ -117,27 +119,34 @@ def enough_queries(query: jnp.ndarray) -> jnp.ndarray:
 
 def _suited(query: jnp.ndarray, key: jnp.ndarray) -> str:
     """The kind of attention for these arrays on this machine."""
-    if query.shape[2] * key.shape[2] < BLOCKWISE_FROM:
-        return "plain"
-    size = query.shape[-1]
-    if jax.default_backend() == "tpu":
-        # XLA cannot spread the kernel over devices.
-        takes = size >= SPLASH_WIDTH and query.dtype == jnp.bfloat16 and not spread_axes()
-        return "splash" if takes else "blockwise"
-    takes = size <= CUDNN_WIDTHS and size % CUDNN_MULTIPLE == 0 and query.dtype == jnp.bfloat16
-    return "cudnn" if jax.default_backend() == "gpu" and takes else "blockwise"
+    scores, size, platform = query.shape[2] * key.shape[2], query.shape[-1], jax.default_backend()
+    kind = "plain" if scores < BLOCKWISE_FROM else "blockwise"
+    if query.dtype != jnp.bfloat16:
+        return kind
+    if platform == "gpu" and size <= CUDNN_WIDTHS and size % CUDNN_MULTIPLE == 0:
+        return "cudnn" if scores >= CUDNN_FROM else kind
+    # XLA cannot spread the kernel of TPUs over devices.
+    if platform == "tpu" and size >= SPLASH_WIDTH and not spread_axes():
+        return "splash" if kind == "blockwise" else kind
+    return kind
 
 
 def _cudnn(query: jnp.ndarray, key: jnp.ndarray, value: jnp.ndarray, causal: bool) -> jnp.ndarray:
-    """`attend_whole` by cuDNN, whose arrays are [B,T,H,D/H]."""
+    """`attend_whole` by cuDNN, whose arrays are [B,T,H,D/H], T an even number in training."""
     if jax.default_backend() != "gpu" or query.dtype != jnp.bfloat16:
         raise ValueError(
             f"model.attention='cudnn' needs a GPU and model.dtype='bfloat16'; this is a "
             f"{jax.default_backend()} and {query.dtype}: set model.attention='auto'"
         )
+    even = [((0, 0), (0, x.shape[2] % 2), (0, 0), (0, 0)) for x in (query, key, value)]
     arrays = [x.swapaxes(1, 2) for x in (query, key, value)]
-    out = jax.nn.dot_product_attention(*arrays, is_causal=causal, implementation="cudnn")
-    return out.swapaxes(1, 2)
+    arrays = [jnp.pad(x, width) for x, width in zip(arrays, even, strict=True)]
+    lengths = None
+    if key.shape[2] % 2 and not causal:  # else no token sees the zeros at the end
+        lengths = jnp.full(key.shape[0], key.shape[2], jnp.int32)
+    options = {"key_value_seq_lengths": lengths, "is_causal": causal, "implementation": "cudnn"}
+    out = jax.nn.dot_product_attention(*arrays, **options)
+    return out[:, : query.shape[2]].swapaxes(1, 2)
 
 
 def _splash(query: jnp.ndarray, key: jnp.ndarray, value: jnp.ndarray, causal: bool) -> jnp.ndarray:

@@ -31,8 +31,8 @@ ATTENTIONS = ("auto", "plain", "blockwise", "cudnn", "splash")
 # What the backward pass computes again of a layer where memory is to be saved: all of it, or all
 # but its matrix products and its attention.
 REMAT_POLICIES = ("all", "elementwise")
-# Names of what attention and matrix products keep for the backward pass.
-ATTENDED, PRODUCT = "attended", "product"
+# Names of what attention, matrix products and LayerNorm keep for the backward pass.
+ATTENDED, PRODUCT, STATISTIC = "attended", "product", "statistic"
 EMBEDDING_INIT = nn.initializers.truncated_normal(0.02)
 ZEROS = nn.initializers.zeros
 NORM_EPSILON = 1e-6
@@ -188,28 +188,34 @@ def gelu(x: jnp.ndarray) -> jnp.ndarray:
     return (0.5 * wide * (1.0 + lax.erf(wide * 0.5**0.5))).astype(x.dtype)
 
 
-@jax.custom_vjp
-def _normalise(x: jnp.ndarray, scale: jnp.ndarray, bias: jnp.ndarray) -> jnp.ndarray:
-    """LayerNorm of f32[N,D] over the last axis."""
-    return _normalise_forward(x, scale, bias)[0]
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _normalise(x: jnp.ndarray, scale: jnp.ndarray, bias: jnp.ndarray, dtype: Any) -> jnp.ndarray:
+    """LayerNorm of [N,D] over the last axis, computed in float32, in another dtype."""
+    return _normalise_forward(x, scale, bias, dtype)[0]
 
 
-def _normalise_forward(x, scale, bias):
-    """The output f32[N,D], and what the backward pass needs."""
-    mean = jnp.mean(x, axis=-1, keepdims=True)
+def _normalise_forward(x, scale, bias, dtype):
+    """The output [N,D], and what the backward pass needs: x in its own dtype, and two numbers of
+    each row, which `_kept` keeps so that no row is summed up again."""
+    wide = x.astype(jnp.float32)
+    mean = checkpoint_name(jnp.mean(wide, axis=-1), STATISTIC)
+    wide -= mean[:, None]
     # E[x²] − E[x]² would lose digits where the mean is large.
-    spread = lax.rsqrt(jnp.mean(jnp.square(x - mean), axis=-1, keepdims=True) + NORM_EPSILON)
-    return (x - mean) * (spread * scale[None]) + bias[None], (x, mean, spread, scale)
+    spread = lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1) + NORM_EPSILON)
+    spread = checkpoint_name(spread, STATISTIC)
+    h = wide * (spread[:, None] * scale[None]) + bias[None]
+    return h.astype(dtype), (x, mean, spread, scale)
 
 
-def _normalise_backward(kept, grad):
-    """Gradients f32[N,D], f32[D], f32[D], in half to seven tenths of the time of those that JAX
+def _normalise_backward(dtype, kept, grad):
+    """Gradients [N,D], f32[D], f32[D], in half to seven tenths of the time of those that JAX
     derives (CPU)."""
     x, mean, spread, scale = kept
-    h, inner = (x - mean) * spread, grad * scale[None]
+    grad = grad.astype(jnp.float32)
+    h, inner = (x.astype(jnp.float32) - mean[:, None]) * spread[:, None], grad * scale[None]
     along = jnp.mean(inner * h, axis=-1, keepdims=True)
-    of_x = (inner - jnp.mean(inner, axis=-1, keepdims=True) - h * along) * spread
-    return of_x, jnp.sum(grad * h, axis=0), jnp.sum(grad, axis=0)
+    of_x = (inner - jnp.mean(inner, axis=-1, keepdims=True) - h * along) * spread[:, None]
+    return of_x.astype(x.dtype), jnp.sum(grad * h, axis=0), jnp.sum(grad, axis=0)
 
 
 _normalise.defvjp(_normalise_forward, _normalise_backward)
@@ -226,8 +232,8 @@ class LayerNorm(nn.Module):
         ones = nn.with_logical_partitioning(nn.initializers.ones, ("embed",))
         scale = self.param("scale", ones, (width,))
         bias = self.param("bias", nn.with_logical_partitioning(ZEROS, ("embed",)), (width,))
-        h = _normalise(x.reshape(-1, width).astype(jnp.float32), scale, bias)
-        return h.reshape(x.shape).astype(jnp.dtype(self.dtype))
+        h = _normalise(x.reshape(-1, width), scale, bias, jnp.dtype(self.dtype))
+        return h.reshape(x.shape)
 
 
 def drop_path(rate: float, train: bool) -> nn.Dropout:
@@ -277,7 +283,8 @@ def scan_layers(block: type[nn.Module], stack: Stack, in_axes: Any) -> type[nn.M
 
 
 def _kept(primitive: Any, *inputs: Any, **options: Any) -> bool:
-    """Whether "elementwise" keeps what an operation computes: matrix products and attention."""
+    """Whether "elementwise" keeps what an operation computes: matrix products, attention, and the
+    two numbers of each row of a LayerNorm."""
     if primitive.name == "name":
-        return options["name"] in (ATTENDED, PRODUCT)
+        return options["name"] in (ATTENDED, PRODUCT, STATISTIC)
     return "dot_product_attention" in primitive.name  # of cuDNN

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from pix2seq_jax.models.attention import CrossAttention, CrossKeyValue, SelfAttention, attend
+from pix2seq_jax.models.attention import (
+    CrossAttention,
+    CrossKeyValue,
+    SelfAttention,
+    attend,
+    attend_whole,
+)
 from pix2seq_jax.models.layers import Stack
 
 STACK = Stack(layers=3, dim=16, mlp=32, heads=2)
@@ -36,6 +42,41 @@ def test_softmax_is_float32_in_bfloat16():
     out = attend(query, key, jnp.asarray([0.0, 1.0], jnp.bfloat16)[None, None, :, None])
     assert out.dtype == jnp.bfloat16
     np.testing.assert_allclose(out.astype(jnp.float32), 1 / (1 + np.exp(-2)), atol=4e-3)
+
+
+@pytest.mark.parametrize(
+    "queries,keys,causal,kernel",
+    [
+        (261, 261, True, True),
+        (145, 145, False, True),
+        (160, 145, False, True),
+        (39, 39, True, False),
+    ],
+)
+def test_a_gpu_attends_by_cudnn_which_gets_even_lengths(queries, keys, causal, kernel, monkeypatch):
+    """Its backward pass refuses odd ones. Here what JAX has for all devices takes its arguments."""
+    seen, run = [], jax.nn.dot_product_attention
+
+    def instead(*arrays, implementation, **options):
+        assert implementation == "cudnn"
+        seen.extend(array.shape[1] for array in arrays)
+        return run(*arrays, implementation="xla", **options)
+
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax.nn, "dot_product_attention", instead)
+    shapes = [(2, 3, length, 8) for length in (queries, keys, keys)]
+    # All scores are negative, so a zero behind the keys would be seen.
+    scales = (3, -1, 1)
+    arrays = [
+        scale * jnp.abs(normal(1, *shape)) for scale, shape in zip(scales, shapes, strict=True)
+    ]
+    arrays = [array.astype(jnp.bfloat16) for array in arrays]
+    out = attend_whole(*arrays, kind="auto", causal=causal)
+    assert len(seen) == 3 * kernel and all(length % 2 == 0 for length in seen)
+    mask = jnp.tril(jnp.ones((queries, keys), bool)) if causal else None
+    expected = attend(*(array.astype(jnp.float32) for array in arrays), mask)
+    assert out.shape == expected.shape and out.dtype == jnp.bfloat16
+    np.testing.assert_allclose(out.astype(jnp.float32), expected, atol=3e-2)
 
 
 def test_sequences_share_the_keys_of_their_image():
