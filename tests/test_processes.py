@@ -104,18 +104,15 @@ def alone(folder, tmp_path_factory) -> Run:
     return read(workdir)
 
 
-def check_same(run: Run, alone: Run) -> None:
+def check_same(run: Run, alone: Run, *, rounding: float = 1e-6) -> None:
     """Every step once, on the same images; every image evaluated once, with the same result."""
     assert len(run.rows) == len(alone.rows)
     for one, other in zip(alone.rows, run.rows, strict=True):
         assert one["step"] == other["step"] and one.keys() == other.keys()
         for name in SAME:
             if name in one:
-                assert math.isclose(one[name], other[name], rel_tol=1e-6, abs_tol=1e-6), (
-                    name,
-                    one[name],
-                    other[name],
-                )
+                same = math.isclose(one[name], other[name], rel_tol=rounding, abs_tol=1e-6)
+                assert same, (name, one[name], other[name])
     assert run.image_ids == alone.image_ids
     assert len({row["image_id"] for row in run.objects}) == small.VAL_IMAGES
     for one, other in zip(alone.objects, run.objects, strict=True):
@@ -140,7 +137,8 @@ def test_a_model_axis_across_processes(alone, folder, tmp_path):
         step: {name: ids + ids for name, ids in own.items()}
         for step, own in alone.image_ids.items()
     }
-    check_same(read(workdir), alone._replace(image_ids=twice))
+    # Each sum is made of two halves: losses near 5 differ by 7 to 11 units in their last place.
+    check_same(read(workdir), alone._replace(image_ids=twice), rounding=2e-6)
 
 
 def test_one_two_and_four_processes_take_over_from_each_other(alone, folder, tmp_path):

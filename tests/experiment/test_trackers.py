@@ -1,6 +1,8 @@
 """Figures and pictures reach the real packages, without network, and a resumed run the same one."""
 
 import json
+import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -47,6 +49,22 @@ def test_mlflow_has_the_rows_of_both_parts_of_a_run(tmp_path, offline):
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
 
 
+def rows_of(file: Path) -> list[dict]:
+    """The rows of an offline run of wandb, whose file is a log of protocol buffers: seven bytes,
+    then records with a checksum, their length and a type before each."""
+    from wandb.proto import wandb_internal_pb2
+
+    content, rows, at = file.read_bytes(), [], 7
+    assert len(content) < 2**15  # else records are cut up
+    while at < len(content):
+        _, length, _ = struct.unpack_from("<IHB", content, at)
+        record = wandb_internal_pb2.Record.FromString(content[at + 7 : at + 7 + length])
+        items = {item.key or ".".join(item.nested_key): item for item in record.history.item}
+        rows += [{name: json.loads(item.value_json) for name, item in items.items()}] * bool(items)
+        at += 7 + length
+    return rows
+
+
 @pytest.mark.filterwarnings("ignore")  # of the package
 def test_wandb_has_the_rows_of_both_parts_of_a_run(tmp_path, offline):
     write("wandb", tmp_path, 1)
@@ -54,8 +72,9 @@ def test_wandb_has_the_rows_of_both_parts_of_a_run(tmp_path, offline):
     write("wandb", tmp_path, 3)
     files = sorted(tmp_path.glob("wandb/offline-run-*/*.wandb"))
     assert files and all(file.name == f"run-{first}.wandb" for file in files)
-    content = b"".join(file.read_bytes() for file in files)
-    assert b"train/loss" in content and b"0.5" in content and b"1.5" in content
+    rows = [row for file in files for row in rows_of(file)]
+    losses = {row["step"]: row["train/loss"] for row in rows if "train/loss" in row}
+    assert losses == {1: 1.5, 3: 0.5}, rows
     assert list(tmp_path.glob("wandb/offline-run-*/files/media/images/detection/*.png"))
 
 
