@@ -71,12 +71,16 @@ def main() -> None:
         else:
             axes = dict(axis.split("=") for axis in options.mesh.split(","))
             axes = {name: int(size) for name, size in axes.items()}
-            row = compiled_row(options, sharding.make_mesh(axes, devices=topology.devices))
+            mesh = sharding.make_mesh(axes, devices=topology.devices)
+            program, row = compiled_step(options, mesh, "tpu")
+            row |= read(program)
     measure.report([row], facts.pop("json"), **facts)
 
 
-def compiled_row(options: Any, mesh: jax.sharding.Mesh) -> dict[str, Any]:
-    """The figures of one step."""
+def compiled_step(
+    options: Any, mesh: jax.sharding.Mesh, platform: str
+) -> tuple[Any, dict[str, Any]]:
+    """The program of one training step for devices that are only described, and figures of it."""
     model, tasks, images = steps.step_of(options.config, options.size, options.batch)
     fields = {name: getattr(options, name) for name in ("dtype", "remat", "remat_policy")}
     model = model.clone(**fields)
@@ -84,7 +88,8 @@ def compiled_row(options: Any, mesh: jax.sharding.Mesh) -> dict[str, Any]:
     tx = optim.make("adamw", rate)
     step = train_step.make_step(model, tasks, tx, rate)
     rows = sharding.batch_sharding(mesh)
-    # Not jax.set_mesh: constants would be computed on the chips, which are not here.
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    # Not jax.set_mesh: constants would be computed on the devices, which are not here.
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         state = train_state.abstract_state(model, tx, mesh=mesh)
         batches = {
@@ -96,11 +101,12 @@ def compiled_row(options: Any, mesh: jax.sharding.Mesh) -> dict[str, Any]:
         }
         jitted = train_step.jit_step(step, state, mesh=mesh)
         start = time.perf_counter()
-        program = jitted.lower(state, batches, jax.random.key(0)).compile()
+        traced = jitted.trace(state, batches, key)
+        program = traced.lower(lowering_platforms=(platform,)).compile()
         seconds = time.perf_counter() - start
     size = sum(leaf.size * jnp.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(state.params))
     row = {"chips": mesh.size, "images of a chip": sum(images.values()) / mesh.size}
-    return row | {"compile s": seconds, "parameters MB": size / 1e6} | read(program)
+    return program, row | {"compile s": seconds, "parameters MB": size / 1e6}
 
 
 def read(program: Any) -> dict[str, Any]:

@@ -1,0 +1,236 @@
+"""What the compiler of NVIDIA GPUs makes of a training step, on a machine without one: the kernels,
+and the bytes that they move.
+
+    pip install jax-cuda12-plugin jax-cuda12-pjrt    # in the version of jax
+    python benchmarks/gpu.py --config=multitask --batch=16 --remat
+
+A step takes a minute for ViT-B (two cores). Nothing is run, so there are no times: an H100 is
+described, and "ms" is what it would take to move the bytes at the rate that one had when it was
+measured. Kernels that compute more than they move take longer, above all products, attention and
+random numbers.
+"""
+
+import math
+import os
+import re
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+from unittest import mock
+
+import jax
+from jax.experimental import topologies
+
+sys.path.insert(0, str(Path(__file__).parent))
+import measure
+import tpu
+import train_step as steps
+
+from pix2seq_jax.training import sharding
+
+READ = 2.8e12  # bytes a second, of an H100 with HBM3 (benchmarks/README.md)
+# As XLA describes such a card.
+H100 = """
+platform_name: "CUDA"
+device_description_str: "NVIDIA H100 80GB HBM3"
+dnn_version_info { major: 9 minor: 10 }
+runtime_version { major: 12 minor: 9 patch: 0 }
+gpu_device_info {
+  cuda_compute_capability { major: 9 }
+  core_count: 132
+  fpus_per_core: 128
+  clock_rate_ghz: 1.98
+  memory_bandwidth: 3352320000000
+  device_memory_size: 84929347584
+  l2_cache_size: 52428800
+  threads_per_warp: 32
+  threads_per_block_limit: 1024
+  threads_per_core_limit: 2048
+  registers_per_block_limit: 65536
+  registers_per_core_limit: 65536
+  shared_memory_per_block: 49152
+  shared_memory_per_block_optin: 232448
+  shared_memory_per_core: 233472
+  block_dim_limit_x: 2147483647
+  block_dim_limit_y: 65535
+  block_dim_limit_z: 65535
+}
+"""
+CUDNN = "jax._src.cudnn.fused_attention_stablehlo"
+WIDTHS = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "u16": 2, "f64": 8, "s64": 8, "u64": 8}
+# What moves nothing.
+FREE = {"parameter", "constant", "get-tuple-element", "tuple", "bitcast", "iota", "while"}
+FREE |= {"conditional", "call"}
+PARTS = ("dynamic-slice", "slice", "gather")
+
+
+class Instruction(NamedTuple):
+    """One line of a program: `root` says whether it is the result of its computation."""
+
+    root: bool
+    type: str
+    name: str
+    inputs: list[str]
+    text: str
+
+
+Computation = dict[str, Instruction]
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = measure.arguments(__doc__)
+    parser.add_argument("--config", default="demo", choices=steps.CONFIGS)
+    parser.add_argument("--size", type=int, default=640, help="side of the images in pixels")
+    parser.add_argument("--batch", type=int, default=8, help="images of a step and task")
+    parser.add_argument("--dtype", default="bfloat16", choices=("float32", "bfloat16"))
+    parser.add_argument("--remat", action="store_true", help="compute activations again")
+    parser.add_argument("--remat_policy", default="elementwise", help="model.remat_policy")
+    options = parser.parse_args()
+    # Products by cuBLAS: which kernels of its own XLA would take, it finds out on a card.
+    flags = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_enable_triton_gemm=false"
+    described = {"target_config": H100, "topology": "1x1x1"}
+    (card,) = topologies.get_topology_desc("h100", "cuda", **described).devices
+    mesh = sharding.make_mesh({"data": -1}, devices=[card])
+    # The model chooses its attention by the platform, and JAX asks the card for its cuDNN.
+    with (
+        mock.patch.object(jax, "default_backend", lambda: "gpu"),
+        mock.patch(f"{CUDNN}.check_cudnn_version", lambda: 91000),
+        mock.patch(f"{CUDNN}.check_compute_capability", lambda least: True),
+    ):
+        program, facts = tpu.compiled_step(options, mesh, "cuda")
+    memory = program.memory_analysis()
+    facts["temporaries GiB"] = memory.temp_size_in_bytes / tpu.GIB
+    count, moved = defaultdict(float), defaultdict(float)
+    for kind, size, times in kernels(program.as_text()):
+        count[kind] += times
+        moved[kind] += times * size
+    table = [
+        {"kernels": kind, "of a step": count[kind], "GB": size / 1e9, "ms": 1e3 * size / READ}
+        for kind, size in sorted(moved.items())
+    ]
+    given = vars(options)
+    measure.report(table, given.pop("json"), **given, **facts)
+
+
+def kernels(text: str) -> Iterator[tuple[str, int, float]]:
+    """(kind, bytes that it moves, how often a step runs it) of each kernel of a program."""
+    computations, entry = parsed(text)
+
+    def run(name: str, times: float) -> Iterator[tuple[str, int, float]]:
+        for line in computations[name].values():
+            for called, turns in calls(line):
+                yield from run(called, times * turns)
+            if line.name not in FREE:
+                yield kind_of(computations, line), bytes_of(computations, name, line), times
+
+    yield from run(entry, 1.0)
+
+
+def parsed(text: str) -> tuple[dict[str, Computation], str]:
+    """The instructions of each computation by their names, and the name of the program's own."""
+    computations: dict[str, Computation] = {}
+    own: Computation = {}
+    entry = ""
+    for line in text.splitlines():
+        if header := re.match(r"(ENTRY )?%?([\w.\-]+) .*\{$", line):
+            own = computations[header[2]] = {}
+            entry = header[2] if header[1] else entry
+        elif found := re.match(r"\s+(ROOT )?%([\w.\-]+) = (.*?) ([\w\-]+)\((.*)$", line):
+            inputs = re.findall(r"%([\w.\-]+)", found[5].split(")")[0])
+            own[found[2]] = Instruction(bool(found[1]), found[3], found[4], inputs, found[5])
+    return computations, entry
+
+
+def calls(line: Instruction) -> list[tuple[str, float]]:
+    """(computation, how often) of what a loop or a choice runs. A loop of an unknown number of
+    turns counts as one, and each branch as often as the others."""
+    if line.name == "while":
+        turns = re.search(r'"known_trip_count":\{"n":"(\d+)"', line.text)
+        body = re.search(r"\bbody=%?([\w.\-]+)", line.text)[1]
+        return [(body, float(turns[1]) if turns else 1.0)]
+    if line.name == "conditional":
+        names = re.search(r"branch_computations=\{([^}]*)\}", line.text)[1]
+        branches = re.findall(r"[\w.\-]+", names)
+        return [(branch, 1 / len(branches)) for branch in branches]
+    if line.name == "call":
+        return [(re.search(r"\bto_apply=%?([\w.\-]+)", line.text)[1], 1.0)]
+    return []
+
+
+def kind_of(computations: dict[str, Computation], line: Instruction) -> str:
+    """The kind of a kernel."""
+    if line.name == "custom-call":
+        target = re.search(r'custom_call_target="([^"]*)"', line.text)[1]
+        return "product" if "cublas" in target else "attention" if "cudnn" in target else target
+    if line.name != "fusion":
+        return line.name
+    names = {inner.name for inner in fused(computations, line).values()}
+    if {"shift-right-logical", "xor"} <= names:
+        return "random numbers"
+    if "reduce" in names:
+        return "sums"
+    return "writing into a stack" if "dynamic-update-slice" in names else "elementwise"
+
+
+def fused(computations: dict[str, Computation], line: Instruction) -> Computation:
+    """The computation of a fusion."""
+    return computations[re.search(r"\bcalls=%?([\w.\-]+)", line.text)[1]]
+
+
+def size_of(shape: str) -> int:
+    """Bytes of a type, which may be a tuple."""
+    arrays = re.findall(r"\b([a-z]+\d*\w*)\[([\d,]*)\]", shape)
+    return sum(
+        WIDTHS.get(dtype, 4) * math.prod(int(side) for side in sides.split(",") if side)
+        for dtype, sides in arrays
+    )
+
+
+def bytes_of(computations: dict[str, Computation], name: str, line: Instruction) -> int:
+    """Bytes that a kernel reads and writes; of arrays that it cuts or writes into, the part."""
+    own = computations[name]
+    if line.name in PARTS:
+        return 2 * size_of(line.type)
+    if line.name == "dynamic-update-slice":
+        return 2 * size_of(own[line.inputs[1]].type)
+    if line.name != "fusion":
+        return size_of(line.type) + sum(size_of(own[i].type) for i in line.inputs if i in own)
+    inner = fused(computations, line)
+    (root,) = (found for found in inner.items() if found[1].root)
+    results = root[1].inputs if root[1].name == "tuple" else [root[0]]
+    written = sum(_written(inner, result) for result in results)
+    given = [name for name, found in inner.items() if found.name == "parameter"]
+    return written + sum(min(_read(inner, name), size_of(inner[name].type)) for name in given)
+
+
+def _written(inner: Computation, name: str) -> int:
+    """Bytes of one result of a fusion."""
+    while inner[name].name in ("bitcast", "copy"):
+        (name,) = inner[name].inputs
+    found = inner[name]
+    if found.name == "dynamic-update-slice":
+        return size_of(inner[found.inputs[1]].type)
+    return size_of(found.type)
+
+
+def _read(inner: Computation, name: str) -> int:
+    """Bytes of one input that a fusion looks at, at most."""
+    total = 0
+    for user, found in inner.items():
+        if name not in found.inputs:
+            continue
+        if found.name in PARTS:
+            total += size_of(found.type)
+        elif found.name == "bitcast":
+            total += _read(inner, user)
+        elif found.name != "dynamic-update-slice" or found.inputs[0] != name:
+            return size_of(inner[name].type)
+    return total
+
+
+if __name__ == "__main__":
+    main()
