@@ -223,8 +223,10 @@ def _sequences(
 
 def _samples(config: ml_collections.ConfigDict) -> list[Part]:
     """Bytes of keys and values while one image is decoded."""
-    layers = config.model.dec_layers
-    per_token = 2 * FLOAT * layers * config.model.dec_dim
+    model, layers = config.model, config.model.dec_layers
+    # A CPU holds those of a model in bfloat16 in float32, and the last block is never rounded.
+    number = {"int8": 1, "bfloat16": 2}.get(model.cache_dtype or model.dtype, FLOAT)
+    per_token = 2 * number * layers * model.dec_dim
     return [
         Part(
             f"{config.tasks[name].num_samples:,} samples of {name}",

@@ -54,3 +54,16 @@ def test_logits_are_counted_as_a_chunk(config):
         sizes[batch] = {part.what.partition(" (")[0]: part.size for part in parts}
     chunks = [size["a chunk of logits"] for size in sizes.values()]
     assert chunks[0] <= chunks[1] <= 2 * losses.CHUNK_BYTES
+
+
+def test_samples_are_counted_in_the_numbers_that_hold_them(config):
+    """What is refused cannot fit: a float32 cache is four times one in int8."""
+    sizes = {}
+    for dtype, cache_dtype in (("float32", ""), ("bfloat16", ""), ("float32", "int8")):
+        config.model.dtype, config.model.cache_dtype = dtype, cache_dtype
+        parts = memory.needed(config, sharding.make_mesh(), training=False)
+        (sizes[dtype, cache_dtype],) = (
+            part.size for part in parts if part.what.endswith("samples of segmentation")
+        )
+    widths = {key: size / sizes["float32", "int8"] for key, size in sizes.items()}
+    assert list(widths.values()) == [4, 2, 1]
