@@ -278,8 +278,10 @@ def test_sequences_are_cut_out_in_a_symbolic_batch(library, monkeypatch, sampler
     assert decode.mlir_module().count("stablehlo.while") >= (4 if samples == 8 else 1)
 
 
-def test_an_int8_model_is_exported_with_a_symbolic_batch(library):
-    """Kernels and image keys are rounded in the program; it gives what the library gives."""
+def test_an_int8_model_is_exported_with_a_symbolic_batch(library, monkeypatch):
+    """Kernels, image keys and full blocks of tokens are rounded in the program; it gives what the
+    library gives."""
+    monkeypatch.setattr(generate, "BLOCK", 3)
     model = four_tasks.tiny(kernel_dtype="int8", cache_dtype="int8")
     section = library["config"].tasks["captioning"]
     arrays = weights.trees.flatten_names({"params": four_tasks.initial(model).params})
