@@ -7,7 +7,7 @@ and the bytes that they move.
 A step takes a minute for ViT-B (two cores). Nothing is run, so there are no times: an H100 is
 described, and "ms" is what it would take to move the bytes at the rate that one had when it was
 measured. Kernels that compute more than they move take longer, above all products, attention and
-random numbers.
+random numbers. The loss counts as if all positions weighed.
 """
 
 import math
@@ -28,9 +28,10 @@ import measure
 import tpu
 import train_step as steps
 
+from pix2seq_jax.models import attention
 from pix2seq_jax.training import sharding
 
-READ = 2.8e12  # bytes a second, of an H100 with HBM3 (benchmarks/README.md)
+BANDWIDTH = 2.8e12  # bytes a second, of an H100 with HBM3 (benchmarks/README.md)
 # As XLA describes such a card.
 H100 = """
 platform_name: "CUDA"
@@ -59,7 +60,8 @@ gpu_device_info {
 }
 """
 CUDNN = "jax._src.cudnn.fused_attention_stablehlo"
-WIDTHS = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "u16": 2, "f64": 8, "s64": 8, "u64": 8}
+WIDTHS = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "u16": 2, "s16": 2}
+WIDTHS |= {"f32": 4, "s32": 4, "u32": 4, "f64": 8, "s64": 8, "u64": 8}  # bytes
 # What moves nothing.
 FREE = {"parameter", "constant", "get-tuple-element", "tuple", "bitcast", "iota", "while"}
 FREE |= {"conditional", "call"}
@@ -67,11 +69,19 @@ PARTS = ("dynamic-slice", "slice", "gather")
 
 
 class Instruction(NamedTuple):
-    """One line of a program: `root` says whether it is the result of its computation."""
+    """One line of a program.
+
+    Attributes:
+        root: whether it is the result of its computation.
+        type: of its result.
+        operation: its kind, as "fusion".
+        inputs: names of other instructions.
+        text: all that follows the operation.
+    """
 
     root: bool
     type: str
-    name: str
+    operation: str
     inputs: list[str]
     text: str
 
@@ -95,9 +105,10 @@ def main() -> None:
     described = {"target_config": H100, "topology": "1x1x1"}
     (card,) = topologies.get_topology_desc("h100", "cuda", **described).devices
     mesh = sharding.make_mesh({"data": -1}, devices=[card])
-    # The model chooses its attention by the platform, and JAX asks the card for its cuDNN.
+    # The model chooses its attention by the card, and JAX asks it for its cuDNN.
     with (
         mock.patch.object(jax, "default_backend", lambda: "gpu"),
+        mock.patch.object(attention, "has_cudnn", lambda: True),
         mock.patch(f"{CUDNN}.check_cudnn_version", lambda: 91000),
         mock.patch(f"{CUDNN}.check_compute_capability", lambda least: True),
     ):
@@ -109,11 +120,11 @@ def main() -> None:
         count[kind] += times
         moved[kind] += times * size
     table = [
-        {"kernels": kind, "of a step": count[kind], "GB": size / 1e9, "ms": 1e3 * size / READ}
+        {"kernels": kind, "of a step": count[kind], "GB": size / 1e9, "ms": 1e3 * size / BANDWIDTH}
         for kind, size in sorted(moved.items())
     ]
-    given = vars(options)
-    measure.report(table, given.pop("json"), **given, **facts)
+    flags = vars(options)
+    measure.report(table, flags.pop("json"), **flags, **facts)
 
 
 def kernels(text: str) -> Iterator[tuple[str, int, float]]:
@@ -124,7 +135,7 @@ def kernels(text: str) -> Iterator[tuple[str, int, float]]:
         for line in computations[name].values():
             for called, turns in calls(line):
                 yield from run(called, times * turns)
-            if line.name not in FREE:
+            if line.operation not in FREE:
                 yield kind_of(computations, line), bytes_of(computations, name, line), times
 
     yield from run(entry, 1.0)
@@ -139,41 +150,42 @@ def parsed(text: str) -> tuple[dict[str, Computation], str]:
         if header := re.match(r"(ENTRY )?%?([\w.\-]+) .*\{$", line):
             own = computations[header[2]] = {}
             entry = header[2] if header[1] else entry
-        elif found := re.match(r"\s+(ROOT )?%([\w.\-]+) = (.*?) ([\w\-]+)\((.*)$", line):
-            inputs = re.findall(r"%([\w.\-]+)", found[5].split(")")[0])
-            own[found[2]] = Instruction(bool(found[1]), found[3], found[4], inputs, found[5])
+        elif match := re.match(r"\s+(ROOT )?%([\w.\-]+) = (.*?) ([\w\-]+)\((.*)$", line):
+            inputs = re.findall(r"%([\w.\-]+)", match[5].split(")")[0])
+            own[match[2]] = Instruction(bool(match[1]), match[3], match[4], inputs, match[5])
     return computations, entry
 
 
 def calls(line: Instruction) -> list[tuple[str, float]]:
-    """(computation, how often) of what a loop or a choice runs. A loop of an unknown number of
-    turns counts as one, and each branch as often as the others."""
-    if line.name == "while":
+    """(computation, how often) of what a loop or a choice runs. Each branch counts as often as the
+    others. A loop whose number of turns depends on the data is that of the loss over chunks of
+    positions: it carries a table of them, a row for each chunk."""
+    if line.operation == "while":
         turns = re.search(r'"known_trip_count":\{"n":"(\d+)"', line.text)
-        body = re.search(r"\bbody=%?([\w.\-]+)", line.text)[1]
-        return [(body, float(turns[1]) if turns else 1.0)]
-    if line.name == "conditional":
+        turns = turns or re.search(r"\bs32\[(\d+),\d+\]", line.type)
+        return [(re.search(r"\bbody=%?([\w.\-]+)", line.text)[1], float(turns[1]))]
+    if line.operation == "conditional":
         names = re.search(r"branch_computations=\{([^}]*)\}", line.text)[1]
         branches = re.findall(r"[\w.\-]+", names)
         return [(branch, 1 / len(branches)) for branch in branches]
-    if line.name == "call":
+    if line.operation == "call":
         return [(re.search(r"\bto_apply=%?([\w.\-]+)", line.text)[1], 1.0)]
     return []
 
 
 def kind_of(computations: dict[str, Computation], line: Instruction) -> str:
     """The kind of a kernel."""
-    if line.name == "custom-call":
+    if line.operation == "custom-call":
         target = re.search(r'custom_call_target="([^"]*)"', line.text)[1]
-        return "product" if "cublas" in target else "attention" if "cudnn" in target else target
-    if line.name != "fusion":
-        return line.name
-    names = {inner.name for inner in fused(computations, line).values()}
-    if {"shift-right-logical", "xor"} <= names:
+        return "product" if "cublas" in target else "attention" if "fmha" in target else target
+    if line.operation != "fusion":
+        return line.operation
+    operations = {inner.operation for inner in fused(computations, line).values()}
+    if {"shift-right-logical", "xor"} <= operations:
         return "random numbers"
-    if "reduce" in names:
+    if "reduce" in operations:
         return "sums"
-    return "writing into a stack" if "dynamic-update-slice" in names else "elementwise"
+    return "writing into a stack" if "dynamic-update-slice" in operations else "elementwise"
 
 
 def fused(computations: dict[str, Computation], line: Instruction) -> Computation:
@@ -181,55 +193,55 @@ def fused(computations: dict[str, Computation], line: Instruction) -> Computatio
     return computations[re.search(r"\bcalls=%?([\w.\-]+)", line.text)[1]]
 
 
-def size_of(shape: str) -> int:
-    """Bytes of a type, which may be a tuple."""
-    arrays = re.findall(r"\b([a-z]+\d*\w*)\[([\d,]*)\]", shape)
-    return sum(
-        WIDTHS.get(dtype, 4) * math.prod(int(side) for side in sides.split(",") if side)
-        for dtype, sides in arrays
-    )
-
-
 def bytes_of(computations: dict[str, Computation], name: str, line: Instruction) -> int:
     """Bytes that a kernel reads and writes; of arrays that it cuts or writes into, the part."""
     own = computations[name]
-    if line.name in PARTS:
+    if line.operation in PARTS:
         return 2 * size_of(line.type)
-    if line.name == "dynamic-update-slice":
+    if line.operation == "dynamic-update-slice":
         return 2 * size_of(own[line.inputs[1]].type)
-    if line.name != "fusion":
-        return size_of(line.type) + sum(size_of(own[i].type) for i in line.inputs if i in own)
+    if line.operation != "fusion":
+        # What cuBLAS is lent beside its result does not count.
+        result = re.sub(r"\bs8\[\d+\]", "", line.type)
+        return size_of(result) + sum(size_of(own[key].type) for key in line.inputs if key in own)
     inner = fused(computations, line)
-    (root,) = (found for found in inner.items() if found[1].root)
-    results = root[1].inputs if root[1].name == "tuple" else [root[0]]
-    written = sum(_written(inner, result) for result in results)
-    given = [name for name, found in inner.items() if found.name == "parameter"]
-    return written + sum(min(_read(inner, name), size_of(inner[name].type)) for name in given)
+    ((root, last),) = (item for item in inner.items() if item[1].root)
+    results = last.inputs if last.operation == "tuple" else [root]
+    inputs = [key for key, other in inner.items() if other.operation == "parameter"]
+    return sum(_written(inner, key) for key in results) + sum(_read(inner, key) for key in inputs)
 
 
-def _written(inner: Computation, name: str) -> int:
+def _written(inner: Computation, key: str) -> int:
     """Bytes of one result of a fusion."""
-    while inner[name].name in ("bitcast", "copy"):
-        (name,) = inner[name].inputs
-    found = inner[name]
-    if found.name == "dynamic-update-slice":
-        return size_of(inner[found.inputs[1]].type)
-    return size_of(found.type)
+    while inner[key].operation in ("bitcast", "copy"):
+        (key,) = inner[key].inputs
+    if inner[key].operation == "dynamic-update-slice":
+        key = inner[key].inputs[1]
+    return size_of(inner[key].type)
 
 
-def _read(inner: Computation, name: str) -> int:
-    """Bytes of one input that a fusion looks at, at most."""
-    total = 0
-    for user, found in inner.items():
-        if name not in found.inputs:
+def _read(inner: Computation, key: str) -> int:
+    """Bytes of one input that a fusion looks at."""
+    total, whole = 0, size_of(inner[key].type)
+    for user, line in inner.items():
+        if key not in line.inputs:
             continue
-        if found.name in PARTS:
-            total += size_of(found.type)
-        elif found.name == "bitcast":
+        if line.operation in PARTS:
+            total += size_of(line.type)
+        elif line.operation == "bitcast":
             total += _read(inner, user)
-        elif found.name != "dynamic-update-slice" or found.inputs[0] != name:
-            return size_of(inner[name].type)
-    return total
+        elif line.operation != "dynamic-update-slice" or line.inputs[0] != key:
+            return whole
+    return min(total, whole)
+
+
+def size_of(shape: str) -> int:
+    """Bytes of a type, which may be a tuple."""
+    arrays = re.findall(r"\b([a-z]+\d*)\[([\d,]*)\]", shape)
+    return sum(
+        WIDTHS[dtype] * math.prod(int(side) for side in sides.split(",") if side)
+        for dtype, sides in arrays
+    )
 
 
 if __name__ == "__main__":

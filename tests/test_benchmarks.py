@@ -3,7 +3,8 @@
 from benchmarks import gpu
 
 # A loop of three turns: a fusion takes a layer of a stack, a product follows, and another fusion
-# writes its result into a stack. Then the sum of all of it.
+# writes its result into a stack. Then a choice of two branches, of which one is a loop of an
+# unknown number of turns with a table of five rows.
 PROGRAM = """
 %take (p: f32[3,8,4], i: s32[]) -> bf16[8,4] {
   %p = f32[3,8,4]{2,1,0} parameter(0)
@@ -39,16 +40,38 @@ PROGRAM = """
   %layers = f32[3,8,4]{2,1,0} get-tuple-element(%t), index=1
   %stack = f32[3,8,8]{2,1,0} get-tuple-element(%t), index=2
   %layer = bf16[8,4]{1,0} fusion(%layers, %k), kind=kLoop, calls=%take
-  %product = f32[8,8]{1,0} custom-call(%layer, %layer), custom_call_target="__cublas$lt$matmul"
+  %lent = (f32[8,8]{1,0}, s8[4194304]{0}) custom-call(%layer, %layer), custom_call_target="__cublas$lt$matmul"
+  %product = f32[8,8]{1,0} get-tuple-element(%lent), index=0
   %filled = f32[3,8,8]{2,1,0} fusion(%stack, %product, %k), kind=kLoop, calls=%put
   ROOT %next = (s32[], f32[3,8,4]{2,1,0}, f32[3,8,8]{2,1,0}) tuple(%k, %layers, %filled)
+}
+
+%chunk (u: (s32[5,2], f32[3,8,8], f32[8])) -> (s32[5,2], f32[3,8,8], f32[8]) {
+  %u = (s32[5,2]{1,0}, f32[3,8,8]{2,1,0}, f32[8]{0}) parameter(0)
+  %table = s32[5,2]{1,0} get-tuple-element(%u), index=0
+  %v = f32[3,8,8]{2,1,0} get-tuple-element(%u), index=1
+  %result = f32[8]{0} fusion(%v), kind=kInput, calls=%sum
+  ROOT %again = (s32[5,2]{1,0}, f32[3,8,8]{2,1,0}, f32[8]{0}) tuple(%table, %v, %result)
+}
+
+%loss (w: (s32[5,2], f32[3,8,8], f32[8])) -> (s32[5,2], f32[3,8,8], f32[8]) {
+  %w = (s32[5,2]{1,0}, f32[3,8,8]{2,1,0}, f32[8]{0}) parameter(0)
+  ROOT %chunks = (s32[5,2]{1,0}, f32[3,8,8]{2,1,0}, f32[8]{0}) while(%w), condition=%more, body=%chunk
+}
+
+%none (y: (s32[5,2], f32[3,8,8], f32[8])) -> (s32[5,2], f32[3,8,8], f32[8]) {
+  ROOT %y = (s32[5,2]{1,0}, f32[3,8,8]{2,1,0}, f32[8]{0}) parameter(0)
 }
 
 ENTRY %main (x: (s32[], f32[3,8,4], f32[3,8,8])) -> f32[8] {
   %x = (s32[], f32[3,8,4]{2,1,0}, f32[3,8,8]{2,1,0}) parameter(0)
   %loop = (s32[], f32[3,8,4]{2,1,0}, f32[3,8,8]{2,1,0}) while(%x), condition=%some, body=%turn, backend_config={"known_trip_count":{"n":"3"}}
   %all = f32[3,8,8]{2,1,0} get-tuple-element(%loop), index=2
-  ROOT %result = f32[8]{0} fusion(%all), kind=kInput, calls=%sum
+  %positions = s32[5,2]{1,0} iota(), iota_dimension=0
+  %start = f32[8]{0} constant({...})
+  %both = (s32[5,2]{1,0}, f32[3,8,8]{2,1,0}, f32[8]{0}) tuple(%positions, %all, %start)
+  %which = s32[] constant(1)
+  ROOT %end = (s32[5,2]{1,0}, f32[3,8,8]{2,1,0}, f32[8]{0}) conditional(%which, %both, %both), branch_computations={%none, %loss}
 }
 """  # noqa: E501
 
@@ -58,5 +81,5 @@ def test_kernels_are_counted_with_the_parts_that_they_move():
         ("elementwise", 128 + 4 + 64, 3.0),
         ("product", 64 + 64 + 256, 3.0),
         ("writing into a stack", 256 + 256 + 4, 3.0),
-        ("sums", 3 * 256 + 32, 1.0),
+        ("sums", 3 * 256 + 32, 5 / 2),
     ]

@@ -104,14 +104,16 @@ def alone(folder, tmp_path_factory) -> Run:
     return read(workdir)
 
 
-def check_same(run: Run, alone: Run, *, rounding: float = 1e-6) -> None:
-    """Every step once, on the same images; every image evaluated once, with the same result."""
+def check_same(run: Run, alone: Run, *, loss: float = 1e-6) -> None:
+    """Every step once, on the same images; every image evaluated once, with the same result; the
+    losses differ by a share of `loss` at most."""
     assert len(run.rows) == len(alone.rows)
     for one, other in zip(alone.rows, run.rows, strict=True):
         assert one["step"] == other["step"] and one.keys() == other.keys()
         for name in SAME:
             if name in one:
-                same = math.isclose(one[name], other[name], rel_tol=rounding, abs_tol=1e-6)
+                share = loss if name == "train/loss" else 1e-6
+                same = math.isclose(one[name], other[name], rel_tol=share, abs_tol=1e-6)
                 assert same, (name, one[name], other[name])
     assert run.image_ids == alone.image_ids
     assert len({row["image_id"] for row in run.objects}) == small.VAL_IMAGES
@@ -137,8 +139,9 @@ def test_a_model_axis_across_processes(alone, folder, tmp_path):
         step: {name: ids + ids for name, ids in own.items()}
         for step, own in alone.image_ids.items()
     }
-    # Each sum is made of two halves: losses near 5 differ by 7 to 11 units in their last place.
-    check_same(read(workdir), alone._replace(image_ids=twice), rounding=2e-6)
+    # Each sum is made of two halves. Losses near 5 differ by 7 to 11 units in their last place,
+    # before any update; 11 are 1.04e-6 of them.
+    check_same(read(workdir), alone._replace(image_ids=twice), loss=1.2e-6)
 
 
 def test_one_two_and_four_processes_take_over_from_each_other(alone, folder, tmp_path):

@@ -179,7 +179,8 @@ class Runner:
         if not views:  # else each thread prepares what it has just decoded
             list(job.readers.map(chunk.load, own))
         for key, view in views.items():
-            make, images = functools.partial(whole_row, chunk, view), view.images(part)
+            images = view.images(part)
+            make = functools.partial(whole_row, chunk, view)
             made = enumerate(job.readers.map(make, own, images))
             filled = {number: one for number, one in made if one is not None}
             ids = np.zeros(part, np.int64)
@@ -369,8 +370,10 @@ class Runner:
         """The windows of the boxes' rows of these numbers; further ones are blank."""
         view, size = self._views[name].rows, len(numbers)
         own = numbers[numbers < len(row)].tolist()
-        make, images = functools.partial(window_row, chunk, view, boxes), view.images(size)
-        filled = dict(enumerate(job.readers.map(make, row[own].tolist(), own, images)))
+        images = view.images(size)
+        make = functools.partial(window_row, chunk, view, boxes)
+        made = job.readers.map(make, row[own].tolist(), own, images)
+        filled = dict(enumerate(made))
         ids = np.zeros(size, np.int64)
         ids[: len(own)] = job.pictures.drawn_as(chunk.places[row[own]])
         return self._to_devices(view.batch(filled, size, images) | {"ids": decoders.id_halves(ids)})

@@ -4,6 +4,7 @@ Axes: B images, N sequences per image, T tokens that ask, S tokens that are atte
 width, L layers.
 """
 
+import re
 from collections.abc import Sequence
 
 import jax
@@ -19,7 +20,8 @@ from pix2seq_jax.models.splash import splash
 # From so many scores of one head, T·S, the blockwise form takes half the time of the plain one for
 # the forward and the backward pass together (CPU, 512 · 512); at 400 · 400 they are equal.
 BLOCKWISE_FROM = 200_000
-# On a GPU plain scores are written to memory and read again, several times, in float32.
+# On a GPU plain scores are written to memory and read again, several times, in float32. From
+# where on it pays to leave them out was not measured.
 CUDNN_FROM = 128 * 128
 CUDNN_WIDTHS, CUDNN_MULTIPLE = 128, 8  # of a head, on every GPU that has the kernel
 # Of a head; the kernel's outputs have narrower ones in whole rows of 128 of a TPU's memory.
@@ -78,7 +80,7 @@ def attend_whole(
             GPUs), 'splash' (`models.splash`, the kernel for TPUs), or 'auto': cudnn on a GPU and
             splash on a TPU where the arrays suit them, else plain for short sequences and blockwise
             for long ones.
-        causal: whether query t sees the keys 0 to t only.
+        causal: whether query t sees the keys 0 to t only; T is S then.
         dropout: of the weights, or None; where it drops any, `attend` computes them whatever the
             kind.
 
@@ -119,32 +121,46 @@ def enough_queries(query: jnp.ndarray) -> jnp.ndarray:
 
 def _suited(query: jnp.ndarray, key: jnp.ndarray) -> str:
     """The kind of attention for these arrays on this machine."""
-    scores, size, platform = query.shape[2] * key.shape[2], query.shape[-1], jax.default_backend()
+    scores = query.shape[2] * key.shape[2]
     kind = "plain" if scores < BLOCKWISE_FROM else "blockwise"
     if query.dtype != jnp.bfloat16:
         return kind
+    size, platform = query.shape[-1], jax.default_backend()
     if platform == "gpu" and size <= CUDNN_WIDTHS and size % CUDNN_MULTIPLE == 0:
-        return "cudnn" if scores >= CUDNN_FROM else kind
+        return "cudnn" if scores >= CUDNN_FROM and has_cudnn() else kind
     # XLA cannot spread the kernel of TPUs over devices.
     if platform == "tpu" and size >= SPLASH_WIDTH and not spread_axes():
         return "splash" if kind == "blockwise" else kind
     return kind
 
 
+def has_cudnn() -> bool:
+    """Whether the GPU is one of NVIDIA's that has the kernel, an Ampere or later."""
+    capability = getattr(jax.devices()[0], "compute_capability", "")
+    return re.fullmatch(r"\d+\.\d+", capability) is not None and float(capability) >= 8
+
+
 def _cudnn(query: jnp.ndarray, key: jnp.ndarray, value: jnp.ndarray, causal: bool) -> jnp.ndarray:
-    """`attend_whole` by cuDNN, whose arrays are [B,T,H,D/H], T an even number in training."""
+    """`attend_whole` by cuDNN, whose arrays are [B,T,H,D/H].
+
+    JAX refuses odd lengths in training, since it takes its own empty bias for a bias. Whether it
+    trains is not known here, so a row of zeros follows odd ones, and no query sees that of the
+    keys.
+    """
     if jax.default_backend() != "gpu" or query.dtype != jnp.bfloat16:
         raise ValueError(
             f"model.attention='cudnn' needs a GPU and model.dtype='bfloat16'; this is a "
             f"{jax.default_backend()} and {query.dtype}: set model.attention='auto'"
         )
-    even = [((0, 0), (0, x.shape[2] % 2), (0, 0), (0, 0)) for x in (query, key, value)]
     arrays = [x.swapaxes(1, 2) for x in (query, key, value)]
-    arrays = [jnp.pad(x, width) for x, width in zip(arrays, even, strict=True)]
-    lengths = None
-    if key.shape[2] % 2 and not causal:  # else no token sees the zeros at the end
-        lengths = jnp.full(key.shape[0], key.shape[2], jnp.int32)
-    options = {"key_value_seq_lengths": lengths, "is_causal": causal, "implementation": "cudnn"}
+    padding = [((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0)) for x in arrays]
+    arrays = [jnp.pad(x, width) for x, width in zip(arrays, padding, strict=True)]
+    options = {"is_causal": causal, "implementation": "cudnn"}
+    if key.shape[2] % 2 and not causal:  # a causal query never sees the last key
+        options |= {
+            f"{name}_seq_lengths": constrain(jnp.full(x.shape[0], x.shape[2], jnp.int32), "batch")
+            for name, x in (("query", query), ("key_value", key))
+        }
     out = jax.nn.dot_product_attention(*arrays, **options)
     return out[:, : query.shape[2]].swapaxes(1, 2)
 

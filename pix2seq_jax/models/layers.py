@@ -29,7 +29,7 @@ ATTENTION_INITS = ("keras", "matrix")
 # See models.attention.attend_whole.
 ATTENTIONS = ("auto", "plain", "blockwise", "cudnn", "splash")
 # What the backward pass computes again of a layer where memory is to be saved: all of it, or all
-# but its matrix products and its attention.
+# but its matrix products, its attention and the sums of its LayerNorms.
 REMAT_POLICIES = ("all", "elementwise")
 # Names of what attention, matrix products and LayerNorm keep for the backward pass.
 ATTENDED, PRODUCT, STATISTIC = "attended", "product", "statistic"
@@ -190,7 +190,7 @@ def gelu(x: jnp.ndarray) -> jnp.ndarray:
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
 def _normalise(x: jnp.ndarray, scale: jnp.ndarray, bias: jnp.ndarray, dtype: Any) -> jnp.ndarray:
-    """LayerNorm of [N,D] over the last axis, computed in float32, in another dtype."""
+    """LayerNorm of [N,D] over the last axis, computed in float32; the result is of `dtype`."""
     return _normalise_forward(x, scale, bias, dtype)[0]
 
 

@@ -77,7 +77,7 @@ class Pix2Seq(nn.Module):
             and what makes the image's keys and values stay as they are.
         remat: recompute activations of each layer in the backward pass.
         remat_policy: which of them: 'all', or the 'elementwise' ones, so that the results of matrix
-            products and of attention are kept.
+            products, of attention and of the sums of LayerNorm are kept.
 
     Raises:
         ValueError: at construction, where a field has a value that is not allowed.

@@ -50,18 +50,29 @@ def test_mlflow_has_the_rows_of_both_parts_of_a_run(tmp_path, offline):
 
 
 def rows_of(file: Path) -> list[dict]:
-    """The rows of an offline run of wandb, whose file is a log of protocol buffers: seven bytes,
-    then records with a checksum, their length and a type before each."""
+    """The rows of an offline run of wandb, whose file is a log of protocol buffers.
+
+    Seven bytes are followed by parts of records, each behind a checksum, its length and whether it
+    is the last one (1, 4). No part crosses a multiple of 32 KiB, nor do the seven bytes before it.
+    """
     from wandb.proto import wandb_internal_pb2
 
-    content, rows, at = file.read_bytes(), [], 7
-    assert len(content) < 2**15  # else records are cut up
+    content, rows, at, record = file.read_bytes(), [], 7, b""
     while at < len(content):
-        _, length, _ = struct.unpack_from("<IHB", content, at)
-        record = wandb_internal_pb2.Record.FromString(content[at + 7 : at + 7 + length])
-        items = {item.key or ".".join(item.nested_key): item for item in record.history.item}
-        rows += [{name: json.loads(item.value_json) for name, item in items.items()}] * bool(items)
+        if (left := -at % 2**15) and left < 7:
+            at += left
+            continue
+        _, length, kind = struct.unpack_from("<IHB", content, at)
+        record += content[at + 7 : at + 7 + length]
         at += 7 + length
+        if kind not in (1, 4):
+            continue
+        history = wandb_internal_pb2.Record.FromString(record).history
+        if history.item:
+            names = [item.key or ".".join(item.nested_key) for item in history.item]
+            values = [json.loads(item.value_json) for item in history.item]
+            rows.append(dict(zip(names, values, strict=True)))
+        record = b""
     return rows
 
 

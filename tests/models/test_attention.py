@@ -1,11 +1,14 @@
 """Attention, its shared image keys and its cache."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
 
+from pix2seq_jax.models import attention
 from pix2seq_jax.models.attention import (
     CrossAttention,
     CrossKeyValue,
@@ -54,7 +57,7 @@ def test_softmax_is_float32_in_bfloat16():
     ],
 )
 def test_a_gpu_attends_by_cudnn_which_gets_even_lengths(queries, keys, causal, kernel, monkeypatch):
-    """Its backward pass refuses odd ones. Here what JAX has for all devices takes its arguments."""
+    """JAX refuses odd ones in training. Here what it has for all devices takes the arguments."""
     seen, run = [], jax.nn.dot_product_attention
 
     def instead(*arrays, implementation, **options):
@@ -63,6 +66,7 @@ def test_a_gpu_attends_by_cudnn_which_gets_even_lengths(queries, keys, causal, k
         return run(*arrays, implementation="xla", **options)
 
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(attention, "has_cudnn", lambda: True)
     monkeypatch.setattr(jax.nn, "dot_product_attention", instead)
     shapes = [(2, 3, length, 8) for length in (queries, keys, keys)]
     # All scores are negative, so a zero behind the keys would be seen.
@@ -70,13 +74,35 @@ def test_a_gpu_attends_by_cudnn_which_gets_even_lengths(queries, keys, causal, k
     arrays = [
         scale * jnp.abs(normal(1, *shape)) for scale, shape in zip(scales, shapes, strict=True)
     ]
-    arrays = [array.astype(jnp.bfloat16) for array in arrays]
-    out = attend_whole(*arrays, kind="auto", causal=causal)
-    assert len(seen) == 3 * kernel and all(length % 2 == 0 for length in seen)
     mask = jnp.tril(jnp.ones((queries, keys), bool)) if causal else None
-    expected = attend(*(array.astype(jnp.float32) for array in arrays), mask)
-    assert out.shape == expected.shape and out.dtype == jnp.bfloat16
+
+    def ours(*arrays):
+        out = attend_whole(
+            *(array.astype(jnp.bfloat16) for array in arrays), kind="auto", causal=causal
+        )
+        assert out.dtype == jnp.bfloat16
+        return jnp.sum(out.astype(jnp.float32) ** 2), out
+
+    def plain(*arrays):
+        out = attend(*arrays, mask)
+        return jnp.sum(out**2), out
+
+    (_, out), gradients = jax.value_and_grad(ours, (0, 1, 2), has_aux=True)(*arrays)
+    (_, expected), exact = jax.value_and_grad(plain, (0, 1, 2), has_aux=True)(*arrays)
+    assert len(seen) == 3 * kernel and all(length % 2 == 0 for length in seen)
     np.testing.assert_allclose(out.astype(jnp.float32), expected, atol=3e-2)
+    for found, wanted in zip(gradients, exact, strict=True):
+        np.testing.assert_allclose(found, wanted, atol=0.05 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize(
+    "capability,kernel",
+    [("8.0", True), ("10.3", True), ("7.5", False), ("gfx942", False), (None, False)],
+)
+def test_cudnn_is_for_cards_that_have_its_kernel(capability, kernel, monkeypatch):
+    fields = {} if capability is None else {"compute_capability": capability}
+    monkeypatch.setattr(jax, "devices", lambda: [types.SimpleNamespace(**fields)])
+    assert attention.has_cudnn() == kernel
 
 
 def test_sequences_share_the_keys_of_their_image():

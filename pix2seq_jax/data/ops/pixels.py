@@ -151,7 +151,7 @@ def window_bytes(
         into: u8[padded,3] of any content, which becomes the result; None: new memory.
 
     Returns:
-        u8[padded,3], 0 in the padding; TensorFlow takes it without a copy.
+        u8[padded,3], 0 in the padding; TensorFlow takes new memory without a copy.
 
     Raises:
         ValueError: the window does not fit.
