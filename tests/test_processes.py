@@ -139,8 +139,8 @@ def test_a_model_axis_across_processes(alone, folder, tmp_path):
         step: {name: ids + ids for name, ids in own.items()}
         for step, own in alone.image_ids.items()
     }
-    # Each sum is made of two halves. Before any update losses near 5 differ by 7 units in their last
-    # place on one CPU and by 11 on another, which are 1.04e-6 of them.
+    # Each sum is made of two halves. Before any update losses near 5 differ by 7 units in their
+    # last place on one CPU and by 11 on another, which are 1.04e-6 of them.
     check_same(read(workdir), alone._replace(image_ids=twice), loss=2e-6)
 
 
