@@ -208,7 +208,7 @@ def _normalise_forward(x, scale, bias, dtype):
 
 
 def _normalise_backward(dtype, kept, grad):
-    """Gradients [N,D], f32[D], f32[D], in half to seven tenths of the time of those that JAX
+    """Gradients [N,D], f32[D], f32[D], in half to eight tenths of the time of those that JAX
     derives (CPU)."""
     x, mean, spread, scale = kept
     grad = grad.astype(jnp.float32)
