@@ -22,6 +22,7 @@ CORE = [
     "pillow>=12.0",
     "simplejpeg>=1.9",
     "opencv-python-headless>=5.0",
+    "threadpoolctl>=3.6",
     "contourpy>=1.3",
     "shapely>=2.0",
     "tqdm>=4.67",

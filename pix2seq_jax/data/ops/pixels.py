@@ -14,12 +14,15 @@ import cv2
 import numpy as np
 import tensorflow as tf
 from PIL import Image
+from threadpoolctl import threadpool_limits
 
 from pix2seq_jax.data.images import empty_pixels
 
 MOST_OFF = 2  # of 255 levels; one per rounding to bytes between and behind Pillow's two passes
 LARGE = 128 * 128  # pixels
-cv2.setNumThreads(1)  # images are prepared side by side already
+# Images are prepared side by side already, and threads of a small product wait for each other.
+cv2.setNumThreads(1)
+threadpool_limits(1, user_api="blas")
 
 
 @dataclass(frozen=True)
