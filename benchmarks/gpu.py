@@ -26,7 +26,6 @@ from jax.experimental import topologies
 sys.path.insert(0, str(Path(__file__).parent))
 import measure
 import tpu
-import train_step as steps
 
 from pix2seq_jax.models import attention
 from pix2seq_jax.training import sharding
@@ -92,12 +91,7 @@ Computation = dict[str, Instruction]
 def main() -> None:
     """Prints the table."""
     parser = measure.arguments(__doc__)
-    parser.add_argument("--config", default="demo", choices=steps.CONFIGS)
-    parser.add_argument("--size", type=int, default=640, help="side of the images in pixels")
-    parser.add_argument("--batch", type=int, default=8, help="images of a step and task")
-    parser.add_argument("--dtype", default="bfloat16", choices=("float32", "bfloat16"))
-    parser.add_argument("--remat", action="store_true", help="compute activations again")
-    parser.add_argument("--remat_policy", default="elementwise", help="model.remat_policy")
+    tpu.add_step(parser)
     options = parser.parse_args()
     # Products by cuBLAS: which kernels of its own XLA would take, it finds out on a card.
     flags = os.environ.get("XLA_FLAGS", "")

@@ -10,6 +10,7 @@ Nothing is run, so there are no times; of a token in decoding there is the numbe
 compiler itself counts on.
 """
 
+import argparse
 import os
 import re
 import sys
@@ -45,12 +46,7 @@ def main() -> None:
     parser = measure.arguments(__doc__)
     parser.add_argument("--chips", default="v5e:2x4", help="a topology, as v5e:4x4 or v6e:2x4")
     parser.add_argument("--mesh", default="data=-1", help="of a training step: data=2,fsdp=4")
-    parser.add_argument("--config", default="demo", choices=steps.CONFIGS)
-    parser.add_argument("--size", type=int, default=640, help="side of the images in pixels")
-    parser.add_argument("--batch", type=int, default=8, help="images of a step and task")
-    parser.add_argument("--dtype", default="bfloat16", choices=("float32", "bfloat16"))
-    parser.add_argument("--remat", action="store_true", help="compute activations again")
-    parser.add_argument("--remat_policy", default="elementwise", help="model.remat_policy")
+    add_step(parser)
     parser.add_argument("--decode", type=int, default=0, help="images that ViT-B decodes on a chip")
     parser.add_argument("--objects", type=int, default=1, help="sequences of an image")
     parser.add_argument("--samples", type=int, default=1, help="samples of a sequence")
@@ -75,6 +71,16 @@ def main() -> None:
             program, row = compiled_step(options, mesh, "tpu")
             row |= read(program)
     measure.report([row], facts.pop("json"), **facts)
+
+
+def add_step(parser: argparse.ArgumentParser) -> None:
+    """The flags of a training step."""
+    parser.add_argument("--config", default="demo", choices=steps.CONFIGS)
+    parser.add_argument("--size", type=int, default=640, help="side of the images in pixels")
+    parser.add_argument("--batch", type=int, default=8, help="images of a step and task")
+    parser.add_argument("--dtype", default="bfloat16", choices=("float32", "bfloat16"))
+    parser.add_argument("--remat", action="store_true", help="compute activations again")
+    parser.add_argument("--remat_policy", default="elementwise", help="model.remat_policy")
 
 
 def compiled_step(
