@@ -127,7 +127,9 @@ class Decoder(nn.Module):
                 "raise model.max_seq_len (and train with it) or use fewer objects"
             )
         positions = lax.dynamic_slice_in_dim(self.positions, index, length)  # [T,D]
-        return (jnp.take(self.embedding, tokens, axis=0) + positions[None, None]).astype(dtype)
+        # In a shard_map over `data` XLA ends the process where both dimensions are cut.
+        table = constrain(self.embedding, "vocab")
+        return (jnp.take(table, tokens, axis=0) + positions[None, None]).astype(dtype)
 
     def logits(self, hidden: jnp.ndarray) -> jnp.ndarray:
         """[...,D] -> f32[...,V]."""

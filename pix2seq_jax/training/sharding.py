@@ -113,11 +113,14 @@ def auto_batch_axes() -> tuple[str, ...]:
 
 
 def data_parallel_axes() -> tuple[str, ...]:
-    """All axes of the current mesh, where its devices differ in nothing but their images and nobody
-    else cuts the work by hand; else ()."""
+    """The axes of the current mesh along which devices differ in nothing but their images: `data`,
+    and those of one device where there are no others. () where one device holds all images, or
+    somebody else cuts the work by hand."""
     mesh = jax.sharding.get_abstract_mesh()
-    pure = mesh.shape.get("data", 1) == math.prod(mesh.shape.values()) > 1
-    return mesh.axis_names if pure and not mesh.manual_axes else ()
+    count = mesh.shape.get("data", 1)
+    if count == 1 or mesh.manual_axes:
+        return ()
+    return mesh.axis_names if count == math.prod(mesh.shape.values()) else ("data",)
 
 
 def image_axes() -> tuple[str, ...]:

@@ -153,8 +153,8 @@ def make_gradients(
             _all_tasks, model=model, groups=groups, weights=weights, loss=loss, accum=accum
         )
         # Every device sums up the gradients of its own images over all tasks and parts; then they
-        # are added once. XLA by itself adds them after each part, as it still does where parameters
-        # are cut: its partitioner fails on a shard_map over a part of such a mesh.
+        # are added once. XLA by itself adds them after each part, as it still does over `fsdp`,
+        # where no device has room for all of them.
         if axes := sharding.data_parallel_axes():
             cut, whole = PartitionSpec(axes), PartitionSpec()
             run = jax.shard_map(

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import pytest
 from jax.sharding import PartitionSpec
 
 from pix2seq_jax.training import optim, sharding
@@ -42,6 +43,16 @@ def test_gradients_are_added_once_a_step():
     assert {row.computation for row in rows} == {"ENTRY"}  # none is in a loop
     total = sum(row.size for row in rows)
     assert parameters <= total < 1.01 * parameters
+
+
+@pytest.mark.parametrize("axis", ["fsdp", "model"])
+def test_gradients_of_cut_parameters_are_added_once_over_data(axis):
+    """In the loops the two devices that share the parameters talk to each other, and no others."""
+    parameters, program = compiled_step(sharding.make_mesh({"data": 4, axis: 2}), accum=2)
+    rows = collectives(program)
+    assert {row.devices for row in rows if row.computation != "ENTRY"} == {2}
+    total = sum(row.size for row in rows if row.computation == "ENTRY" and row.devices == 4)
+    assert parameters / 2 <= total < 0.65 * parameters  # some are too small to be cut
 
 
 def test_additions_inside_loops_are_seen():

@@ -165,10 +165,11 @@ def test_one_device_equals_eight():
     assert_same(one[2], eight[2], atol=1e-5)
 
 
-def test_batch_norm_sees_the_whole_batch_on_any_number_of_devices():
+@pytest.mark.parametrize("axes", [{"data": 8}, {"data": 4, "fsdp": 2}])
+def test_batch_norm_sees_the_whole_batch_on_any_number_of_devices(axes):
     model = tiny(backbone=ResNetBackbone(variant="c3", width=0.125), **STILL)
     one, eight = (
-        gradients_on(mesh, example(), model) for mesh in (one_device(), sharding.make_mesh())
+        gradients_on(mesh, example(), model) for mesh in (one_device(), sharding.make_mesh(axes))
     )
     assert_same(one[0], eight[0], atol=1e-5)
     assert_same(one[1], eight[1], atol=1e-5)
