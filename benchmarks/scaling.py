@@ -208,7 +208,7 @@ def _end() -> Iterator[str]:
         "sends twice the bytes.",
         "One image on each device, and still too slow: `mesh.model` cuts the work of an image. Its "
         "exchanges depend on the layers and are not modelled here; `python -m pix2seq_jax.plan "
-        "--mesh=data=64,model=2` compiles them.",
+        "--config=… --mesh=data=64,model=2` compiles them.",
         "The input is the bound: more cores for each device (`data.worker_processes`), or smaller "
         "files.",
     )

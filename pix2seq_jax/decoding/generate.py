@@ -76,7 +76,8 @@ def generate(
         prompt: i32[B,P], or i32[B,N,P] for N sequences per image.
         max_len: prompt and response tokens together.
         sampler: of decoding.sampling, or any (logits f32[...,V], rng) -> i32[...]; sees logits
-            after bias and grammar, and zeros for sequences that have ended.
+            after bias and grammar. What it draws for sequences that have ended is not used; their
+            logits may be zeros.
         num_samples: K, sequences drawn per prompt.
         rng: a jax.random.key; or one per image, so that the result of an image does not depend on
             its batch.

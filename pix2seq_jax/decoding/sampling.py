@@ -19,10 +19,15 @@ MASKED = -1e10  # probability exactly 0 after the softmax, yet finite: no NaN fr
 HEAD, WIDE = 128, 8_192
 
 
+# Beyond these float32 overflows, or what is MASKED gets a chance.
+COLDEST, HOTTEST = 1e-3, 1e3
+
+
 def _check_temperature(temperature: float) -> None:
-    if not 0 < temperature < float("inf"):
+    if not COLDEST <= temperature <= HOTTEST:
         raise ValueError(
-            f"temperature={temperature}: must be above 0; use greedy() for the likeliest token"
+            f"temperature={temperature}: must be above 0, from {COLDEST} to {HOTTEST:g}; use "
+            "greedy() for the likeliest token"
         )
 
 

@@ -4,6 +4,7 @@ comes."""
 from pathlib import Path
 
 import ml_collections
+from jax import process_count
 
 from pix2seq_jax.evaluation.evaluator import Evaluator
 from pix2seq_jax.evaluation.report import flat
@@ -18,8 +19,9 @@ class Evaluations:
     """Evaluates the saved states of a run.
 
     An evaluation that fails is logged with its trace, and training goes on; a second one in a row,
-    or the last one, ends the run. Which steps were evaluated is kept with the checkpoints: one that
-    was interrupted is made up for.
+    or the last one, ends the run. So does the first one where there are several processes: the
+    others wait in the evaluation for the one that failed. Which steps were evaluated is kept with
+    the checkpoints: one that was interrupted is made up for.
     """
 
     def __init__(
@@ -51,7 +53,8 @@ class Evaluations:
         """The metrics of a step that is saved; {} where the evaluation failed.
 
         Raises:
-            ValueError: it failed, as the one before did, or at the last step.
+            ValueError: it failed, as the one before did, or at the last step, or in one of several
+                processes.
             stopping.Interrupted: SIGTERM came.
         """
         final = step >= self._config.train.steps
@@ -84,9 +87,11 @@ class Evaluations:
         log.error(
             "the evaluation of step %d failed, %d in a row", step, self._failed, exc_info=error
         )
-        if final or self._failed > ALLOWED:
+        several = process_count() > 1
+        if final or several or self._failed > ALLOWED:
             self._saver.wait()
-            which = "the last evaluation" if final else f"{self._failed} evaluations in a row"
+            which = "an evaluation" if several else f"{self._failed} evaluations in a row"
+            which = "the last evaluation" if final else which
             raise ValueError(
                 f"{which} failed, at step {step}: {type(error).__name__}: {error}; step {step} is "
                 f"saved in {self._workdir}: correct what the log shows and run the same command, "

@@ -14,7 +14,7 @@ from PIL import Image
 
 from pix2seq_jax.data.images import pixels_of
 from pix2seq_jax.evaluation import make_host_tasks
-from pix2seq_jax.evaluation.asks import Ask
+from pix2seq_jax.evaluation.asks import Ask, Part
 from pix2seq_jax.evaluation.boxes import Boxes
 from pix2seq_jax.evaluation.chunks import Pictures
 from pix2seq_jax.evaluation.inference import Runner
@@ -195,13 +195,21 @@ class Predictor:
         pictures = _pictures(files, broken, alone=alone, first=first)
         asks = self._asks(count, tasks, threshold)
         label_of = {label: label for label in range(1, len(self.names) + 1)}
-        with jax.set_mesh(self.mesh):
-            parts = self._runner.run(self.variables, pictures, asks, text=self.text)
-            for part in parts:
-                for number in part.places:
-                    pixels, rows = part.pixels(number), rows_of(part.results, first + number)
-                    objects = marks(rows, self.host_tasks, label_of, pixels.shape[:2])
-                    yield number, pixels, self._blank(asks, objects, pixels.shape[:2]) | objects
+        parts = self._runner.run(self.variables, pictures, asks, text=self.text)
+        for part in self._on_mesh(parts):
+            for number in part.places:
+                pixels, rows = part.pixels(number), rows_of(part.results, first + number)
+                objects = marks(rows, self.host_tasks, label_of, pixels.shape[:2])
+                yield number, pixels, self._blank(asks, objects, pixels.shape[:2]) | objects
+
+    def _on_mesh(self, parts: Iterator[Part]) -> Iterator[Part]:
+        """The parts, computed on the mesh; the caller's code between two of them is not on it."""
+        while True:
+            with jax.set_mesh(self.mesh):
+                part = next(parts, None)
+            if part is None:
+                return
+            yield part
 
     def compile(self, count: int) -> None:
         """Compiles all that predicting for `count` images at a time needs, whatever is found."""

@@ -38,6 +38,8 @@ FIXED = (
     "data.split_seed",
     "data.val_share",
 )
+# What a run started from; in a workdir that has weights of its own they are passed over.
+STARTED_FROM = ("init_from", "init_encoder", "init_encoder_pixels")
 # Of a task, besides the fields of its host half: how it is evaluated.
 FREE_OF_TASK = ("eval_ops", "eval_batch_size", "sampler", "num_samples", "eos_bias", "grammar")
 # What follows from other fields; these are named last, so that the one that was changed is named.
@@ -60,6 +62,8 @@ def claim_workdir(workdir: str | Path, config: ml_collections.ConfigDict) -> Non
     """
     if is_saved(workdir):
         saved = load_config(workdir)
+        config = ml_collections.ConfigDict(config)
+        config.update({name: saved[name] for name in STARTED_FROM})
         _compare(saved, config, workdir, FIXED_BY_MODEL if is_imported(workdir) else FIXED)
         where = f"workdir {workdir} holds another run: the training data"
         check_classes(config.data.category_names, saved, where=where)

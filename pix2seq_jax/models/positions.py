@@ -28,10 +28,16 @@ def sin_cos_1d(length: int, width: int) -> np.ndarray:
 def sin_cos_2d(rows: int, columns: int, width: int) -> np.ndarray:
     """Code f32[rows·columns,width] of a grid: first half of the width codes y, second half x.
 
-    A grid of one row or one column is coded as a sequence, as in the official release.
+    A grid of one row or one column is coded as a sequence, as in the official release. Raises
+    ValueError where another grid has an odd width.
     """
     if rows == 1 or columns == 1:
         return sin_cos_1d(rows * columns, width)
+    if width % 2:
+        raise ValueError(
+            f"model.pos_encoding='sin_cos' codes y and x in halves of the width, and {width} is "
+            "odd: change model.enc_dim or model.dec_dim, or set model.pos_encoding='learned'"
+        )
     y = np.broadcast_to(sin_cos_1d(rows, width // 2)[:, None], (rows, columns, width // 2))
     x = np.broadcast_to(sin_cos_1d(columns, width // 2)[None, :], (rows, columns, width // 2))
     return np.concatenate([y, x], axis=-1).reshape(rows * columns, width)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -26,7 +27,8 @@ from pix2seq_jax.serving.uploads import Refused, pixels_of_upload, read_upload
 
 PAGE = Path(__file__).with_name("page.html")
 # Batches at a time: masks of one are made while the model works on the other, and a CPU has more
-# than one core.
+# than one core. Several devices take one: each might begin with another batch, and they would wait
+# for each other.
 THREADS = 2
 SIZES = tuple(2**power for power in range(11))
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -118,7 +120,7 @@ class Service:
             self._predict,
             size=limits.batch_size,
             delay=limits.delay,
-            threads=THREADS,
+            threads=THREADS if jax.device_count() == 1 else 1,
             seen=self._metrics.batches.observe,
         )
         running = asyncio.create_task(self._run(self._batcher))

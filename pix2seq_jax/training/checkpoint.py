@@ -252,6 +252,8 @@ def load_variables(
         step = newest_whole_step(directory)
         if step is None:
             raise ValueError(f"no checkpoint in {directory}: train first, or check the path")
+    elif step not in (there := steps(directory)):
+        raise ValueError(f"{directory} has no checkpoint of step {step}; steps there: {there}")
     elif damage := hashes.damage(directory / str(step)):
         raise ValueError(f"step {step} cannot be used: {damage}; steps there: {steps(directory)}")
     folder, wanted = directory / str(step), dict(abstract)

@@ -241,6 +241,8 @@ def test_from_string(text, sampler):
             "write one of greedy(), topk(k, temperature), nucleus(p, temperature, rule), beam(",
         ),
         ("topk(1, temperature=0)", "temperature=0"),
+        ("topk(5, temperature=1e-39)", "temperature=1e-39: must be above 0, from 0.001 to 1000"),
+        ("nucleus(1.0, temperature=1e9)", "temperature=1000000000.0"),
         ("nucleus(0.5, rule='other')", "choose 'official' or 'standard'"),
         ("beam(0)", "size=0"),
         ("beam(1.5)", "size=1.5"),

@@ -10,6 +10,7 @@ import signal
 import pytest
 
 from pix2seq_jax import evaluate, train
+from pix2seq_jax.evaluation import in_training
 from pix2seq_jax.experiment import claim, logs, stopping
 from tests.helpers import small
 from tests.helpers.commands import command
@@ -129,6 +130,14 @@ def test_an_evaluation_that_fails_loses_nothing(folder, tmp_path, lines, images)
         train.run(make(folder, **values), tmp_path / "run")["detection"]["images"]
         == small.VAL_IMAGES
     )
+
+
+def test_one_of_several_processes_does_not_go_on_alone(folder, tmp_path, images, monkeypatch):
+    monkeypatch.setattr(in_training, "process_count", lambda: 2)
+    values = images[2] | {"train__eval_steps": 1, "data__bad_images": "error"}
+    values |= {"eval__images_in_training": 0}
+    with pytest.raises(ValueError, match=r"an evaluation failed, at step 1: .*step 1 is saved"):
+        train.run(make(folder, **values), tmp_path / "run")
 
 
 def test_an_image_that_cannot_be_decoded_counts_as_empty(folder, tmp_path, lines, images):

@@ -222,6 +222,9 @@ def test_what_images_means(tmp_path, monkeypatch):
     assert sources.find("-", stdin=lines).paths == (*reversed(names), "missing.jpg")
     assert sources.find(str(tmp_path / "film.mp4")).video == str(tmp_path / "film.mp4")
     assert sources.find(str(tmp_path), limit=1).paths == (names[0],)
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")  # reading it will say so
+    assert sources.find(str(tmp_path)).paths == (*names[:2], str(tmp_path / "gone.png"), names[2])
+    assert sources.find(f"{tmp_path}/gone.*").paths == (str(tmp_path / "gone.png"),)
     for nothing in (f"{tmp_path}/none/*", f"{tmp_path}/none.jpg", ""):
         with pytest.raises(ValueError, match="0 files match"):
             sources.find(nothing)

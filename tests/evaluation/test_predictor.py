@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -114,6 +115,21 @@ def test_where_nothing_is_found_arrays_are_empty(predictor, files):
     plain = {key: objects[key] for key in ("boxes", "labels", "scores", "is_crowd", "captions")}
     pictures = [predictor.picture(pixels, own, 0.0) for own in (objects, plain)]
     np.testing.assert_array_equal(*map(np.asarray, pictures))
+
+
+def test_two_streams_at_a_time(predictor, files):
+    """Neither leaves its mesh to the other, nor to who reads them."""
+
+    def mesh():
+        return jax.sharding.get_abstract_mesh()
+
+    before, options = mesh(), {"threshold": 0.0, "broken": None}
+    one, other = (predictor.stream(list(map(str, files)), **options) for _ in range(2))
+    first, _ = next(one), next(other)
+    assert mesh() == before
+    one.close()
+    assert [number for number, _, _ in other] == [1, 2]
+    assert first[0] == 0 and mesh() == before
 
 
 def test_grey_cmyk_and_turned_images(predictor):

@@ -86,6 +86,9 @@ def test_a_recorded_workdir_may_be_resumed_and_evaluated(golden_dir, tmp_path):
     config = saved_run.load_config(workdir)
     claim.claim_workdir(workdir, config)
     assert saved_run.load_config(workdir) == config
+    config.init_from = "runs/other"  # passed over, since there are weights
+    claim.claim_workdir(workdir, config)
+    assert saved_run.load_config(workdir).init_from == ""
     assert saved_run.adopt(config, config).model == config.model
 
 

@@ -1,6 +1,7 @@
 """Position codes against the recorded ones."""
 
 import numpy as np
+import pytest
 
 from pix2seq_jax.models.positions import sin_cos_1d, sin_cos_2d
 
@@ -17,6 +18,12 @@ def test_recorded_codes(ops_golden):
 
 def test_a_single_token_has_a_finite_code():
     assert np.isfinite(sin_cos_2d(1, 1, 8)).all()
+
+
+def test_a_grid_has_no_code_of_odd_width():
+    with pytest.raises(ValueError, match=r"'sin_cos' .* 5 is odd: change model.enc_dim"):
+        sin_cos_2d(2, 2, 5)
+    assert sin_cos_2d(4, 1, 5).shape == (4, 5)  # a sequence
 
 
 def test_a_larger_grid_covers_the_same_range():

@@ -25,7 +25,7 @@ def test_folders_that_are_no_source(golden_dir, tmp_path):
     refused(tmp_path, "config.json does not exist")
     workdir = tmp_path / "run"
     import_tf.run(golden_dir / "vit_tiny", workdir)
-    refused(f"{workdir}@7", "step 7 cannot be used", "steps there: [0]")
+    refused(f"{workdir}@7", "has no checkpoint of step 7", "steps there: [0]")
     refused(workdir / "checkpoints" / "0", "neither the workdir of a run")
     (workdir / "checkpoints" / "0" / "SHA256SUMS").write_text("0  state/x\n")
     refused(workdir, "every checkpoint in", "is damaged")

@@ -13,7 +13,8 @@ def read_categories(path: Path, records: list) -> dict[int, str]:
     """Category id -> name, in the order of the file.
 
     Raises:
-        ValueError: there are none, ids are no integers or not unique, or a name is no text.
+        ValueError: there are none, ids are no integers or not unique, or a name is no text, or a
+            blank one.
     """
     ids = integers(path, column(path, records, "id", "categories"), "id", "categories").tolist()
     if not ids:
@@ -27,7 +28,7 @@ def read_categories(path: Path, records: list) -> dict[int, str]:
         )
     names = column(path, records, "name", "categories")
     for category_id, name in zip(ids, names, strict=True):
-        if not isinstance(name, str | int):
+        if not isinstance(name, str | int) or not str(name).strip():
             raise ValueError(
                 f"annotation file {path}: the name of category {category_id} is "
                 f"{shown(name)}; give a text"

@@ -310,8 +310,12 @@ class CocoDir:
 
     def count_over(self, slots: int, task: str) -> int:
         """Counts and reports the images with more objects than `slots`; a batch of the task leaves
-        out the rest. Crowds aside."""
-        over = np.flatnonzero(self._objects() > slots)
+        out the rest. Reports all images where none has an object. Crowds aside."""
+        objects = self._objects()
+        if not objects.any():
+            kind = f"images, none of which has an object for {task} to learn from"
+            self.report.replace(kind, self.image_ids.tolist())
+        over = np.flatnonzero(objects > slots)
         kind = f"images with more than {slots} objects, the rest left out of {task}"
         self.report.replace(kind, self.image_ids[over].tolist())
         return len(over)

@@ -56,10 +56,10 @@ def find(images: str, *, limit: int = 0, without: str = "", stdin: TextIO | None
                 "the next time; give another folder"
             )
         paths = _in_folder(images, without)
-    elif os.path.isfile(images):  # a name may hold [ or *
+    elif _is_file(images):  # a name may hold [ or *
         paths = [images]
     else:
-        found = (path for path in glob.glob(images, recursive=True) if os.path.isfile(path))
+        found = filter(_is_file, glob.glob(images, recursive=True))
         fixed = itertools.takewhile(lambda part: not glob.has_magic(part), Path(images).parts)
         paths = sorted(_but_those_in(without, Path(*fixed), found))
     if not paths:
@@ -72,6 +72,11 @@ def find(images: str, *, limit: int = 0, without: str = "", stdin: TextIO | None
     return Source(tuple(paths[: max(limit, 0) or None]))
 
 
+def _is_file(path: str | Path) -> bool:
+    """Whether there is a file, or a link to one that is missing: reading it says so."""
+    return os.path.isfile(path) or (os.path.islink(path) and not os.path.exists(path))
+
+
 def is_video(path: str) -> bool:
     """Whether a path has the suffix of a video."""
     return Path(path).suffix.lower() in VIDEOS
@@ -81,7 +86,7 @@ def _in_folder(folder: str, without: str) -> list[str]:
     """The image files in a folder and its subfolders, but those of one subfolder, by their suffix;
     others are counted in the log. Hidden ones are passed over, as a glob does it."""
     root = Path(folder)
-    paths = (path for path in root.rglob("*") if path.is_file() and not is_hidden(path, root))
+    paths = (path for path in root.rglob("*") if _is_file(path) and not is_hidden(path, root))
     paths = _but_those_in(without, root, paths)
     files, known = sorted(map(str, paths)), _suffixes() - set(VIDEOS)
     images = [file for file in files if Path(file).suffix.lower() in known]

@@ -77,7 +77,7 @@ def test_labels_are_those_of_the_training_data_and_ids_those_of_the_file(tmp_pat
     assert content["annotations"][0]["category_id"] == 3
 
 
-@pytest.mark.parametrize("name", [None, ["cat"], {"en": "cat"}, 1.5])
+@pytest.mark.parametrize("name", [None, ["cat"], {"en": "cat"}, 1.5, " "])
 def test_a_name_is_a_text(tmp_path, name):
     with pytest.raises(ValueError, match=r"a.json: the name of category 3 is .*give a text"):
         opened(tmp_path, {3: name}, 3)
