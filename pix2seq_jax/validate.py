@@ -17,9 +17,7 @@ from pix2seq_jax.experiment import command
 from pix2seq_jax.experiment.command import REQUIRED, Flag
 
 FLAGS = (
-    Flag(
-        "data", REQUIRED, "COCO-format folder (docs/data.md); or coco, objects365, shapes."
-    ),
+    Flag("data", REQUIRED, "COCO-format folder (docs/data.md); or coco, objects365, shapes."),
     Flag("out", "", "Folder for report.json and the pictures; empty: none are written."),
     Flag("images", True, "Open and decode the images; --noimages looks at the annotations alone."),
     Flag("slots", 100, "Objects of an image that training sees."),

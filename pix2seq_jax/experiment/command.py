@@ -24,6 +24,8 @@ from ml_collections import config_flags
 
 from pix2seq_jax.experiment import config_file
 from pix2seq_jax.experiment.guard import fail, guarded
+from pix2seq_jax.experiment.workdir import check_folder
+from pix2seq_jax.files.locations import is_address
 
 REQUIRED = None  # as the default of a flag: it must be given, and is a text
 WIDTH = 100  # of the help, in letters
@@ -90,7 +92,8 @@ def run(
     *,
     trace_in_workdir: bool = True,
 ) -> None:
-    """Runs a command; what is wrong with its input is one line on stderr and exit code 2.
+    """Runs a command; what is wrong with its input is one line on stderr and exit code 2. A flag
+    --out is a folder that has to be one to write into.
 
     Args:
         call: gets the value of each flag by name.
@@ -110,6 +113,8 @@ def run(
     distributed = job not in ([], [flag.default for flag in DISTRIBUTED])
 
     def joined() -> None:
+        if (out := values.get("out")) and not is_address(out):  # before any work is done for it
+            check_folder(out, flag=f"--out={out}")
         if not distributed:
             return call(**values)
         from pix2seq_jax.training import processes

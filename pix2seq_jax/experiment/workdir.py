@@ -73,17 +73,24 @@ def check_writable(workdir: str | Path) -> None:
             "so that it could not read what it saved; give a path without any of [ ] * ?"
         )
     for folder in (Path(workdir), Path(workdir) / CHECKPOINTS):
-        try:
-            there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-            if not there.is_dir():
-                raise NotADirectoryError(f"{there} is not a folder")
-            with tempfile.TemporaryFile(dir=there):
-                pass
-        except (OSError, ValueError) as error:
-            raise ValueError(
-                f"--workdir={workdir}: {folder} cannot be written ({error}); change its "
-                "permissions, or give another --workdir"
-            ) from error
+        check_folder(folder, flag=f"--workdir={workdir}")
+
+
+def check_folder(folder: str | Path, *, flag: str) -> None:
+    """Raises ValueError where a folder cannot be written into, or not be made; leaves nothing
+    behind. `flag` is what names it, as in --out=DIR."""
+    folder = Path(folder)
+    try:
+        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        if not there.is_dir():
+            raise NotADirectoryError(f"{there} is not a folder")
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{flag}: {folder} cannot be written ({error}); change its permissions, or give "
+            f"another {flag.partition('=')[0]}"
+        ) from error
 
 
 def _check_bucket(workdir: str | Path) -> None:

@@ -48,6 +48,23 @@ def test_help_has_an_example_and_needs_no_large_library(name, flag):
     assert max(map(len, done.stdout.splitlines())) <= 100
 
 
+def test_a_folder_that_cannot_be_written_is_refused_before_the_call(tmp_path, capsys):
+    table, calls = (Flag("out", "", "Folder."),), []
+    (tmp_path / "file").touch()
+
+    def call(out: str) -> None:
+        calls.append(out)
+
+    with pytest.raises(SystemExit) as ended:
+        command.run(call, table, "A command.", [f"--out={tmp_path / 'file' / 'folder'}"])
+    assert ended.value.code == 2 and not calls
+    said = capsys.readouterr().err
+    assert f"error: --out={tmp_path / 'file' / 'folder'}: " in said and "another --out" in said
+    for out in ("", str(tmp_path / "new" / "folder"), "gs://bucket/folder"):
+        command.run(call, table, "A command.", [f"--out={out}"])
+    assert len(calls) == 3 and not (tmp_path / "new").exists()
+
+
 @pytest.mark.parametrize(
     "setting,folder", [(None, "HOME/.cache/pix2seq_jax/compiled"), ("/mine", "/mine"), ("", "None")]
 )
