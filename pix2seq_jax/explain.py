@@ -50,6 +50,8 @@ def call(
     from pix2seq_jax.files.locations import readable
 
     setup_logging()
+    if not Path(image).is_file():
+        raise ValueError(f"--image={image}: there is no such file; give the path of an image")
     with phase("restore"):
         model = predictor.load(
             workdir,
