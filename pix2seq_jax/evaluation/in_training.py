@@ -90,8 +90,10 @@ class Evaluations:
         several = process_count() > 1
         if final or several or self._failed > ALLOWED:
             self._saver.wait()
-            which = "an evaluation" if several else f"{self._failed} evaluations in a row"
-            which = "the last evaluation" if final else which
+            if final:
+                which = "the last evaluation"
+            else:
+                which = "an evaluation" if several else f"{self._failed} evaluations in a row"
             raise ValueError(
                 f"{which} failed, at step {step}: {type(error).__name__}: {error}; step {step} is "
                 f"saved in {self._workdir}: correct what the log shows and run the same command, "
