@@ -184,7 +184,11 @@ def test_the_demo_ends_as_its_first_step_that_fails(tmp_path):
         [*PIX2SEQ, "demo"], cwd=tmp_path, env=ENVIRONMENT, text=True, capture_output=True,
         timeout=300,
     )  # fmt: skip
-    assert done.returncode == 2 and "data is not a folder" in done.stderr and "metrics" not in done.stdout
+    assert (
+        done.returncode == 2
+        and "data is not a folder" in done.stderr
+        and "metrics" not in done.stdout
+    )
 
 
 def test_a_demo_that_is_terminated_ends_its_step(tmp_path):
