@@ -14,7 +14,7 @@ from pix2seq_jax.experiment.command import REQUIRED, Flag
 BOXES = ("predicted", "ground_truth")
 FLAGS = (
     Flag("workdir", REQUIRED, "Folder of a run that was evaluated."),
-    Flag("boxes", "predicted", "ground_truth: of annotated boxes.", choices=BOXES),
+    Flag("boxes", "predicted", "Which one; ground_truth: of annotated boxes.", choices=BOXES),
 )
 
 

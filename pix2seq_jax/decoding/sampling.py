@@ -17,9 +17,7 @@ MASKED = -1e10  # probability exactly 0 after the softmax, yet finite: no NaN fr
 # Of a vocabulary beyond WIDE only the HEAD likeliest tokens are looked at, which nearly always hold
 # all that a trained model keeps (benchmarks/README.md, "Drawing tokens").
 HEAD, WIDE = 128, 8_192
-
-
-# Beyond these float32 overflows, or what is MASKED gets a chance.
+# Temperatures. Beyond these float32 overflows, or what is MASKED gets a chance.
 COLDEST, HOTTEST = 1e-3, 1e3
 
 

@@ -29,5 +29,6 @@ def test_folders_that_are_no_source(golden_dir, tmp_path):
     refused(workdir / "checkpoints" / "0", "neither the workdir of a run")
     (workdir / "checkpoints" / "0" / "SHA256SUMS").write_text("0  state/x\n")
     refused(workdir, "every checkpoint in", "is damaged")
+    refused(f"{workdir}@0", "step 0 cannot be used", "in SHA256SUMS", "steps there: [0]")
     shutil.rmtree(workdir / "checkpoints")
     refused(workdir, "no checkpoint in")

@@ -172,6 +172,12 @@ def test_more_objects_than_slots_are_counted(folder):
     assert "(first: 5)" in source.describe()
 
 
+def test_data_without_any_object_are_reported(folder):
+    source = open_with(folder, lambda content: content["annotations"].clear())
+    assert source.count_over(2, "detection") == 0
+    assert source.report == {"images, none of which has an object for detection to learn from": 3}
+
+
 def test_names_in_another_unicode_form_are_found(folder):
     def decompose(content):
         content["images"][1]["file_name"] = unicodedata.normalize("NFD", "sub/ü b.png")
