@@ -10,7 +10,7 @@ import numpy as np
 from pix2seq_jax.data.coco.json import Report
 from pix2seq_jax.data.ops import image as ops_image
 from pix2seq_jax.data.order import other_index
-from pix2seq_jax.data.source import Source
+from pix2seq_jax.data.source import FileSource, Source
 
 ATTEMPTS = 20  # images that are tried for one row before the run ends
 REPLACED = "images that cannot be read, others are read in their place"
@@ -43,7 +43,8 @@ class ImageCache:
         """Raw features of an image of a source, decoded.
 
         Args:
-            source: is not asked for what stays in memory.
+            source: is not asked for what stays in memory, and a FileSource is asked for the
+                annotations alone where the pixels stay.
             index: of the image.
             decode: raw features -> the same with the image decoded.
             rows: features that stay, by index: of this source alone.
@@ -53,10 +54,10 @@ class ImageCache:
         """
         if index in rows:
             return rows[index]
-        raw = source[index]
-        # All that decoding depends on; content, too, since files of two sources may share a name.
-        file = raw["file"], hash(raw["image"]), *raw["orig_size"].tolist()
+        file, raw = _file_of(source, index)
         decoded = self._decoded.get(file)
+        if not decoded and "image" not in raw:
+            raw["image"] = source.load(raw["file"])
         features = {**raw, **decoded} if decoded else decode(raw)
         features = {name: features[name] for name in source.fields}
         with self._lock:
@@ -113,6 +114,16 @@ class Reader:
         if self.cache is None:
             return self.decode.read(self.source[index])
         return self.cache.features(self.source, index, self.decode.read, self.rows)
+
+
+def _file_of(source: Source, index: int) -> tuple[tuple, dict]:
+    """(all that decoding depends on, raw features of an image: of a FileSource without `image`)."""
+    if isinstance(source, FileSource):
+        raw = source.without_image(index)
+        return (raw["file"], *raw["orig_size"].tolist()), raw
+    raw = source[index]
+    # Content, too, since files of two sources may share a name.
+    return (raw["file"], hash(raw["image"]), *raw["orig_size"].tolist()), raw
 
 
 def _fields_of(source: Source, features: dict, epoch: int) -> tuple[np.ndarray, ...]:

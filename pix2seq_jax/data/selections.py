@@ -50,6 +50,15 @@ class PerObject:
         row, number = self.rows[index].tolist()
         return self.source.take(row, [number])
 
+    def without_image(self, index: int) -> dict:
+        """The raw features of one object, but for `image`: nothing is read."""
+        row, number = self.rows[index].tolist()
+        return self.source.without_image(row, [number])
+
+    def load(self, file: str) -> bytes:
+        """That of the source."""
+        return self.source.load(file)
+
     def describe(self) -> str:
         """That of the source."""
         return self.source.describe()

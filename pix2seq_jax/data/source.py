@@ -35,6 +35,21 @@ class Source(Protocol):
 
 
 @runtime_checkable
+class FileSource(Source, Protocol):
+    """A source that knows a row without reading its image. `data.reading.ImageCache` then reads a
+    file once, for all rows and sources that show it.
+
+    `file` is where the image is: no two images have the same, in whatever sources.
+    """
+
+    def without_image(self, index: int) -> dict:
+        """Raw features but `image`, which is `load(file)`."""
+
+    def load(self, file: str) -> bytes:
+        """Content of an image file; ValueError where it cannot be read."""
+
+
+@runtime_checkable
 class ImageSource(Source, Protocol):
     """A source whose rows are the images of an annotation file: what evaluation reads besides.
 
@@ -74,6 +89,9 @@ class ObjectSource(ImageSource, Protocol):
 
     def take(self, index: int, numbers: Sequence[int] | None = None) -> dict:
         """Raw features of one image with only the objects of these numbers, by default all."""
+
+    def without_image(self, index: int, numbers: Sequence[int] | None = None) -> dict:
+        """What `take` gives but `image`, see FileSource."""
 
     def objects(self) -> dict[str, np.ndarray]:
         """All objects, image by image, without reading the images: `image` i64[n], `number` i64[n]

@@ -37,12 +37,18 @@ def resolve(
     """A copy of the config with classes, keypoints, vocabulary and sequence length filled in from
     the training data.
 
-    A vocab.size, vocab.coord_shift or vocab.text_shift of 0 means as small as the data allow.
+    A vocab.num_classes, vocab.size, vocab.coord_shift or vocab.text_shift of 0 means as small as
+    the data allow. Raises ValueError where the vocabulary has no room for the data.
     """
     config = fill(config)
     vocab, data = config.vocab, config.data
     boxed = [source for name, source in opened.items() if HOST_TASKS[name].has_classes]
     names = tuple(boxed[0].category_names) if boxed else ()
+    if 0 < vocab.num_classes < len(names):
+        raise ValueError(
+            f"config.vocab.num_classes={vocab.num_classes}, but the training data have "
+            f"{len(names)} classes; give {len(names)} or more, or 0 for as many as there are"
+        )
     vocab.num_classes = max(vocab.num_classes, len(names), 1)
     spare = range(len(names) + 1, vocab.num_classes + 1)  # of an imported model without names
     data.category_names = (*names, *(UNNAMED.format(label) for label in spare))
@@ -53,8 +59,8 @@ def resolve(
     if text:
         if 0 < vocab.text_size < text.size:
             raise ValueError(
-                f"the text model has {text.size} pieces but the vocabulary room for "
-                f"{vocab.text_size}"
+                f"config.vocab.text_size={vocab.text_size}, but the text model has {text.size} "
+                f"pieces; give {text.size} or more, or 0 for as many as there are"
             )
         vocab.text_size = vocab.text_size or text.size
     vocab.update(laid_out(vocab))

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from pix2seq_jax.models.pix2seq import Pix2Seq
 
@@ -68,7 +69,7 @@ def of_program(jaxpr: Any) -> float:
         times = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
         inner = [x for value in equation.params.values() for x in _programs(value)]
         total += times * sum(of_program(x) for x in inner)
-        shapes = [x.aval.shape for x in equation.invars if hasattr(x, "aval")]
+        shapes = [x.aval.shape for x in equation.invars]
         if equation.primitive.name == "dot_general":
             (summed, _), _ = equation.params["dimension_numbers"]
             terms = math.prod(shapes[0][axis] for axis in summed)
@@ -85,8 +86,8 @@ def _programs(value: Any) -> list[Any]:
     """The programs in a parameter of an equation."""
     if isinstance(value, tuple | list):
         return [x for item in value for x in _programs(item)]
-    value = getattr(value, "jaxpr", value)
-    return [value] if hasattr(value, "eqns") else []
+    value = value.jaxpr if isinstance(value, ClosedJaxpr) else value
+    return [value] if isinstance(value, Jaxpr) else []
 
 
 def _image_tokens(model: Pix2Seq) -> int:

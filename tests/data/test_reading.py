@@ -1,5 +1,6 @@
 """Decoded images that stay in memory: the same batches, fewer reads, within the room."""
 
+import collections
 import dataclasses
 import io
 import itertools
@@ -12,10 +13,14 @@ from PIL import Image
 
 from pix2seq_jax.config.fill import fill
 from pix2seq_jax.data import pipeline
+from pix2seq_jax.data.coco import files
+from pix2seq_jax.data.coco.files import read_file
+from pix2seq_jax.data.coco.folder import CocoDir
 from pix2seq_jax.data.coco.json import Report
 from pix2seq_jax.data.images import is_aligned
 from pix2seq_jax.data.ops.image import Decode, ImageOp, PadImage
 from pix2seq_jax.data.reading import REPLACED, ROW_BYTES, ImageCache, Reader
+from pix2seq_jax.data.selections import PerObject
 from pix2seq_jax.data.source import IMAGE_FIELDS, layout
 from pix2seq_jax.experiment import browsing
 from tests.helpers import multitask, small
@@ -109,6 +114,28 @@ def test_the_pixels_of_a_file_are_there_once():
         pixels(one, index), pixels(other, index)
         assert pixels(one, index) is pixels(other, index)
     assert cache.taken == 3 * (PIXELS + 2 * REST)
+
+
+def test_a_file_is_read_once_for_all_objects_and_sources(tmp_path, monkeypatch):
+    folder, asked = small.make_shapes(tmp_path / "shapes"), collections.Counter()
+
+    def read(file: str) -> bytes:
+        asked[file] += 1
+        return read_file(file)
+
+    monkeypatch.setattr(files, "read_file", read)
+    images, path = folder / "train", folder / "annotations" / "instances_train.json"
+    sources = CocoDir(images, path), PerObject(CocoDir(images, path, max_points=16))
+    cache, plain = ImageCache(10**8), [reader(source, None) for source in sources]
+    cached = [reader(source, cache) for source in sources]
+    rows = [(number, index) for number in range(2) for index in range(len(sources[number]))]
+    wanted = [plain[number](index, 0, 0) for number, index in rows]
+    assert sum(asked.values()) == len(rows) > 2 * len(sources[0])
+    asked.clear()
+    for (number, index), values in zip(rows, wanted, strict=True):
+        for value, other in zip(cached[number](index, 0, 0), values, strict=True):
+            np.testing.assert_array_equal(value, other)
+    assert asked == dict.fromkeys(sources[0].files, 1)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from pix2seq_jax.data.source import (
     IMAGE_FIELDS,
     OBJECT_FIELDS,
     POINT_FIELDS,
+    FileSource,
     ImageSource,
     ObjectSource,
     Source,
@@ -74,7 +75,7 @@ class Arrays:
 
 def test_arrays_are_a_source():
     assert isinstance(Arrays(), Source)
-    assert not isinstance(Arrays(), ImageSource)
+    assert not isinstance(Arrays(), ImageSource | FileSource)
 
 
 def test_every_row_comes_as_it_is():
@@ -126,7 +127,8 @@ def test_the_sources_of_this_library_have_the_members_of_their_protocols(tmp_pat
     path = folder / "annotations" / "person_keypoints_val.json"
     source = CocoDir(folder / "val", path, keypoints=True, max_points=16)
     assert isinstance(source, ObjectSource)
-    assert isinstance(PerObject(source), Source)
+    assert isinstance(source, FileSource)
+    assert isinstance(PerObject(source), FileSource)
     names = (*IMAGE_FIELDS, *BOX_FIELDS, "polygons", "keypoints", "keypoint_swap")
     assert source.fields == layout(names, M=16, J=17)
 

@@ -229,6 +229,9 @@ OTHERS = [
         "config.tasks.captioning.eval_ops",
         "not of the form",
     ),
+    # A vocabulary that is too small for the data.
+    ("vocab.num_classes=1", "config.vocab.num_classes=1", "give 7 or more, or 0"),
+    ("vocab.text_size=5", "config.vocab.text_size=5", "or more, or 0"),
     # Sizes that no machine has memory for.
     ("vocab.num_bins=1000000000", "config.vocab.num_bins=1000000000", "GiB; most of it"),
     ("vocab.num_classes=1000000000", "config.vocab.num_classes=1000000000", "GiB; most of it"),

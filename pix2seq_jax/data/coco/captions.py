@@ -153,13 +153,16 @@ class CocoCaptions:
     def __getitem__(self, index: int) -> dict:
         """Raw features of one image, see the class. Raises ValueError where the file cannot be
         read."""
+        return {"image": self.load(self.files[index]), **self.without_image(index)}
+
+    def without_image(self, index: int) -> dict:
+        """The raw features of one image, but for `image`: nothing is read."""
         start, stop = self._numbers[index], self._numbers[index + 1]
         captions = np.zeros((stop - start, self.fields["captions"][1][1]), np.int32)
         for row, number in enumerate(range(start, stop)):
             pieces = self._pieces[self._ends[number] : self._ends[number + 1]]
             captions[row, : len(pieces)] = pieces
         return {
-            "image": self.load(self.files[index]),
             "file": self.files[index],
             "image_id": self.image_ids[index],
             "orig_size": self.sizes[index],

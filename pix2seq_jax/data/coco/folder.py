@@ -248,11 +248,14 @@ class CocoDir:
 
     def take(self, index: int, numbers: Sequence[int] | None = None) -> dict:
         """Raw features of one image with only the objects of these numbers, by default all."""
+        return {"image": self.load(self.files[index]), **self.without_image(index, numbers)}
+
+    def without_image(self, index: int, numbers: Sequence[int] | None = None) -> dict:
+        """What `take` gives, but for `image`: nothing is read."""
         part = np.arange(self._starts[index], self._stops[index])
         part = part if numbers is None else part[list(numbers)]
         rows = self._rows[part]
         features = {
-            "image": self.load(self.files[index]),
             "file": self.files[index],
             "image_id": self.image_ids[index],
             "orig_size": self.sizes[index],
