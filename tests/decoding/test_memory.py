@@ -34,14 +34,16 @@ def cache_bytes(sequences: int, model: Pix2Seq = MODEL) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(cache))
 
 
+def abstract_variables(model: Pix2Seq):
+    inputs = jnp.zeros((1, *model.image_size, 3)), jnp.zeros((1, 1), jnp.int32)
+    return nn.meta.unbox(jax.eval_shape(model.init, jax.random.key(0), *inputs))
+
+
 @functools.cache
 def decoding_bytes(images: int, objects: int, samples: int) -> int:
     """Temporary memory of compiled decoding, caches included; the memory of the images is an
     argument."""
-    tokens = jnp.zeros((1, 1), jnp.int32)
-    variables = nn.meta.unbox(
-        jax.eval_shape(MODEL.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)), tokens)
-    )
+    variables = abstract_variables(MODEL)
     memory = jax.ShapeDtypeStruct((images, IMAGE_TOKENS, MODEL.dec_dim), jnp.float32)
     prompt = jax.eval_shape(
         TASK.prompt,
@@ -82,3 +84,24 @@ def test_an_image_per_sequence_would_show():
     """The same sequences with the image repeated for each of them."""
     grown = decoding_bytes(80, 1, 1) - cache_bytes(80)
     assert grown > 20 * decoding_bytes(1, 1, 1)
+
+
+def test_many_images_and_words_need_little_besides_weights_and_image():
+    """40 images of 640 pixels, 500 tokens of 35,000: the official code has 2.8 GB of logits. The
+    loop has its own copies of the decoder's weights and of the image's keys and values."""
+    model = Pix2Seq((640, 640), 35_000, VitBackbone(16), cache_dtype="int8")
+    # A decoder is the same whatever the encoder; a small one makes abstract variables sooner.
+    variables = abstract_variables(model.clone(image_size=(16, 16), enc_layers=1))
+
+    @jax.jit
+    def decode(variables, memory, prompt, rng):
+        options = {"max_len": 501, "sampler": Nucleus(0.4), "rng": rng}
+        return generate(model, variables, memory, prompt, **options).tokens
+
+    memory = jax.ShapeDtypeStruct((40, IMAGE_TOKENS, model.dec_dim), jnp.float32)
+    prompt = jax.ShapeDtypeStruct((40, 1, 1), jnp.int32)
+    rng = jax.eval_shape(lambda: jax.random.key(0))
+    program = decode.lower(variables, memory, prompt, rng).compile()
+    weights = sum(4 * leaf.size for leaf in jax.tree.leaves(variables["params"]["decoder"]))
+    keys = 2 * model.dec_layers * 40 * IMAGE_TOKENS * model.dec_dim
+    assert program.memory_analysis().temp_size_in_bytes < 0.4e9 + weights + keys
