@@ -19,6 +19,7 @@ from pix2seq_jax.experiment import (
     claim,
     feeds,
     hooks,
+    lock,
     memory,
     resolve,
     sizing,
@@ -59,9 +60,10 @@ def run(
     config = opened.config
     # Make the update.
     tx, update = resolve.make_update(config, opened.model, opened.trained)
-    # From here on the workdir belongs to this run.
-    saver = _claim(opened, workdir, best_metric)
     with contextlib.ExitStack() as stack:
+        # From here on the workdir belongs to this run.
+        stack.enter_context(lock.only_training(workdir))
+        saver = _claim(opened, workdir, best_metric)
         stack.enter_context(jax.set_mesh(mesh))
         terminated = stack.enter_context(stopping.termination())
         stack.callback(saver.close)
