@@ -51,6 +51,7 @@ def call(
     ranges.check(config)
     made = sharding.make_mesh(axes)
     config, reasons = sizing.planned(config, made, accelerators=chip != "cpu")
+    reasons = [*reasons, plan.assumptions(config)]
     config = plan.assumed(config)
     device = plan.this_cpu(devices) if chip == "cpu" else plan.CHIPS[chip]
     print(f"{config.about}\n{devices} x {device.name}, mesh {dict(made.shape)}")

@@ -146,6 +146,17 @@ def assumed(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     return config
 
 
+def assumptions(config: ml_collections.ConfigDict) -> str:
+    """What `assumed` fills in, as flags that would say so."""
+    known = {"vocab.num_classes": (config.vocab.num_classes, ASSUMED["classes"])}
+    for name, section in config.tasks.items():
+        if "num_keypoints" in section:
+            own = section.num_keypoints, ASSUMED["keypoints"]
+            known[f"tasks.{name}.num_keypoints"] = own
+    flags = [f"--config.{field}={size}" for field, (given, size) in known.items() if not given]
+    return f"no data are opened; assumed: {' '.join(flags) or 'nothing'}"
+
+
 def this_cpu(devices: int) -> Chip:
     """One of several made-up devices that share this machine; its rates are measured."""
     side, numbers = 2048, np.ones(2**25)

@@ -30,6 +30,17 @@ def test_what_data_would_decide_is_assumed(config):
     assert config.model.vocab_size == config.vocab.size > 0
 
 
+def test_what_is_assumed_can_be_said_by_flags(config, tmp_path):
+    fresh = small.config("multitask.py:shapes", tmp_path)
+    line = plan.assumptions(fresh)
+    flags = dict(flag.split("=") for flag in line.split() if flag.startswith("--config."))
+    fresh.update_from_flattened_dict(
+        {name.removeprefix("--config."): int(value) for name, value in flags.items()}
+    )
+    assert plan.assumptions(fresh).endswith("assumed: nothing")
+    assert plan.assumed(fresh).to_dict() == config.to_dict() | {"data": fresh.data.to_dict()}
+
+
 def test_data_parallelism_adds_every_gradient_once(two_tasks):
     made = plan.plan(two_tasks, sharding.make_mesh({"data": 8}))
     moments = 2
