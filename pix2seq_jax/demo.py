@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pix2seq_jax.experiment import command
 from pix2seq_jax.experiment.command import Flag
 from pix2seq_jax.experiment.guard import TERMINATED
-from pix2seq_jax.experiment.workdir import check_local
+from pix2seq_jax.experiment.workdir import check_local, check_writable
 
 DATA = "data/shapes"  # that of the variant `shapes` of the configs
 FULL_STEPS = 8_000
@@ -40,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def call(workdir: str, full: bool, steps: int) -> None:
     """Runs the steps, each in a process of its own."""
     check_local(workdir, what="the demo")
+    check_writable(workdir)
     if full and not steps:
         steps = FULL_STEPS
     for module, flags in commands(workdir, steps):
@@ -50,8 +51,8 @@ def call(workdir: str, full: bool, steps: int) -> None:
         code = process.wait()
         if code == TERMINATED:
             print(
-                f"interrupted by SIGTERM: what was trained is saved in {workdir}; run the same "
-                "command to go on",
+                f"interrupted by SIGTERM: {module} ends; the same command goes on, training from "
+                f"what is saved in {workdir}",
                 file=sys.stderr,
             )
         if code:

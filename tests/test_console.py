@@ -160,6 +160,7 @@ def test_predict_needs_no_config(workdir, tmp_path):
     ("arguments", "words"),
     [
         (("eval", "--workdir=none"), "none/config.json does not exist"),
+        (("demo", f"--workdir={__file__}"), "is not a folder"),
         (("eval",), "--workdir is missing"),
         (("bench", "decod"), "there is no benchmark 'decod'; give one of decode, encode"),
         (("bench", "measure"), "there is no benchmark 'measure'"),

@@ -44,12 +44,14 @@ def browse(
         workdir: of a run whose classes and text model count; "" for none.
 
     Raises:
-        ValueError: config or data that do not fit.
+        ValueError: config or data that do not fit, or a workdir without a run.
     """
     setup_logging()
     if count < 1:
         raise ValueError(f"--count={count}: give at least 1")
     ranges.check(config)
+    if workdir:
+        saved_run.load_config(workdir)
     config, folder = fill(sizing.sized(config, workdir)), Path(out)
     with phase("open the data"), tempfile.TemporaryDirectory() as nothing:
         config, text, streams = _opened(config, workdir or nothing)

@@ -156,6 +156,23 @@ def load_text(config: ml_collections.ConfigDict, workdir: str | Path) -> Text | 
     return text
 
 
+def take_given(config: ml_collections.ConfigDict, path: str, workdir: str | Path) -> None:
+    """Puts the text model of a --text_model ("" for none) into the config of a workdir.
+
+    Raises:
+        ValueError: it cannot be read, or is another than that of the trained workdir.
+    """
+    if not path:
+        return
+    given, stored = Text.load(path), _stored_text(workdir)
+    if stored and stored != given:
+        raise ValueError(
+            f"--text_model={path} is another text model than that of {workdir} ({stored.source}), "
+            "which it was trained with; leave --text_model out"
+        )
+    config.data.text_model = path
+
+
 def find_text(config: ml_collections.ConfigDict, workdir: str | Path) -> Text | None:
     """The text model of a trained workdir, or of its newest checkpoint; of an imported one
     config.data.text_model. None where there is none, or without captions."""

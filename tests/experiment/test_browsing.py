@@ -43,6 +43,8 @@ def test_a_page_of_all_tasks(config, tmp_path):
     assert "Grey boxes are noise." in page
     with pytest.raises(ValueError, match="give at least 1"):
         browsing.browse(config, str(tmp_path / "no"), count=0)
+    with pytest.raises(ValueError, match=r"nowhere/config\.json does not exist"):
+        browsing.browse(config, str(tmp_path / "no"), count=1, workdir=str(tmp_path / "nowhere"))
 
 
 def test_the_samples_are_those_of_training(opened):

@@ -32,9 +32,7 @@ def other(tmp_path):
 
 def test_a_second_command_is_refused_until_the_first_is_gone(tmp_path, other):
     with (
-        pytest.raises(
-            ValueError, match=rf"run is being trained by process {other.pid} on"
-        ),
+        pytest.raises(ValueError, match=rf"run is being trained by process {other.pid} on"),
         lock.only_training(tmp_path / "run"),
     ):
         pass

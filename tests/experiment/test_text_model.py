@@ -114,3 +114,20 @@ def test_what_is_no_caption_is_refused_or_counted_by_the_source(tmp_path):
     assert "2 annotations with captions that are not text, left out" in described
     assert "1 annotations with no keys, left out" in described
     assert "1 captions with half a character" in described
+
+
+def test_a_flag_says_the_text_model_of_a_run_or_is_refused(folder, before, tmp_path):
+    workdir, text = before
+    config = small.config("captioning.py:shapes", folder)
+    same, other = tmp_path / "same.model", tmp_path / "other.model"
+    same.write_bytes(text.to_bytes())
+    fewer = captions(folder, tmp_path / "c.json", lambda number, words: words.split()[-1])
+    other.write_bytes(opened(folder, tmp_path / "run", **fewer).to_bytes())
+    text_model.take_given(config, "", workdir)
+    assert not config.data.text_model
+    with pytest.raises(ValueError, match=rf"--text_model={other} is another .* leave --text_model"):
+        text_model.take_given(config, str(other), workdir)
+    with pytest.raises(ValueError, match=r"nowhere\.model"):
+        text_model.take_given(config, str(tmp_path / "nowhere.model"), workdir)
+    text_model.take_given(config, str(same), workdir)
+    assert config.data.text_model == str(same)

@@ -10,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 import pix2seq_jax
 from pix2seq_jax.experiment import saved_run
 from pix2seq_jax.official import source
-from pix2seq_jax.portable import artefacts, weights
+from pix2seq_jax.portable import artefacts, description, weights
 from pix2seq_jax.training import sharding
 from tests.helpers.commands import command
 
@@ -76,3 +76,22 @@ def test_what_is_no_export_is_refused(file, tmp_path):
     weights.write(other, weights.nested(arrays), stored.config, stored.meta)
     with pytest.raises(ValueError, match="params/decoder/embedding is missing in the file"):
         weights.read(other)
+
+
+def test_the_weights_of_an_export_are_not_replaced_alone(file, tmp_path):
+    (tmp_path / description.FILE).write_text("{}")
+    with pytest.raises(ValueError, match=f"--out={tmp_path} holds a whole export"):
+        artefacts.write(RECORDED, tmp_path, weights_only=True)
+    assert not (tmp_path / weights.WEIGHTS_FILE).exists()
+
+
+def test_an_export_that_was_stopped_is_none(tmp_path, monkeypatch):
+    (tmp_path / description.FILE).write_text("{}")
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(artefacts, "_exported", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        artefacts.write(RECORDED, tmp_path)
+    assert not (tmp_path / description.FILE).exists()
