@@ -303,6 +303,7 @@ DEFECTS: dict[str, tuple[str | None, Callable]] = {
     "image-missing": (None, pictures(lambda folder, files: files[0].unlink())),
     "image-unlisted": (None, pictures(copy_to("new.jpg"))),
     "image-size-missing": (TRAIN, lambda content: image_of(content).pop("width")),
+    "image-size-impossible": (TRAIN, image(width=float("nan"))),
     "image-broken": (None, pictures(cut)),
     "image-broken-unsized": (None, pictures(cut_unsized)),
     "image-mostly-broken": (None, pictures(cut_most)),

@@ -20,6 +20,7 @@ from pathlib import Path, PurePath
 import numpy as np
 
 from pix2seq_jax.data.coco import json as coco_json
+from pix2seq_jax.data.coco.files import is_impossible
 from pix2seq_jax.data.coco.json import BadAnnotations, Report, number_rows, whole_numbers
 from pix2seq_jax.data.coco.keypoints import Keypoints, read_keypoints
 from pix2seq_jax.data.coco.outlines import read_segmentations
@@ -32,7 +33,6 @@ _VERSION = 1  # of what the arrays mean; another one in a file of the cache: it 
 _IMAGE_KEYS = ("id", "file_name", "height", "width")
 _CATEGORY_KEYS = ("id", "name", "keypoints", "skeleton")
 _CROWD = {None: False, 0: False, 1: True, "0": False, "1": True}  # 0 == False in Python
-_LARGEST_SIDE = 2**31 - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +127,7 @@ def _check_sides(path: Path, records: list) -> None:
     for row, record in enumerate(records):
         for key in ("height", "width"):
             side = record.get(key) if isinstance(record, dict) else None
-            if isinstance(side, int | float) and not -_LARGEST_SIDE <= side <= _LARGEST_SIDE:
+            if is_impossible(side):
                 raise ValueError(
                     f"annotation file {path}: images[{row}] has the {key} "
                     f"{coco_json.shown(side)}; give pixels, or remove the value: it is read from "

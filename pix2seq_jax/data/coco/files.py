@@ -292,6 +292,12 @@ def is_side(value) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 1 <= value < 2**31
 
 
+def is_impossible(side) -> bool:
+    """Whether a value of the JSON is a number that no height or width can be, NaN among them. 0 and
+    below count as missing."""
+    return isinstance(side, int | float) and not -(2**31) < side < 2**31
+
+
 def _count_broken(headers: Headers, report: Report, rules: ImageRules) -> dict[int, str]:
     """Errors of the files that cannot be decoded by their row; ValueError where they are not to be
     passed over."""

@@ -5,13 +5,15 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from pix2seq_jax.data.coco.files import MOST_BROKEN
+from pix2seq_jax.data.coco.files import MOST_BROKEN, is_impossible
+from pix2seq_jax.data.coco.json import has
 from pix2seq_jax.data.coco.sizes import compare_sizes
 from pix2seq_jax.data.validation.dataset import DataSet, ListedImage
 from pix2seq_jax.data.validation.findings import ERROR, NOTE, WARNING, Batch, Check, Finding, batch
 from pix2seq_jax.data.validation.likeness import Look
 from pix2seq_jax.data.validation.tables import AnnotationFile
 
+_SIDES = ("width", "height")
 _SMALLEST = 32  # pixels of the shorter side
 _LONGEST = 5  # times the shorter side
 _ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
@@ -42,8 +44,25 @@ def unlisted(data: DataSet) -> Iterator[Batch]:
 def no_sizes(data: DataSet) -> Iterator[Batch]:
     """Images without width and height in the JSON."""
     for file in data.files:
-        rows = (file.sizes == 0).any(axis=1) & np.array([bool(r) for r in file.images], bool)
+        objects = np.array([bool(record) for record in file.images], bool)
+        rows = (file.sizes == 0).any(axis=1) & objects & ~_impossible(file)
         yield file.of_images(rows, lambda row: f"images[{row}] has no width and height")
+
+
+def impossible_sizes(data: DataSet) -> Iterator[Batch]:
+    """Numbers that no width or height can be, with which training refuses the file."""
+    for file in data.files:
+
+        def text(row: int, images=file.images) -> str:
+            return f"images[{row}] " + " and ".join(has(images[row], side) for side in _SIDES)
+
+        yield file.of_images(_impossible(file), text)
+
+
+def _impossible(file: AnnotationFile) -> np.ndarray:
+    """bool[I], the images with a width or height that none can have."""
+    sides = ([image.get(side) for side in _SIDES] for image in file.images)
+    return np.array([any(map(is_impossible, own)) for own in sides], bool)
 
 
 def broken(data: DataSet) -> Iterator[Batch]:
@@ -205,6 +224,13 @@ CHECKS = (
         "images without width and height in the JSON; those of the file are taken",
         "write width and height",
         no_sizes,
+    ),
+    Check(
+        "image-size-impossible",
+        ERROR,
+        "images whose width or height is a number that cannot be",
+        "write width and height in pixels, or remove them",
+        impossible_sizes,
     ),
     Check(
         "image-broken",
