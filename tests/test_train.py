@@ -278,7 +278,7 @@ def test_repairs_are_counted_and_reported(folder, tmp_path, broken, caplog):
     train.run(config, tmp_path, evaluate_too=False)
     log.removeHandler(caplog.handler)
     assert "1 boxes outside their image, clipped" in caplog.text
-    assert "1 boxes without area, dropped" in caplog.text
+    assert "1 boxes without area, not learnt" in caplog.text
     assert "images with more than 3 objects" in caplog.text
 
 

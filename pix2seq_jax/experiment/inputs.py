@@ -115,7 +115,7 @@ def log_layout(config: ml_collections.ConfigDict) -> None:
     """One line: what the data folder was recognised as, and how it is split."""
     data, line = config.data, config.data.layout
     if part_of(config, "val"):
-        share = f"{100 * data.val_share:g} % of its images are val"
+        share = f"about {100 * data.val_share:g} % of its images are val"
         line = f"{line}; {share}, by config.data.split_seed={data.split_seed}"
     if line:
         log.info("data: %s", line)

@@ -97,7 +97,10 @@ def open_text(config: ml_collections.ConfigDict, workdir: str | Path) -> Text | 
     sentences = _sentences(annotations, part_of(config, "train"))
     if config.init_from and (text := _of_source(config, sentences)):
         return text
-    text = Text.train(sentences, config.data.text_pieces)
+    try:
+        text = Text.train(sentences, config.data.text_pieces)
+    except ValueError as error:
+        raise ValueError(f"annotation file {annotations}: {error}") from error
     log.info("text model of %s pieces trained from the training captions", text.size)
     return text
 

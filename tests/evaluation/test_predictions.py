@@ -272,7 +272,7 @@ def test_pictures_may_go_above_the_images(tmp_path, monkeypatch):
 
 
 def test_image_ids_of_an_annotation_file(tmp_path):
-    images = [{"id": 7, "file_name": "a.jpg"}, {"id": 9, "file_name": "x/b.jpg"}]
+    images = [{"id": 7, "file_name": "a.jpg"}, {"id": 9, "file_name": "x\\b.jpg"}]
     images.append({"id": 5, "file_name": "y/b.jpg"})
     file = tmp_path / "ids.json"
     file.write_text(json.dumps({"images": images}))

@@ -116,6 +116,12 @@ def test_what_is_no_caption_is_refused_or_counted_by_the_source(tmp_path):
     assert "1 captions with half a character" in described
 
 
+def test_captions_without_words_are_named(folder, tmp_path):
+    blank = captions(folder, tmp_path / "blank.json", lambda number, words: " ")
+    with pytest.raises(ValueError, match=r"blank\.json: no sentences to learn a text model from"):
+        opened(folder, tmp_path / "run", **blank)
+
+
 def test_a_flag_says_the_text_model_of_a_run_or_is_refused(folder, before, tmp_path):
     workdir, text = before
     config = small.config("captioning.py:shapes", folder)

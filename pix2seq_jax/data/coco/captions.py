@@ -175,7 +175,7 @@ class CocoCaptions:
 
     def describe(self) -> str:
         """One line per kind of thing left out, with the first names; "" when nothing was."""
-        return self.report.describe(self.annotations_path.name)
+        return self.report.describe("/".join(self.annotations_path.parts[-2:]))
 
 
 class References(Mapping):

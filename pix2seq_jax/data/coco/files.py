@@ -192,7 +192,8 @@ def listed(
             f"annotation file {path}: the list images is empty; at least one image is needed"
         )
     if len(keep) < len(ids):
-        report.add("images listed twice, read once", sorted(set(range(len(ids))) - set(keep)))
+        again = sorted(set(range(len(ids))) - set(keep))
+        report.add("images listed twice, read once", ids[again].tolist())
     return ids[keep], [names[row] for row in keep], keep
 
 

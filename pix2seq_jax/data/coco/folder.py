@@ -215,7 +215,8 @@ class CocoDir:
         boxes = (clipped / limits).astype(np.float32)
         area = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
         self.report.add("boxes outside their image, clipped", self._ids[outside & area].tolist())
-        self.report.add("boxes without area, dropped", self._ids[~area].tolist())
+        flat = "boxes without area, not learnt (an evaluation counts them)"
+        self.report.add(flat, self._ids[~area].tolist())
         self._rows = np.flatnonzero(area)  # into the columns of all annotations
         self._boxes = boxes[self._rows]
         bounds = np.searchsorted(self._image[self._rows], np.arange(len(self) + 1))
@@ -341,7 +342,7 @@ class CocoDir:
     def describe(self) -> str:
         """One line per kind of repair, with the first ids or files; "" when the data needed
         none."""
-        return self.report.describe(self.annotations_path.name)
+        return self.report.describe("/".join(self.annotations_path.parts[-2:]))
 
     def coco_dict(self) -> dict:
         """The images, annotations (boxes as in the file) and categories for pycocotools.

@@ -96,7 +96,7 @@ def read_json(path: Path, lists: tuple[str, ...]) -> dict:
             f"annotation file {path} does not exist; give the path of a COCO-format JSON"
         )
     try:
-        with path.open(encoding="utf-8") as file, no_collector():
+        with path.open(encoding="utf-8-sig") as file, no_collector():
             content = json.load(file)
     except json.JSONDecodeError as error:
         raise ValueError(

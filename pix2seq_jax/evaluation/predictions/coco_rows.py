@@ -54,7 +54,7 @@ def image_ids(paths: Sequence[str], annotations: str = "") -> list[int]:
 def _ids_by_name(annotations: str) -> dict[str, int]:
     try:
         rows = json.loads(Path(annotations).read_bytes())["images"]
-        listed = [(str(row["file_name"]), int(row["id"])) for row in rows]
+        listed = [(str(row["file_name"]).replace("\\", "/"), int(row["id"])) for row in rows]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"--image_ids={annotations} cannot be read ({type(error).__name__}: {error}); give a "

@@ -133,7 +133,7 @@ def test_boxes_are_clipped_dropped_and_counted(folder):
     )
     assert source.report == {
         "boxes outside their image, clipped": 2,
-        "boxes without area, dropped": 3,
+        "boxes without area, not learnt (an evaluation counts them)": 3,
         "annotations of images that are not listed, dropped": 1,
     }
     assert "2 boxes outside their image, clipped (first: 11, 12)" in source.describe()
@@ -156,9 +156,10 @@ def test_missing_fields_are_filled_in(folder):
 
 
 def test_image_listed_twice_is_read_once(folder):
-    source = open_with(folder, lambda content: content["images"].append(content["images"][0]))
+    source = open_with(folder, lambda content: content["images"].append(content["images"][1]))
     assert len(source) == 3
     assert source.report == {"images listed twice, read once": 1}
+    assert source.describe().endswith("images listed twice, read once (first: 5)")
     with pytest.raises(ValueError, match=r"image id 5 is given to sub/ü b\.png and to x\.jpg"):
         open_with(folder, lambda content: content["images"].append({"id": 5, "file_name": "x.jpg"}))
 
@@ -244,6 +245,13 @@ def test_what_is_not_coco_is_named(folder, change, message):
     with pytest.raises(ValueError, match=message) as caught:
         open_with(folder, change)
     assert "instances.json" in str(caught.value)
+
+
+def test_a_byte_order_mark_is_read_over(folder):
+    path = folder / "annotations.json"
+    plain = open_with(folder)
+    path.write_bytes(b"\xef\xbb\xbf" + plain.annotations_path.read_bytes())
+    assert CocoDir(folder, path).coco_dict() == plain.coco_dict()
 
 
 def test_broken_files_are_named(folder):
