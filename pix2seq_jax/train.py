@@ -5,7 +5,7 @@ weights come from in experiment.start.
 """
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -61,12 +61,10 @@ def run(
     # Make the update.
     tx, update = resolve.make_update(config, opened.model, opened.trained)
     with contextlib.ExitStack() as stack:
-        # From here on the workdir belongs to this run.
-        stack.enter_context(lock.only_training(workdir))
-        saver = _claim(opened, workdir, best_metric)
         stack.enter_context(jax.set_mesh(mesh))
         terminated = stack.enter_context(stopping.termination())
-        stack.callback(saver.close)
+        # From here on the workdir belongs to this run.
+        saver = stack.enter_context(_claimed(opened, workdir, best_metric))
         # Find the weights.
         state = start.restore_or_start(config, workdir, saver, opened.meta, opened.model, tx, mesh)
         first = int(state.step)
@@ -98,17 +96,23 @@ def run(
     return evaluation
 
 
-def _claim(opened: OpenedRun, workdir: str | Path, best_metric: str) -> checkpoint.Checkpointer:
+@contextlib.contextmanager
+def _claimed(
+    opened: OpenedRun, workdir: str | Path, best_metric: str
+) -> Iterator[checkpoint.Checkpointer]:
     """Writes what a run begins with, and gives what its checkpoints are saved by.
 
     Raises:
-        ValueError: the workdir belongs to another run.
+        ValueError: the workdir belongs to another run, or another command trains there.
     """
-    claim.claim_workdir(workdir, opened.config)
-    text_model.save_text(opened.text, workdir)
-    opened.cache.save()
     keep_latest, folder = opened.config.train.keep_latest, path_of(workdir) / CHECKPOINTS
-    return checkpoint.Checkpointer(folder, keep_latest=keep_latest, best_metric=best_metric)
+    with lock.only_training(workdir):
+        claim.claim_workdir(workdir, opened.config)
+        text_model.save_text(opened.text, workdir)
+        opened.cache.save()
+        saver = checkpoint.Checkpointer(folder, keep_latest=keep_latest, best_metric=best_metric)
+        with contextlib.closing(saver):
+            yield saver
 
 
 def _writer(config: ml_collections.ConfigDict, workdir: str | Path, first: int) -> MetricWriter:
