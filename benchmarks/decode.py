@@ -27,13 +27,19 @@ from pix2seq_jax.models.pix2seq import Pix2Seq
 def main() -> None:
     """Times the decoder of ViT-B on memories of random images."""
     parser = measure.arguments(__doc__)
-    parser.add_argument("--batches", default="1,8", help="images at a time")
-    parser.add_argument("--objects", default="1", help="sequences of an image")
-    parser.add_argument("--samples", default="1", help="samples of a sequence")
-    parser.add_argument("--sizes", default="640", help="sides of the images in pixels")
-    parser.add_argument("--vocabs", default="3000", help="sizes of the vocabulary")
-    parser.add_argument("--lengths", default="16,112", help="SHORT,LONG[,LONG...] tokens")
-    parser.add_argument("--dtype", default="float32", help="float32 or bfloat16")
+    parser.add_argument("--batches", type=measure.wholes, default="1,8", help="images at a time")
+    parser.add_argument("--objects", type=measure.wholes, default="1", help="sequences of an image")
+    parser.add_argument("--samples", type=measure.wholes, default="1", help="samples of a sequence")
+    parser.add_argument(
+        "--sizes", type=measure.wholes, default="640", help="sides of the images in pixels"
+    )
+    parser.add_argument(
+        "--vocabs", type=measure.wholes, default="3000", help="sizes of the vocabulary"
+    )
+    parser.add_argument(
+        "--lengths", type=measure.wholes, default="16,112", help="SHORT,LONG[,LONG...] tokens"
+    )
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--cache_dtype", default="", help="model.cache_dtype")
     parser.add_argument("--kernel_dtype", default="", help="int8, or that of --dtype")
     parser.add_argument("--sampler", default="greedy")
@@ -41,19 +47,15 @@ def main() -> None:
     bandwidth, rate = measure.bandwidth(), measure.matrix_rate(args.dtype)
     rows = [
         row
-        for batch in _numbers(args.batches)
-        for objects in _numbers(args.objects)
-        for samples in _numbers(args.samples)
-        for size in _numbers(args.sizes)
-        for vocab in _numbers(args.vocabs)
+        for batch in args.batches
+        for objects in args.objects
+        for samples in args.samples
+        for size in args.sizes
+        for vocab in args.vocabs
         for row in _rows(args, (batch, objects, samples, size, vocab), bandwidth, rate)
     ]
     facts = {"dtype": args.dtype, "GB/s": bandwidth / 1e9, "GFLOP/s": rate / 1e9}
     measure.report(rows, args.json, **facts)
-
-
-def _numbers(text: str) -> list[int]:
-    return [int(number) for number in text.split(",")]
 
 
 def _rows(args, shape: tuple[int, ...], bandwidth: float, rate: float) -> list[dict]:
@@ -87,7 +89,7 @@ def _decoders(args, model: Pix2Seq, shape: tuple[int, ...]) -> tuple[dict, dict]
     memory = jax.random.normal(jax.random.key(1), (batch, _image_tokens(model), model.dec_dim))
     inputs = variables, memory, jnp.full((batch, objects, 1), 10, jnp.int32), jax.random.key(0)
     works, compiled = {}, {}
-    for length in _numbers(args.lengths):
+    for length in args.lengths:
 
         def decode(variables, memory, prompt, rng, length=length):
             options = {"max_len": length + 1, "num_samples": samples, "rng": rng}

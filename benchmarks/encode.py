@@ -61,7 +61,7 @@ def flags() -> argparse.ArgumentParser:
     """The flags of this benchmark."""
     parser = measure.arguments(__doc__)
     parser.add_argument("--models", nargs="+", choices=sorted(MODELS), default=list(MODELS))
-    parser.add_argument("--sizes", nargs="+", type=int, default=[320, 640, 1024, 1333])
+    parser.add_argument("--sizes", nargs="+", type=measure.whole, default=[320, 640, 1024, 1333])
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--attention", default="auto", help="model.attention")
     parser.add_argument("--remat", action="store_true", help="model.remat, with --train")

@@ -101,8 +101,10 @@ def evaluated(
 def main() -> None:
     """Reads the flags, draws the data and evaluates."""
     parser = measure.arguments(__doc__)
-    parser.add_argument("--images", type=int, default=128, help="images that are evaluated")
-    parser.add_argument("--batch", type=int, default=32, help="config.eval.batch_size")
+    parser.add_argument(
+        "--images", type=measure.whole, default=128, help="images that are evaluated"
+    )
+    parser.add_argument("--batch", type=measure.whole, default=32, help="config.eval.batch_size")
     given = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as temporary:

@@ -89,7 +89,7 @@ def decoding(axis: str, rate: float, bandwidth: float, runs: int) -> list[dict[s
     rows = []
     for value, (objects, samples, vocabulary, tokens) in shapes[axis].items():
         model = Pix2Seq((640, 640), vocabulary, VitBackbone(16), max_seq_len=tokens + 1)
-        arguments = types.SimpleNamespace(lengths=str(tokens), sampler="greedy")
+        arguments = types.SimpleNamespace(lengths=[tokens], sampler="greedy")
         works, _ = decode._decoders(arguments, model, (1, objects, samples))
         timing = measure.timed(works[tokens], runs=runs)
         sequences = objects * samples

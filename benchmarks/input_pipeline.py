@@ -247,9 +247,11 @@ def measured(folder: Path, size: int, images: int, runs: int, gib: float) -> lis
 def main() -> None:
     """Reads the flags, writes the files and measures."""
     parser = measure.arguments(__doc__)
-    parser.add_argument("--size", type=int, default=640, help="longer side of the resized images")
+    parser.add_argument(
+        "--size", type=measure.whole, default=640, help="longer side of the resized images"
+    )
     parser.add_argument("--only", help="COCO or large; the default measures both")
-    parser.add_argument("--images", type=int, default=320, help="images of a run")
+    parser.add_argument("--images", type=measure.whole, default=320, help="images of a run")
     parser.add_argument(
         "--cache", type=float, default=0.0, help="GiB of decoded images that may stay in memory"
     )

@@ -116,8 +116,29 @@ def arguments(description: str) -> argparse.ArgumentParser:
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
-    parser.add_argument("--runs", type=int, default=5, help="timed runs of each figure")
+    parser.add_argument("--runs", type=whole, default=5, help="timed runs of each figure")
     return parser
+
+
+def whole(text: str) -> int:
+    """The value of a flag that is a whole number of at least 1."""
+    (number,) = _wholes([text], "a whole number of at least 1")
+    return number
+
+
+def wholes(text: str) -> list[int]:
+    """The value of a flag that is whole numbers of at least 1, joined by commas."""
+    return _wholes(text.split(","), "whole numbers of at least 1, joined by commas")
+
+
+def _wholes(parts: Sequence[str], words: str) -> list[int]:
+    try:
+        numbers = [int(part) for part in parts]
+    except ValueError:
+        numbers = [0]
+    if min(numbers) < 1:
+        raise argparse.ArgumentTypeError(f"{','.join(parts)!r}: give {words}")
+    return numbers
 
 
 def report(rows: Sequence[Mapping[str, Any]], path: Path | None, **facts: Any) -> None:

@@ -48,10 +48,10 @@ def main() -> None:
     parser.add_argument("--mesh", default="data=-1", help="of a training step: data=2,fsdp=4")
     add_step(parser)
     parser.add_argument("--decode", type=int, default=0, help="images that ViT-B decodes on a chip")
-    parser.add_argument("--objects", type=int, default=1, help="sequences of an image")
-    parser.add_argument("--samples", type=int, default=1, help="samples of a sequence")
-    parser.add_argument("--tokens", type=int, default=500, help="length of a sequence")
-    parser.add_argument("--vocab", type=int, default=3000, help="size of the vocabulary")
+    parser.add_argument("--objects", type=measure.whole, default=1, help="sequences of an image")
+    parser.add_argument("--samples", type=measure.whole, default=1, help="samples of a sequence")
+    parser.add_argument("--tokens", type=measure.whole, default=500, help="length of a sequence")
+    parser.add_argument("--vocab", type=measure.whole, default=3000, help="size of the vocabulary")
     parser.add_argument("--kernel_dtype", default="", help="model.kernel_dtype")
     parser.add_argument("--cache_dtype", default="", help="model.cache_dtype")
     parser.add_argument("--sampler", default="nucleus(0.4)")
@@ -76,8 +76,10 @@ def main() -> None:
 def add_step(parser: argparse.ArgumentParser) -> None:
     """The flags of a training step."""
     parser.add_argument("--config", default="demo", choices=steps.CONFIGS)
-    parser.add_argument("--size", type=int, default=640, help="side of the images in pixels")
-    parser.add_argument("--batch", type=int, default=8, help="images of a step and task")
+    parser.add_argument(
+        "--size", type=measure.whole, default=640, help="side of the images in pixels"
+    )
+    parser.add_argument("--batch", type=measure.whole, default=8, help="images of a step and task")
     parser.add_argument("--dtype", default="bfloat16", choices=("float32", "bfloat16"))
     parser.add_argument("--remat", action="store_true", help="compute activations again")
     parser.add_argument("--remat_policy", default="elementwise", help="model.remat_policy")

@@ -51,8 +51,10 @@ def main() -> None:
     """Prints the table."""
     parser = measure.arguments(__doc__)
     parser.add_argument("--config", default="vit-b", choices=CONFIGS)
-    parser.add_argument("--size", type=int, default=640, help="side of the images in pixels")
-    parser.add_argument("--batch", type=int, default=1, help="images of a step")
+    parser.add_argument(
+        "--size", type=measure.whole, default=640, help="side of the images in pixels"
+    )
+    parser.add_argument("--batch", type=measure.whole, default=1, help="images of a step")
     parser.add_argument("--vocabulary", type=int, default=0, help="0: that of the config")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--remat", action="store_true", help="compute activations again")

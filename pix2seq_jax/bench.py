@@ -15,7 +15,8 @@ from pix2seq_jax.experiment.guard import INTERRUPTED
 
 FLAGS = ()  # each benchmark has its own
 FOLDER = Path(__file__).parents[1] / "benchmarks"
-SHARED = "measure"  # what the benchmarks import
+ENDING = "ending"  # runs one of them
+SHARED = ("measure", ENDING)  # no benchmarks
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -31,16 +32,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(2)
     here = str(FOLDER.parent)
     paths = os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))
-    command = [sys.executable, str(FOLDER / f"{name}.py"), *rest]
+    command = [sys.executable, str(FOLDER / f"{ENDING}.py"), name, *rest]
     try:
-        sys.exit(subprocess.call(command, env=os.environ | {"PYTHONPATH": paths}))
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+        code = subprocess.call(command, env=os.environ | {"PYTHONPATH": paths})
+    except KeyboardInterrupt:  # it has interrupted the benchmark, too
+        code = INTERRUPTED
+    if code == INTERRUPTED:
+        print("stopped by Ctrl-C", file=sys.stderr)
+    sys.exit(code)
 
 
 def names() -> list[str]:
     """The benchmarks of this checkout."""
-    return sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != SHARED)
+    return sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in SHARED)
 
 
 def _unknown(name: str) -> str:

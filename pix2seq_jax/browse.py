@@ -17,7 +17,7 @@ FLAGS = (
     CONFIG,
     Flag("out", REQUIRED, "Folder for the page and the pictures."),
     Flag("count", 16, "Sequences of each task.", least=1),
-    Flag("step", 0, "Of the batch to begin with.", least=0),
+    Flag("step", 0, "Of the batch to begin with.", least=0, most=2**31 - 1),
     Flag("workdir", "", "Of a run, for its classes and text model (empty: as a new run has)."),
 )
 

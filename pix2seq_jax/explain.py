@@ -50,12 +50,11 @@ def call(
     from pix2seq_jax.files.locations import readable
 
     setup_logging()
-    if not Path(image).is_file():
-        raise ValueError(f"--image={image}: there is no such file; give the path of an image")
+    _check_image(image)
     with phase("restore"):
         model = predictor.load(
             workdir,
-            tasks=tasks.replace(",", "+").split("+") if tasks else None,
+            tasks=tasks or None,
             step=step,
             batch_size=1,
             text_model_path=text_model,
@@ -65,6 +64,21 @@ def call(
     write(explained, Path(out), readable(image), model, threshold=threshold, objects=objects)
     count = sum(len(one.tokens) for one in explained)
     log.info("%d sequences, %d tokens: open %s", len(explained), count, Path(out) / "index.html")
+
+
+def _check_image(image: str) -> None:
+    """Raises ValueError for what is no image file, before the model is loaded."""
+    from pix2seq_jax.data.coco.files import read_file
+    from pix2seq_jax.data.images import decode_image
+
+    if not Path(image).is_file():
+        raise ValueError(f"--image={image}: there is no such file; give the path of an image")
+    try:
+        decode_image(read_file(image), image)
+    except ValueError as error:
+        # What follows is about annotations, and there are none.
+        reason = str(error).rsplit("; ", 1)[0].removeprefix(f"image {image} ")
+        raise ValueError(f"--image={image} {reason}; give an image file") from error
 
 
 if __name__ == "__main__":

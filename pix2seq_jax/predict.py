@@ -28,7 +28,7 @@ FLAGS = (
     Flag("batch_size", 8, "Images at a time.", least=1),
     Flag("limit", 0, "Only so many files or frames (0: all).", least=0),
     Flag("threshold", 0.3, "Lowest score that is shown.", least=0, most=1),
-    Flag("classes", (), "Only these, as in person,car (empty: all)."),
+    Flag("classes", "", "Only these, as in person,car (empty: all)."),
     Flag("tasks", "", "Only these, as in detection+captioning."),
     Flag("side", 1024, "Longer side of pictures (0: the image's).", least=0),
     Flag("image_ids", "", "COCO JSON that numbers the images."),
@@ -50,7 +50,7 @@ def stream(
     step: int = 0,
     text_model: str = "",
     tasks: str = "",
-    classes: Sequence[str] = (),
+    classes: Sequence[str] | str = "",
     side: int = 1024,
     image_ids: str = "",
     kernel_dtype: str = "",
@@ -68,8 +68,8 @@ def stream(
         threshold: objects with lower scores are left out of pictures and JSON.
         step: of the checkpoint; 0: the newest.
         text_model: of an imported model with captions.
-        tasks: some of the model's tasks, joined by +; "" for all.
-        classes: names of those that may be found; () for all.
+        tasks: some of the model's tasks, joined by + or commas; "" for all.
+        classes: names of those that may be found, or a text that joins them by commas; "" for all.
         side: longer side of the pictures at most, in pixels; 0: that of the image.
         image_ids: JSON that has the ids of COCO's results, see `predictions.coco_rows.image_ids`.
         kernel_dtype: 'int8' for the decoder's kernels in int8; '': as trained.
@@ -94,7 +94,7 @@ def stream(
     with phase("restore"):
         model = predictor.load(
             workdir,
-            tasks=tasks.replace(",", "+").split("+") if tasks else None,
+            tasks=tasks or None,
             step=step,
             batch_size=batch_size,
             text_model_path=text_model,

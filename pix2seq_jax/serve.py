@@ -16,11 +16,13 @@ FLAGS = (
     Flag("host", "127.0.0.1", "Address to listen at; 0.0.0.0 for all."),
     Flag("port", 8000, "To listen at; 0: a free one, which is logged.", least=0, most=65535),
     Flag("batch_size", 8, "Most images that are predicted for together.", least=1),
-    Flag("delay_ms", 5.0, "Milliseconds that an image waits for others.", least=0),
+    Flag("delay_ms", 5.0, "Milliseconds that an image waits for others.", least=0, most=60_000),
     Flag("queue", 32, "Most requests at a time; more are answered 503.", least=1),
-    Flag("timeout", 30.0, "Seconds of a request; then it is answered 504."),
-    Flag("max_megabytes", 20.0, "Of an upload; more is answered 413."),
-    Flag("max_megapixels", 25.0, "Of an image; more is answered 413."),
+    Flag(
+        "timeout", 30.0, "Seconds of a request; then it is answered 504.", least=0.001, most=86_400
+    ),
+    Flag("max_megabytes", 20.0, "Of an upload; more is answered 413.", least=0.001, most=10_000),
+    Flag("max_megapixels", 25.0, "Of an image; more is answered 413.", least=0.001, most=10_000),
     Flag("threshold", 0.3, "Lowest score that is answered.", least=0, most=1),
     Flag("tasks", "", "Only these tasks, joined by +, as in detection+segmentation."),
     Flag("step", 0, "Of the checkpoint to use (0: the newest).", least=0),

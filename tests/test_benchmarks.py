@@ -1,6 +1,17 @@
-"""What benchmarks/gpu.py reads off a program."""
+"""How benchmarks end, and what benchmarks/gpu.py reads off a program."""
 
-from benchmarks import gpu
+import argparse
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks import gpu, measure
+from pix2seq_jax import bench
+from tests.helpers import small
 
 # A loop of three turns: a fusion takes a layer of a stack, a product follows, and another fusion
 # writes its result into a stack. Then a choice of two branches, of which one is a loop of an
@@ -83,3 +94,73 @@ def test_kernels_are_counted_with_the_parts_that_they_move():
         ("writing into a stack", 256 + 256 + 4, 3.0),
         ("sums", 3 * 256 + 32, 5 / 2),
     ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("decode", "--batches=x"), "argument --batches: 'x': give whole numbers of at least 1"),
+        (("encode", "--sizes=0"), "argument --sizes: '0': give a whole number of at least 1"),
+        (("serve", "--workdir=/nope"), "error: /nope/config.json does not exist"),
+    ],
+)
+def test_wrong_flags_end_with_2(arguments, words, capfd):
+    code, printed = ended(arguments, capfd)
+    assert code == 2 and words in printed and "Traceback" not in printed, printed
+
+
+def test_numbers_of_flags():
+    assert measure.wholes("1,8") == [1, 8] and measure.whole("5") == 5
+    for text in ("", "x", "0", "1,0", "0,x", "-1", "1.5", "1,"):
+        with pytest.raises(argparse.ArgumentTypeError, match="give whole numbers of at least 1"):
+            measure.wholes(text)
+    with pytest.raises(argparse.ArgumentTypeError, match="'1,8': give a whole number of at least"):
+        measure.whole("1,8")
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "words"),
+    [
+        ("import sys; print(sys.argv[1:])", 0, "['--a=1', 'b']"),
+        ("import sys; sys.exit(1)", 1, ""),
+        ("raise ValueError('no\\nsuch size')", 2, "error: no such size"),
+        ("open('/nowhere')", 2, "error: [Errno 2] No such file or directory: '/nowhere'"),
+        ("raise KeyboardInterrupt", 130, "stopped by Ctrl-C"),
+    ],
+)
+def test_a_benchmark_ends_in_one_line(body, code, words, folder, capfd):
+    (folder / "mine.py").write_text(body)
+    assert bench.names() == ["mine"]
+    assert ended(("mine", "--a=1", "b"), capfd) == (code, words)
+
+
+def test_ctrl_c_is_one_line(folder):
+    """It reaches the command and the benchmark."""
+    (folder / "mine.py").write_text("import time; print('begun', flush=True); time.sleep(60)")
+    code = (
+        "from pathlib import Path; from pix2seq_jax import bench; "
+        f"bench.FOLDER = Path({str(folder)!r}); bench.main(['mine'])"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=small.ROOT, text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    assert process.stdout.readline() == "begun\n"
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (130, "stopped by Ctrl-C\n")
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Of benchmarks, without one."""
+    shutil.copy(bench.FOLDER / f"{bench.ENDING}.py", tmp_path)
+    monkeypatch.setattr(bench, "FOLDER", tmp_path)
+    return tmp_path
+
+
+def ended(arguments, capfd) -> tuple[int, str]:
+    """The exit code of a benchmark and what it printed."""
+    with pytest.raises(SystemExit) as end:
+        bench.main(arguments)
+    return end.value.code, "".join(capfd.readouterr()).strip()

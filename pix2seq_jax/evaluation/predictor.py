@@ -1,7 +1,6 @@
 """A trained model as a function of images: what prediction, and whoever serves a model, calls."""
 
 import dataclasses
-import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from pix2seq_jax.evaluation import make_host_tasks
 from pix2seq_jax.evaluation.asks import Ask, Part
 from pix2seq_jax.evaluation.boxes import Boxes
 from pix2seq_jax.evaluation.chunks import Pictures
+from pix2seq_jax.evaluation.classes import labels_of
 from pix2seq_jax.evaluation.inference import Runner
 from pix2seq_jax.evaluation.marks import marks, rows_of
 from pix2seq_jax.evaluation.metrics import masks
@@ -119,7 +119,7 @@ class Predictor:
         *,
         text=None,
         step: int = 0,
-        classes: Sequence[str] = (),
+        classes: Sequence[str] | str = (),
     ) -> None:
         """Builds the graphs of the preprocessing.
 
@@ -129,7 +129,7 @@ class Predictor:
             mesh: of the devices.
             text: makes words of the pieces of captions (data.text.Text).
             step: that the weights are of.
-            classes: names of those that may be found; () for all.
+            classes: names of those that may be found, see `classes.labels_of`; () for all.
 
         Raises:
             ValueError: preprocessing or samplers that cannot be; no task of the model can look at
@@ -319,20 +319,6 @@ def _pictures(
     return Pictures(first + np.arange(count), files, sizes, broken, draw_ids=draw_ids)
 
 
-def labels_of(classes: Sequence[str], names: Sequence[str]) -> list[int] | None:
-    """The labels, 1-based, of some classes by name; None for no name: all of them.
-
-    Raises:
-        ValueError: a name that is none of `names`.
-    """
-    for name in classes:
-        if name not in names:
-            close = difflib.get_close_matches(name.lower(), names, 1, 0.5)
-            hint = f"did you mean {close[0]!r}" if close else f"it has {', '.join(names)}"
-            raise ValueError(f"classes={','.join(classes)}: the model has no {name!r}; {hint}")
-    return [names.index(name) + 1 for name in dict.fromkeys(classes)] or None
-
-
 def _refuse(file: str, size: tuple[int, int], error: ValueError) -> None:
     del file, size
     raise error
@@ -341,11 +327,11 @@ def _refuse(file: str, size: tuple[int, int], error: ValueError) -> None:
 def load(
     workdir: str | Path,
     *,
-    tasks: Sequence[str] | None = None,
+    tasks: Sequence[str] | str | None = None,
     step: int = 0,
     batch_size: int = BATCH_SIZE,
     text_model_path: str = "",
-    classes: Sequence[str] = (),
+    classes: Sequence[str] | str = (),
     kernel_dtype: str = "",
     cache_dtype: str = "",
 ) -> Predictor:
@@ -353,11 +339,12 @@ def load(
 
     Args:
         workdir: of a run.
-        tasks: only these of its tasks; None for all.
+        tasks: only these of its tasks, or a text that joins them by + or commas; None for all.
         step: of the checkpoint; 0: the newest whole one.
         batch_size: images at a time.
         text_model_path: SentencePiece model, for an imported model with captions.
-        classes: names of those that may be found, decoding writes no other; () for all.
+        classes: names of those that may be found, decoding writes no other, or a text that joins
+            them by commas; () for all.
         kernel_dtype, cache_dtype: 'int8' for the decoder's kernels, and for keys and values that
             tokens look at, in int8, see models.pix2seq; '': as trained.
 
@@ -369,7 +356,7 @@ def load(
     if tasks is not None:
         config = resolve.select_tasks(config, tasks)
     config.eval.batch_size = batch_size
-    config.data.text_model = text_model_path or config.data.text_model
+    text_model.take_given(config, text_model_path, workdir)
     config.model.kernel_dtype = kernel_dtype or config.model.kernel_dtype
     config.model.cache_dtype = cache_dtype or config.model.cache_dtype
     labels_of(classes, tuple(config.data.category_names))  # before anything large is read

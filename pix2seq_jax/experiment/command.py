@@ -12,6 +12,7 @@ within the call, so that `--help` and a flag that is refused answer at once:
         ...
 """
 
+import math
 import os
 import re
 import sys
@@ -45,7 +46,7 @@ class Flag(NamedTuple):
         help: what it means.
         choices: the texts that are allowed; () for any.
         argument: of the call, where it has another name than the flag.
-        least: of a number.
+        least: of a number, which must be finite then.
         most: of a number that has a least one.
     """
 
@@ -183,12 +184,17 @@ def _check_value(flag: Flag, value) -> None:
     if flag.least is None:
         return
     if flag.most is None:
-        within, words = value >= flag.least, f"at least {flag.least:g}"
+        within, words = flag.least <= value < math.inf, f"at least {_number(flag.least)}"
     else:
         within = flag.least <= value <= flag.most
-        words = f"a number from {flag.least:g} to {flag.most:g}"
+        words = f"a number from {_number(flag.least)} to {_number(flag.most)}"
     if not within:
-        raise ValueError(f"--{flag.name}={value:g}: give {words}")
+        raise ValueError(f"--{flag.name}={_number(value)}: give {words}")
+
+
+def _number(value: float) -> str:
+    """A number with all its digits."""
+    return str(value) if isinstance(value, int) else f"{value:.12g}"
 
 
 def _message(error: Exception) -> str:

@@ -1,10 +1,13 @@
 """How every command ends when something is wrong: one line on stderr, an exit code, and the trace
 in a file."""
 
+import _thread
+import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 
 from absl import logging
 
@@ -16,6 +19,7 @@ QUIET = {"TF_CPP_MIN_LOG_LEVEL": "2", "TF_ENABLE_ONEDNN_OPTS": "0"}
 
 # Exit codes after Ctrl-C and SIGTERM, as of a shell; input that does not fit ends with 2.
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
+AGAIN = 0.05  # seconds after which Ctrl-C comes again
 
 
 def guarded(
@@ -38,7 +42,8 @@ def guarded(
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     try:
-        command()
+        with _interrupts():
+            command()
     except KeyboardInterrupt:
         print("stopped by Ctrl-C; a training run goes on from what it has saved", file=sys.stderr)
         sys.exit(INTERRUPTED)
@@ -48,6 +53,27 @@ def guarded(
         if whole_trace or not isinstance(error, (ValueError, FloatingPointError, OSError)):
             raise
         fail(str(error), trace=str(trace or ""))
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[None]:
+    """Lets Ctrl-C come again that came where Python drops what is raised, as in JAX's callback of
+    the garbage collector."""
+    before = sys.unraisablehook
+
+    def dropped(what) -> None:
+        if what.exc_type is KeyboardInterrupt:
+            again = threading.Timer(AGAIN, _thread.interrupt_main)
+            again.daemon = True
+            again.start()
+        else:
+            before(what)
+
+    sys.unraisablehook = dropped
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 def fail(message: str, *, trace: str = "") -> None:

@@ -136,23 +136,27 @@ def check_weights(config: ml_collections.ConfigDict) -> None:
 
 
 def select_tasks(
-    config: ml_collections.ConfigDict, names: Iterable[str]
+    config: ml_collections.ConfigDict, names: Iterable[str] | str
 ) -> ml_collections.ConfigDict:
     """A copy of a config with only some of its tasks; their weights sum to one again.
 
     Without detection, boxes are those of the annotations, as in the configs of single tasks.
 
+    Args:
+        config: with all of its tasks.
+        names: of tasks; a text is the value of the flag --tasks, names joined by + or commas.
+
     Raises:
         ValueError: no name, or one that is no task of the config.
     """
-    config, chosen = ml_collections.ConfigDict(config.to_dict()), list(names)
-    have = task_names(config)
+    config, have = ml_collections.ConfigDict(config.to_dict()), task_names(config)
+    chosen = _names_of_flag(names) if isinstance(names, str) else list(names)
     for name in chosen or [""]:
         if name not in have:
             is_task = "a task that this model was not trained on" if name in TASKS else "no task"
+            value = f"--tasks={names}" if isinstance(names, str) else f"tasks={'+'.join(chosen)}"
             raise ValueError(
-                f"tasks={'+'.join(chosen)}: {name!r} is {is_task}; it has {have}; join some of "
-                "them by +"
+                f"{value}: {name!r} is {is_task}; it has {have}; join some of them by +"
             )
     config.tasks = {name: config.tasks[name] for name in have if name in chosen}
     total = sum(section.weight for section in config.tasks.values())
@@ -165,6 +169,10 @@ def select_tasks(
     task = task.removesuffix(f"_{GROUND_TRUTH}_boxes")
     config.train.best_metric = f"{label(config, task)}/{metric}" if task in chosen else ""
     return config
+
+
+def _names_of_flag(text: str) -> list[str]:
+    return [name.strip() for name in text.replace(",", "+").split("+")]
 
 
 def make_tasks(config: ml_collections.ConfigDict) -> dict[str, Task]:

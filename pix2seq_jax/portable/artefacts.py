@@ -54,18 +54,25 @@ def write(
         out: new files replace old ones of the same name.
         step: of the checkpoint; 0: the newest whole one.
         sampler: "config": how the run evaluates; "greedy": one sample, the likeliest tokens.
-        tasks: some of the model's tasks, joined by +; "" for all.
+        tasks: some of the model's tasks, joined by + or commas; "" for all.
         text_model_path: SentencePiece model, for an imported model with captions.
         weights_only: only model.safetensors.
 
     Raises:
-        ValueError: no run there, no such task, or preprocessing that cannot be exported.
+        ValueError: no run there, no such task, preprocessing that cannot be exported, or
+            `weights_only` for a folder that holds a whole export.
     """
+    folder = Path(out)
+    if weights_only and (folder / description.FILE).exists():
+        raise ValueError(
+            f"--out={out} holds a whole export, which would have the weights of another model; "
+            "give another --out, or leave out --weights_only"
+        )
     config = ml_collections.ConfigDict(saved_run.load_config(workdir).to_dict())
-    config.data.text_model = text_model_path or config.data.text_model
+    text_model.take_given(config, text_model_path, workdir)
     chosen = ml_collections.ConfigDict(config.to_dict())
     if tasks:
-        chosen = resolve.select_tasks(chosen, tasks.split("+"))
+        chosen = resolve.select_tasks(chosen, tasks)
     if sampler == GREEDY:
         for section in chosen.tasks.values():
             section.sampler, section.num_samples = "greedy", 1
@@ -73,13 +80,14 @@ def write(
     with jax.set_mesh(mesh):
         model = resolve.make_model(config)
         step, variables = saved_run.load_variables(workdir, config, model, mesh, step=step)
-    folder = Path(out)
-    if not weights_only:
-        write_functions(folder, chosen, variables, step=step, text=text)
+    # It is written last, so that what is there of an export that was stopped is none.
+    (folder / description.FILE).unlink(missing_ok=True)
     path = folder / weights.WEIGHTS_FILE
     # The file is the whole model, whatever tasks are exported.
     whole = saved_run.meta(config, text_model.find_text(config, workdir))
     weights.write(path, variables, config, whole)
+    if not weights_only:
+        write_functions(folder, chosen, variables, step=step, text=text)
     log.info("step %d of %s is exported to %s", step, workdir, path if weights_only else folder)
 
 
@@ -107,8 +115,8 @@ def write_functions(
         made = _exported(decode, shapes, memory, fields, seed)
         write_whole(folder / content["tasks"][name]["file"], made.serialize())
         log.info("%s: %s", name, jax.tree.unflatten(made.out_tree, made.out_avals))
-    write_whole(folder / description.FILE, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     shutil.copyfile(load_exported.__file__, folder / Path(load_exported.__file__).name)
+    write_whole(folder / description.FILE, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 def portable_model(config: ml_collections.ConfigDict):

@@ -58,6 +58,9 @@ class Exported:
         model finds them `keypoints` [[y, x], ...] and `outlines`: for each sample a list of
         rings [[y, x], ...]. A pixel belongs to the mask where at least `mask_threshold` of the
         samples cover it. Objects that score less than the threshold are left out.
+
+        Raises:
+            ValueError: an image of another type or shape, or without a pixel.
         """
         if not len(images):
             return []
@@ -208,8 +211,7 @@ def _read(path: Path) -> Any:
 
 def _prepared(pixels: np.ndarray, box: Sequence[float] | None, ops: list[dict]) -> dict:
     """One image u8[h,w,3] through the ops, see description.json."""
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
-        raise ValueError(f"an image of {pixels.dtype}{list(pixels.shape)}: give u8[h,w,3], RGB")
+    _check_image(pixels)
     image, corner = pixels, np.zeros(2, np.int32)
     size = np.array(pixels.shape[:2], np.int32)
     for op in ops:
@@ -229,6 +231,15 @@ def _prepared(pixels: np.ndarray, box: Sequence[float] | None, ops: list[dict]) 
             image = padded
     fields = {"orig_size": size, "unpadded_size": unpadded, "crop_offset": corner}
     return {"image": image} | fields
+
+
+def _check_image(pixels: np.ndarray) -> None:
+    """Raises ValueError for another type or shape than u8[h,w,3], or no pixel."""
+    if not isinstance(pixels, np.ndarray | jax.Array):
+        raise ValueError(f"an image that is {pixels!r:.80}: give u8[h,w,3], RGB")
+    shaped = pixels.ndim == 3 and pixels.shape[2] == 3 and pixels.size > 0
+    if pixels.dtype != np.uint8 or not shaped:
+        raise ValueError(f"an image of {pixels.dtype}{list(pixels.shape)}: give u8[h,w,3], RGB")
 
 
 def _window(size: np.ndarray, box: Sequence[float], scale: float) -> tuple[np.ndarray, np.ndarray]:

@@ -35,7 +35,7 @@ def serve(
         with phase("restore"):
             model = predictor.load(
                 workdir,
-                tasks=tasks.split("+") if tasks else None,
+                tasks=tasks or None,
                 step=step,
                 batch_size=limits.batch_size,
                 text_model_path=text_model,

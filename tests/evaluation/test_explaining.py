@@ -14,6 +14,7 @@ from pix2seq_jax.evaluation.explanations import shown
 from pix2seq_jax.evaluation.token_words import Frame, Words
 from pix2seq_jax.vocab import END_PIECE, FAKE, INVISIBLE, PADDING, PROMPT_KEYPOINTS, SEPARATOR
 from tests.helpers import four_tasks
+from tests.helpers.refusals import refused
 
 RECORDED = Path(__file__).parents[1] / "golden" / "workdir_0_1"  # of all four tasks
 
@@ -122,3 +123,14 @@ def test_no_image_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"--image=.*none\.png: there is no such file"):
         explain.call(**(names | given | {"tasks": "detection"}))
     assert not list(tmp_path.iterdir())
+
+
+def test_what_is_no_image_is_refused_before_the_model_is_loaded(tmp_path, monkeypatch):
+    monkeypatch.delattr(predictor, "load")
+    text, out = tmp_path / "read; me.md", tmp_path / "out"
+    text.write_text("# No image")
+    flags = (f"--workdir={RECORDED}", f"--image={text}", f"--out={out}")
+    line, code = refused(lambda: explain.main(flags))
+    assert code == 2 and not out.exists()
+    assert f"error: --image={text} cannot be decoded (UnidentifiedImageError: " in line
+    assert "); give an image file (" in line and "annotations" not in line

@@ -1,7 +1,11 @@
 """What is refused about the workdir of a run: a config.json that is none, other sizes; where traces
 of errors go."""
 
+import gc
 import json
+import signal
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -230,3 +234,27 @@ def test_ctrl_c_is_one_line(capsys):
     assert capsys.readouterr().err.splitlines() == [
         "stopped by Ctrl-C; a training run goes on from what it has saved"
     ]
+
+
+def test_ctrl_c_within_the_garbage_collector_is_not_lost(capsys):
+    """Python drops what a callback of the collector raises, as JAX's may when Ctrl-C comes."""
+    before, seen = sys.unraisablehook, []
+
+    def callback(phase, _):
+        if phase == "stop" and not seen:
+            seen.append(phase)
+            signal.raise_signal(signal.SIGINT)
+            int("1")  # where Python looks for signals
+
+    def works():
+        gc.callbacks.append(callback)
+        try:
+            gc.collect()
+        finally:
+            gc.callbacks.remove(callback)
+        time.sleep(60)
+
+    with pytest.raises(SystemExit) as ended:
+        guard.guarded(works)
+    assert ended.value.code == guard.INTERRUPTED and "stopped by Ctrl-C" in capsys.readouterr().err
+    assert seen and sys.unraisablehook is before

@@ -1,15 +1,17 @@
 """All commands answer alike: --help at once with an example, one line for a flag that is wrong."""
 
+import functools
 import os
 import subprocess
 import sys
 
 import pytest
 
+from pix2seq_jax import browse, serve
 from pix2seq_jax.experiment import command
 from pix2seq_jax.experiment.command import REQUIRED, Flag
 from tests.helpers import small
-from tests.helpers.refusals import check, refused
+from tests.helpers.refusals import LOADING, check, refused
 
 COMMANDS = {  # and a flag of each
     "main": "workdir",
@@ -25,11 +27,13 @@ FLAGS = (
     Flag("count", 3, "How many."),
     Flag("rate", 0.5, "How fast.", least=0, most=2),
     Flag("parts", 4, "Of each.", least=1),
+    Flag("width", 1.0, "Of a part.", least=0.25),
+    Flag("at", 0, "Which one.", least=0, most=2**31 - 1),
     Flag("names", ("a",), "Of what."),
     Flag("kind", "plain", "What kind.", choices=("plain", "round")),
     Flag("dry", False, "Whether to write nothing."),
 )
-DEFAULTS = {"count": 3, "rate": 0.5, "parts": 4, "names": ["a"], "kind": "plain", "dry": False}
+DEFAULTS = {flag.argument or flag.name: flag.default for flag in FLAGS[1:]} | {"names": ["a"]}
 
 
 @pytest.mark.parametrize(("name", "flag"), COMMANDS.items())
@@ -101,6 +105,8 @@ def test_values_are_of_the_kind_of_their_defaults():
         "count": 4,
         "rate": 2.0,
         "parts": 4,
+        "width": 1.0,
+        "at": 0,
         "names": ["b", "c"],
         "kind": "round",
         "dry": True,
@@ -120,10 +126,34 @@ def test_values_are_of_the_kind_of_their_defaults():
         (("--from=x", "--rate=2.5"), "--rate=2.5", "give a number from 0 to 2"),
         (("--from=x", "--rate=nan"), "--rate=nan", "give a number from 0 to 2"),
         (("--from=x", "--parts=0"), "--parts=0", "give at least 1"),
+        (("--from=x", "--width=inf"), "--width=inf", "give at least 0.25"),
+        (("--from=x", "--at=99999999999"), "--at=99999999999", "a number from 0 to 2147483647"),
     ],
 )
 def test_flags_that_cannot_be_read_are_one_line(arguments, field, remedy):
     check(refused(lambda: call(*arguments)), field, remedy)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "words"),
+    [
+        ("max_megabytes", ("inf", "nan", "-1", "0"), "0.001 to 10000"),
+        ("max_megapixels", ("inf", "nan", "-1", "0"), "0.001 to 10000"),
+        ("timeout", ("inf", "nan", "-1", "0"), "0.001 to 86400"),
+        ("delay_ms", ("inf", "nan", "-1"), "0 to 60000"),
+    ],
+)
+def test_limits_of_a_server_are_checked_before_it_is_loaded(name, values, words):
+    for value in values:
+        arguments = ["--workdir=none", f"--{name}={value}"]
+        line = refused(functools.partial(serve.main, arguments))
+        check(line, f"--{name}={value}:", f"give a number from {words}")
+
+
+@LOADING
+def test_a_step_that_no_run_has_cannot_be_browsed():
+    flags = ("--config=configs/detection.py:shapes", "--out=none", "--step=10000000000000")
+    check(refused(lambda: browse.main(flags)), flags[-1], "give a number from 0 to 2147483647")
 
 
 def test_errors_of_the_call_are_one_line_unless_the_trace_is_asked_for():

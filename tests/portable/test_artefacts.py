@@ -178,6 +178,21 @@ def test_the_loader_prepares_and_predicts_like_the_library(exported, library, pi
                 np.testing.assert_allclose(one["keypoints"], wanted, atol=0.02)
 
 
+@pytest.mark.parametrize(
+    ("image", "words"),
+    [
+        ("a.jpg", "an image that is 'a.jpg'"),
+        (np.zeros((0, 4, 3), np.uint8), r"an image of uint8\[0, 4, 3\]"),
+        (np.zeros((4, 0, 3), np.uint8), r"an image of uint8\[4, 0, 3\]"),
+        (np.zeros((4, 4), np.uint8), r"an image of uint8\[4, 4\]"),
+        (np.zeros((4, 4, 3)), r"an image of float64\[4, 4, 3\]"),
+    ],
+)
+def test_the_loader_refuses_what_is_no_image(exported, image, words):
+    with pytest.raises(ValueError, match=rf"{words}: give u8\[h,w,3\], RGB"):
+        load_exported.load(exported).predict([image])
+
+
 def test_classes_of_one_name_are_prompted_as_themselves(exported, pixels):
     one, other = load_exported.load(exported), load_exported.load(exported)
     other.description["classes"]["names"] = ["thing"] * len(one.description["classes"]["names"])

@@ -8,12 +8,14 @@ they become crowd regions, which do not count in COCO's. Categories are numbered
 order of the alphabet, as VOC's own twenty are.
 
 Some programs count from 0, against the format. XML files beside images are read so where one of
-their boxes starts at 0; the log says it. An image without XML file has no objects there.
+their boxes starts at 0; the log says it. An image without XML file has no objects there; the log
+counts them. A name that a list of ImageSets has twice is read once, with a warning.
 """
 
 import logging
 import math
 import xml.etree.ElementTree
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,26 +33,36 @@ def folder_of(source: Path) -> Path:
     Raises:
         ValueError: none of them has Annotations, ImageSets and JPEGImages.
     """
-    tried = [source, source / _YEAR, source / "VOCdevkit" / _YEAR]
-    for folder in tried:
-        parts = ("Annotations", "ImageSets/Main", "JPEGImages")
-        if all((folder / part).is_dir() for part in parts):
+    years = _years(source)
+    for folder in years:
+        if _is_year(folder):
             return folder
     raise ValueError(
         f"--source={source}: no folder with Annotations, ImageSets/Main and JPEGImages is there or "
-        f"in {tried[1]} or {tried[2]}; give the folder of a year, as in VOCdevkit/VOC2012, or one "
+        f"in {years[1]} or {years[2]}; give the folder of a year, as in VOCdevkit/VOC2012, or one "
         f"with {voc_folders.WORDS}"
     )
 
 
+def _years(source: Path) -> list[Path]:
+    """Where VOC's own layout is looked for."""
+    return [source, source / _YEAR, source / "VOCdevkit" / _YEAR]
+
+
+def _is_year(folder: Path) -> bool:
+    """Whether a folder has VOC's own layout."""
+    parts = ("Annotations", "ImageSets/Main", "JPEGImages")
+    return all((folder / part).is_dir() for part in parts)
+
+
 def is_there(source: Path) -> bool:
-    """Whether `convert` finds a layout that it reads, perhaps with something wrong in it."""
+    """Whether `convert` finds a layout that it reads, perhaps with something wrong in it. XML
+    files beside images do not count where all lie in folders below, as in a folder of data sets."""
     try:
-        return bool(voc_folders.find(source)) or folder_of(source).is_dir()
+        beside = voc_folders.find(source, scattered=False)
     except voc_folders.NotOneImage:
         return True
-    except ValueError:
-        return False
+    return bool(beside) or any(map(_is_year, _years(source)))
 
 
 def convert(
@@ -66,7 +78,8 @@ def convert(
     Raises:
         ValueError: a file is missing or cannot be read; names it, the value and the remedy.
     """
-    beside = voc_folders.find(source, splits)
+    own_layout = any(map(_is_year, _years(source)))
+    beside = voc_folders.find(source, splits, scattered=not own_layout)
     if beside:
         folders = {split: own.images for split, own in beside.items()}
         records = {split: _read_beside(own) for split, own in beside.items()}
@@ -91,14 +104,14 @@ def convert(
 def _read_beside(folder: voc_folders.Beside) -> list[dict]:
     """The images of a folder, those without XML file without objects."""
     rows, bare = [], []
-    for image in folder.files:
-        path = folder.annotations / f"{image.stem}.xml"
-        if not path.is_file():
-            bare.append(image.name)
-            rows.append({"image": {"file_name": image.name}, "objects": []})
+    for image, path in folder.files.items():
+        name = image.relative_to(folder.images).as_posix()
+        if path is None:
+            bare.append(name)
+            rows.append({"image": {"file_name": name}, "objects": []})
             continue
         row = _read_image(path, image.stem)
-        rows.append(row | {"image": row["image"] | {"file_name": image.name}})
+        rows.append(row | {"image": row["image"] | {"file_name": name}})
     if bare:
         text = "%d of %d images in %s have no XML file and are taken for images without objects: %s"
         log.warning(text, len(bare), len(rows), folder.images, ", ".join(bare[:3]))
@@ -135,15 +148,20 @@ def _read_split(folder: Path, split: str) -> list[dict]:
     """The images of a split, in its order: {"image": …, "objects": […]}."""
     path = folder / "ImageSets" / "Main" / f"{split}.txt"
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except OSError as error:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
         raise ValueError(
             f"{path} cannot be read: {error}; it lists the images of {split}, one a line"
         ) from error
     names = [line.split()[0] for line in lines if line.strip()]
     if not names:
         raise ValueError(f"{path} lists no image; one name a line is expected")
-    return [_read_image(folder / "Annotations" / f"{name}.xml", name) for name in names]
+    again = [name for name, count in Counter(names).items() if count > 1]
+    if again:
+        text = "%s lists %d names more than once, the first is %s; each is read once"
+        log.warning(text, path, len(again), again[0])
+    every = dict.fromkeys(names)
+    return [_read_image(folder / "Annotations" / f"{name}.xml", name) for name in every]
 
 
 def _read_image(path: Path, name: str) -> dict:

@@ -3,7 +3,9 @@ images/FOLDER, and labels/FOLDER/NAME.txt for images/FOLDER/NAME.jpg.
 
 A line of a label file is a class, counted from 0, and a box as centre x, centre y, width, height,
 or a polygon x, y, x, y, … of at least three points; all are shares of the width and height of the
-image. Class c becomes category c + 1. An image without a label file has no objects.
+image. They may lie a little outside of it; what is below -1 or above 2 is refused, as pixels are.
+Class c becomes category c + 1. An image without a label file has no objects; the log counts them,
+and label files without an image. A split without any label file is refused.
 
 Where data.yaml has `kpt_shape: [J, 2 or 3]`, every line has a box and J keypoints behind it: x, y
 and, of three, v as in COCO (0 not labelled, 1 hidden, 2 visible). Of two, all are visible but those
@@ -13,7 +15,7 @@ at 0, 0 or below, which are not labelled. The area of such an object is that of 
 import logging
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -30,6 +32,8 @@ from pix2seq_jax.geometry.rings import area
 log = logging.getLogger("pix2seq_jax")
 SPLITS = ("train", "val")
 FILE = "data.yaml"
+_CLASSES = "classes.txt"  # names of classes, which some programs write beside labels
+_LEAST, _MOST = -1, 2  # of shares: boxes may reach out of the image a little
 ENDS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
@@ -71,19 +75,24 @@ def convert(
     schema = Schema(names)
     if "kpt_shape" in content:
         schema = _keypoints(path, content, names)
-    made = {}
+    made, every = {}, []
     for split in splits:
         files = _images(path, root, split, content.get(split))
         folder = Path(os.path.commonpath([file.parent for file in files]))
         with ThreadPoolExecutor() as pool:  # headers of images, which wait for the disk
             rows = list(pool.map(lambda file: _read_image(file, schema), files))
+        bare = [file for file, row in zip(files, rows, strict=True) if row[1] is None]
+        _tell_bare(split, folder, bare, len(files))
         made[split] = folder, _contents(folder, files, rows, schema)
+        every += files
+    folders = {folder for folder, _ in made.values()} | {file.parent for file in every}
+    _tell_lonely(folders, every)
     return made
 
 
 def _read_yaml(path: Path) -> dict:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ValueError(
             f"{path} cannot be read: {error}; --source is a folder with data.yaml, or that file"
@@ -177,7 +186,7 @@ def _images(path: Path, root: Path, split: str, told) -> list[Path]:
             inside = [file for file in where.rglob("*") if file.suffix.lower() in ENDS]
             files += sorted(file for file in inside if not is_hidden(file, where))
         elif where.is_file():
-            lines = where.read_text(encoding="utf-8").splitlines()
+            lines = _lines(where, "list of images")
             files += [root / line.strip() for line in lines if line.strip()]
         else:
             raise ValueError(
@@ -186,6 +195,16 @@ def _images(path: Path, root: Path, split: str, told) -> list[Path]:
     if not files:
         raise ValueError(f"{path}: there is no image in {split}={told!r}")
     return list(dict.fromkeys(files))
+
+
+def _lines(path: Path, what: str) -> list[str]:
+    """The lines of a text file; raises FileNotFoundError where it is not there."""
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError:
+        raise
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{what} {path} cannot be read: {error}; copy it again") from error
 
 
 def _label_file(image: Path) -> Path:
@@ -198,19 +217,17 @@ def _label_file(image: Path) -> Path:
     return Path(*parts)
 
 
-def _read_image(file: Path, schema: Schema) -> tuple[tuple[int, int], list[dict]]:
-    """(height, width) and the objects of an image, in pixels; annotations are made on what viewers
-    show (EXIF orientation)."""
+def _read_image(file: Path, schema: Schema) -> tuple[tuple[int, int], list[dict] | None]:
+    """(height, width) and the objects of an image, in pixels, None where it has no label file;
+    annotations are made on what viewers show (EXIF orientation)."""
     height, width, turned = header(str(file))
     if turned:
         height, width = width, height
     labels = _label_file(file)
     try:
-        lines = labels.read_text(encoding="utf-8").splitlines()
+        lines = _lines(labels, "label file")
     except FileNotFoundError:
-        lines = []
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"label file {labels} cannot be read: {error}; copy it again") from error
+        return (height, width), None
     where = [(f"{labels}, line {number}", line) for number, line in enumerate(lines, 1)]
     objects = [_object(*one, (height, width), schema) for one in where if one[1].strip()]
     return (height, width), objects
@@ -232,15 +249,15 @@ def _object(place: str, line: str, size: tuple[int, int], schema: Schema) -> dic
             f"{place}: class {values[0]:g} has no name in data.yaml, which has "
             f"{sorted(schema.classes)}; correct one of them"
         )
-    height, width = size
-    if polygon:
-        more = _polygon(np.reshape(values[1:], (-1, 2)) * (width, height))
-    else:
-        x, y, w, h = np.multiply(values[1:5], (width, height, width, height)).tolist()
-        more = {"bbox": [x - w / 2, y - h / 2, w, h], "area": w * h}
+    shares = values[1:] if polygon else values[1:5]
+    _check_shares(place, line, shares, box=not polygon)
+    pixels = np.reshape(shares, (-1, 2)) * size[::-1]
+    more = _polygon(pixels) if polygon else _box(pixels)
     if count:
         points = np.reshape(values[5:], (-1, schema.numbers))
-        more |= _keypoint_fields(place, points, size)
+        visible = _visible(place, points)
+        _check_shares(place, line, points[visible > 0, :2].ravel().tolist())
+        more |= _keypoint_fields(points, visible, size)
     return {"category_id": number + 1, "bbox": more.pop("bbox"), "iscrowd": 0, **more}
 
 
@@ -262,6 +279,27 @@ def _expected(schema: Schema, count: int) -> str:
     )
 
 
+def _check_shares(place: str, line: str, numbers: Sequence[float], *, box: bool = False) -> None:
+    """Raises ValueError where numbers are far outside of the image, or a size is below 0."""
+    outside = [number for number in numbers if not _LEAST <= number <= _MOST]
+    if outside:
+        raise ValueError(
+            f"{place}: {line.strip()[:200]!r} has {outside[0]:g}; shares of the width and height "
+            "of the image, 0 to 1, are expected; these look like pixels, divide them by its size"
+        )
+    if box and min(numbers[2:]) < 0:
+        raise ValueError(
+            f"{place}: {line.strip()[:200]!r}; width {numbers[2]:g} and height {numbers[3]:g} of "
+            "the box are expected to be 0 or more; correct the line or remove it"
+        )
+
+
+def _box(numbers: np.ndarray) -> dict:
+    """The fields of f64[2,2] in pixels, x and y of the centre and of the size."""
+    (x, y), (width, height) = numbers.tolist()
+    return {"bbox": [x - width / 2, y - height / 2, width, height], "area": width * height}
+
+
 def _polygon(points: np.ndarray) -> dict:
     """The fields of f64[n,2], x and y in pixels."""
     (left, top), (right, bottom) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
@@ -272,22 +310,66 @@ def _polygon(points: np.ndarray) -> dict:
     }
 
 
-def _keypoint_fields(place: str, points: np.ndarray, size: tuple[int, int]) -> dict:
-    """`keypoints` [x, y, v, …] in pixels and `num_keypoints` of f64[J,2 or 3], shares of the size
-    (height, width)."""
-    if points.shape[1] == 3:
-        visible = points[:, 2]
-        wrong = [value for value in visible.tolist() if value not in (0, 1, 2)]
-        if wrong:
-            raise ValueError(
-                f"{place}: a keypoint has v={wrong[0]:g}; give 0 (not labelled), 1 (hidden) or 2"
-            )
-    else:
+def _visible(place: str, points: np.ndarray) -> np.ndarray:
+    """v of COCO, f64[J], of keypoints f64[J,2 or 3]."""
+    if points.shape[1] == 2:
         missing = (points < 0).any(axis=1) | (points == 0).all(axis=1)
-        visible = np.where(missing, 0, 2)
+        return np.where(missing, 0.0, 2.0)
+    wrong = [value for value in points[:, 2].tolist() if value not in (0, 1, 2)]
+    if wrong:
+        raise ValueError(
+            f"{place}: a keypoint has v={wrong[0]:g}; give 0 (not labelled), 1 (hidden) or 2"
+        )
+    return points[:, 2]
+
+
+def _keypoint_fields(points: np.ndarray, visible: np.ndarray, size: tuple[int, int]) -> dict:
+    """`keypoints` [x, y, v, …] in pixels and `num_keypoints` of f64[J,2 or 3], shares of the size
+    (height, width), and v of each."""
     pixels = points[:, :2] * (size[1], size[0]) * (visible > 0)[:, None]
     made = np.column_stack([pixels, visible])
     return {"keypoints": made.ravel().tolist(), "num_keypoints": int((visible > 0).sum())}
+
+
+def _tell_bare(split: str, folder: Path, bare: list[Path], count: int) -> None:
+    """Logs how many of `count` images of a split have no label file; raises ValueError where none
+    has one."""
+    if len(bare) == count:
+        raise ValueError(
+            f"{split}: none of {count} images in {folder} has a label file, that of {bare[0].name} "
+            f"was looked for at {_label_file(bare[0])}; put one there for each image, an empty "
+            "one where it has no objects, or read the other split alone with --splits"
+        )
+    if bare:
+        names = ", ".join(file.relative_to(folder).as_posix() for file in bare[:3])
+        text = "%d of %d images in %s have no label file and are taken for images without objects"
+        log.warning(text + ": %s", len(bare), count, folder, names)
+
+
+def _tell_lonely(folders: Iterable[Path], images: Iterable[Path]) -> None:
+    """Logs how many files where labels of the folders of images are looked for, or below, belong to
+    no image; whether an image is read does not matter."""
+    own = {_label_file(folder / "any.jpg").parent: folder for folder in folders}
+    # Any text file may lie beside images.
+    own = {labels: folder for labels, folder in own.items() if labels != folder}
+    read = {_label_file(image) for image in images}
+    places: dict[Path, Path] = {}  # label file -> where its image would be
+    for labels, folder in own.items():
+        if own.keys() & set(labels.parents):  # walked with the folder above
+            continue
+        files = (file for file in labels.rglob("*.txt") if file not in read)
+        shown = (file for file in files if not is_hidden(file, labels) and file.name != _CLASSES)
+        places |= {file: folder / file.relative_to(labels) for file in shown}
+    stems = {folder: _stems(folder) for folder in {place.parent for place in places.values()}}
+    lonely = sorted(file for file, place in places.items() if place.stem not in stems[place.parent])
+    if lonely:
+        text = "%d label files have no image in the folder of images and are not read: %s"
+        log.warning(text, len(lonely), ", ".join(map(str, lonely[:3])))
+
+
+def _stems(folder: Path) -> set[str]:
+    """The names of the images in a folder without suffix; none where there is no folder."""
+    return {file.stem for file in folder.glob("*") if file.suffix.lower() in ENDS}
 
 
 def _contents(folder: Path, files: list[Path], rows: list, schema: Schema) -> dict[str, dict]:
@@ -296,7 +378,7 @@ def _contents(folder: Path, files: list[Path], rows: list, schema: Schema) -> di
     for image_id, (file, ((height, width), objects)) in enumerate(zip(files, rows, strict=True), 1):
         name = file.relative_to(folder).as_posix()
         images.append({"id": image_id, "file_name": name, "height": height, "width": width})
-        for one in objects:
+        for one in objects or ():
             whole = {"id": len(annotations) + 1, "image_id": image_id, **one}
             persons.append(whole)
             annotations.append(

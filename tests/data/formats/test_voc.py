@@ -99,6 +99,17 @@ def test_shards_of_it_are_a_source(kit, tmp_path):
     )
 
 
+def test_a_list_may_start_with_a_mark_and_repeat_names(kit, caplog):
+    path = kit / "VOC2012" / "ImageSets" / "Main" / "train.txt"
+    path.write_text("\n".join([*SPLITS["train"], *SPLITS["train"]]), encoding="utf-8-sig")
+    content = voc.convert(kit)["train"][1]["instances"]
+    names = [f"{name}.jpg" for name in SPLITS["train"]]
+    assert [image["file_name"] for image in content["images"]] == names
+    assert len(content["annotations"]) == 2
+    (said,) = (record.getMessage() for record in caplog.records)
+    assert said.startswith(f"{path} lists 2 names more than once, the first is 2008_000002; ")
+
+
 @pytest.mark.parametrize(
     ("file", "old", "new", "says"),
     [
@@ -141,9 +152,9 @@ def test_only_the_splits_that_are_asked_for_are_read(kit, tmp_path, split):
 
 def write_beside(folder, names, box=(1, 1, 4, 4), images=".", annotations=".") -> None:
     """Images with XML files of one object each."""
-    for place in (images, annotations):
-        (folder / place).mkdir(parents=True, exist_ok=True)
     for name in names:
+        for place in (images, annotations):
+            (folder / place / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (WIDTH, HEIGHT), "red").save(folder / images / f"{name}.png")
         text = OBJECT.format(name="cat", difficult=0, box=box)
         text = XML.format(name="another name", width=0, height=0, objects=text)
@@ -191,6 +202,70 @@ def test_a_folder_without_splits_is_split_by_a_seed(tmp_path, places):
     assert sizes[0] == len(
         CocoDir(ImageShards(tmp_path / "out" / "train"), path.with_name("instances_train.json"))
     )
+
+
+@pytest.mark.parametrize(
+    "places", [(".", "."), ("images", "annotations"), ("JPEGImages", "Annotations")]
+)
+def test_folders_below_are_read(tmp_path, places, caplog):
+    """The same name may be in several of them."""
+    images, annotations = places
+    write_beside(tmp_path, ["cam1/a", "cam2/a", "cam2/b.c"], images=images, annotations=annotations)
+    (tmp_path / annotations / "cam2" / "a.xml").unlink()
+    Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / images / "d.jpg")
+    for hidden in (".cache/a", "cam1/._b"):
+        path = tmp_path / images / f"{hidden}.png"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"no image")
+    folder, contents = voc.convert(tmp_path)[""]
+    content = contents["instances"]
+    assert folder == tmp_path / images
+    names = ["cam1/a.png", "cam2/a.png", "cam2/b.c.png", "d.jpg"]
+    assert [image["file_name"] for image in content["images"]] == names
+    assert [one["image_id"] for one in content["annotations"]] == [1, 3]
+    assert "2 of 4 images" in caplog.text and ": cam2/a.png, d.jpg" in caplog.text
+    prepare("voc", tmp_path, tmp_path.with_name("out"), "--splits=train")
+    (tmp_path / images / "cam2" / "b.c.png").unlink()
+    said = prepare("voc", tmp_path, tmp_path.with_name("other"), code=2)
+    assert "1 annotation files have no image of the same name" in said and "cam2/b.c.xml" in said
+
+
+def test_folders_below_those_of_splits_are_read(tmp_path):
+    write_beside(tmp_path / "train", ["cam/a", "b"])
+    write_beside(tmp_path / "val", ["cam/a"], images="images", annotations="xml")
+    (tmp_path / "train" / "cam" / "a.xml").rename(tmp_path / "train" / "cam" / "a.XML")
+    made = voc.convert(tmp_path)
+    assert made["val"][0] == tmp_path / "val" / "images"
+    for split, names in (("train", ["b.png", "cam/a.png"]), ("val", ["cam/a.png"])):
+        content = made[split][1]["instances"]
+        assert [image["file_name"] for image in content["images"]] == names
+        assert len(content["annotations"]) == len(names)
+
+
+def test_no_other_layout_is_taken_for_files_beside_images(kit, tmp_path):
+    """Nor is a folder of data sets taken for one of VOC."""
+    assert list(voc.convert(kit)) == ["train", "val"]
+    write_beside(tmp_path / "mine", ["a", "labels/b"])
+    (tmp_path / "mine" / "labels" / "b.png").unlink()  # labels/ is another place
+    assert list(voc.convert(tmp_path)) == ["train", "val"]
+    (kit / "VOC2012").rename(kit / "VOC2007")
+    with pytest.raises(ValueError, match="no folder with Annotations, ImageSets/Main and JPEGIm"):
+        voc.convert(kit)
+    assert len(voc.convert(tmp_path / "mine")[""][1]["instances"]["images"]) == 1
+    assert voc.is_there(tmp_path / "mine")
+    (tmp_path / "mine" / "labels" / "b.xml").unlink()
+    (tmp_path / "apart").mkdir()
+    (tmp_path / "mine").rename(tmp_path / "apart" / "mine")
+    assert not voc.is_there(tmp_path / "apart") and list(voc.convert(tmp_path / "apart")) == [""]
+
+
+@pytest.mark.parametrize("places", [(".", "."), ("images", "annotations")])
+def test_images_of_one_split_are_not_mixed_with_others(tmp_path, places):
+    images, annotations = places
+    write_beside(tmp_path, ["train/a", "b"], images=images, annotations=annotations)
+    said = prepare("voc", tmp_path, tmp_path.with_name("out"), code=2)
+    assert f"{tmp_path / images / 'train'} is called like a split" in said
+    assert "rename train to have a seed split all images" in said
 
 
 def test_files_that_count_from_zero_are_seen(tmp_path, caplog):

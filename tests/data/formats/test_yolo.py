@@ -107,7 +107,69 @@ def test_only_the_splits_that_are_asked_for_are_read(folder, tmp_path):
     assert "val=None; give a folder" in prepare("yolo", folder, tmp_path / "both", code=2)
 
 
+def test_files_may_start_with_a_mark(folder):
+    expected = yolo.convert(folder)["train"][1]
+    (folder / "train.txt").write_text(
+        "".join(f"images/train/{name}.png\n" for name in ("a", "b", "more/c"))
+    )
+    (folder / "data.yaml").write_text(YAML.replace("train: images/train", "train: train.txt"))
+    for path in (*folder.rglob("*.txt"), folder / "data.yaml"):
+        path.write_text(path.read_text(), encoding="utf-8-sig")
+    assert yolo.convert(folder)["train"][1] == expected
+
+
+def test_images_without_labels_are_counted(folder, caplog):
+    (folder / "labels" / "train" / "more" / "c.txt").unlink()
+    content = yolo.convert(folder)["train"][1]["instances"]
+    assert len(content["images"]) == 3 and len(content["annotations"]) == 2
+    (said,) = (record.getMessage() for record in caplog.records)
+    where = f"2 of 3 images in {folder / 'images' / 'train'} have no label file and are taken for"
+    assert said == f"{where} images without objects: b.png, more/c.png"
+
+
+def test_a_split_without_labels_is_refused(folder, tmp_path):
+    (folder / "labels" / "val" / "d.txt").unlink()
+    said = prepare("yolo", folder, tmp_path / "out", code=2)
+    assert "val: none of 1 images in" in said and "read the other split alone with --sp" in said
+    assert f"that of d.png was looked for at {folder / 'labels' / 'val' / 'd.txt'}; put " in said
+    prepare("yolo", folder, tmp_path / "out", "--splits=train")
+
+
+def test_labels_without_images_are_counted(folder, caplog):
+    """Those of images in no list are none, nor are hidden files and classes.txt."""
+    labels = folder / "labels" / "train"
+    (folder / "labels" / "train" / "b.txt").write_text("")
+    (folder / "train.txt").write_text("images/train/a.png\n")
+    (folder / "data.yaml").write_text(YAML.replace("train: images/train", "train: train.txt"))
+    for name in ("classes.txt", "._a.txt", "more/classes.txt"):
+        (labels / name).write_text("person\n")
+    yolo.convert(folder)
+    assert not caplog.records
+    for name in ("lost/e.txt", "f.txt"):
+        (labels / name).parent.mkdir(exist_ok=True)
+        (labels / name).write_text("")
+    (folder / "labels" / "val" / "g.txt").write_text("")
+    yolo.convert(folder)
+    (said,) = (record.getMessage() for record in caplog.records)
+    assert said.startswith("3 label files have no image in the folder of images and are not read: ")
+    files = (labels / "f.txt", labels / "lost" / "e.txt", folder / "labels" / "val" / "g.txt")
+    assert said.endswith(", ".join(map(str, files)))
+
+
+def test_text_files_beside_images_are_no_labels(folder, caplog):
+    """Where no folder is called images, labels lie beside them."""
+    (folder / "images").rename(folder / "pictures")
+    for path in list((folder / "labels").rglob("*.txt")):
+        path.rename(folder / "pictures" / path.relative_to(folder / "labels"))
+    (folder / "data.yaml").write_text(YAML.replace("images/", "pictures/"))
+    (folder / "pictures" / "train" / "notes.txt").write_text("seen")
+    (folder / "pictures" / "train" / "b.txt").write_text("")
+    assert len(yolo.convert(folder)["train"][1]["instances"]["annotations"]) == 3
+    assert not caplog.records
+
+
 LABEL = "labels/train/a.txt"
+PIXELS = "shares of the width and height of the image, 0 to 1, are expected; these look like pixels"
 
 
 @pytest.mark.parametrize(
@@ -118,6 +180,11 @@ LABEL = "labels/train/a.txt"
         (LABEL, "0.25", "nan", "a.txt, line 1: '1 0.5 0.5 nan 0.5'; a class and four numbers"),
         (LABEL, "0 0.1", "7 0.1", "a.txt, line 2: class 7 has no name in data.yaml, which has"),
         (LABEL, "0 0.1", "0.5 0.1", "a.txt, line 2: class 0.5 has no name in data.yaml"),
+        (LABEL, "0.25 0.5", "10 0.5", f"a.txt, line 1: '1 0.5 0.5 10 0.5' has 10; {PIXELS}"),
+        (LABEL, "0.1 0.2 0.1", "-4 0.2 0.1", f"a.txt, line 2: '0 -4 0.2 0.1 0.2' has -4; {PIXELS}"),
+        (LABEL, "0.25 0.5", "0.25 -0.5", "a.txt, line 1: '1 0.5 0.5 0.25 -0.5'; width 0.25 and h"),
+        (LABEL, "0.25 0.5", "-0.25 0.5", "a.txt, line 1: '1 0.5 0.5 -0.25 0.5'; width -0.25 and"),
+        ("labels/train/more/c.txt", "0.75 1.0", "30 1.0", f"0.5 30 1.0' has 30; {PIXELS}"),
         ("data.yaml", "names:", "labels:", "names=None; give a list of names"),
         ("data.yaml", "names:", "kpt_shape: [2, 3]\nnames:", "11 in all, and there are 5"),
         ("data.yaml", "names:", "kpt_shape: 17\nnames:", "kpt_shape=17; give the number of keyp"),
@@ -166,6 +233,27 @@ def test_keypoints_are_those_of_the_files(folder, tmp_path):
     assert source.keypoint_names == ("nose", "left_ear", "right_ear")
     points = source[0]["keypoints"][0]
     np.testing.assert_allclose(points, [0.25, 0.5, 0.5, 0.375, -3, -3], atol=1e-6)
+
+
+@pytest.mark.parametrize("numbers", [2, 3])
+def test_labelled_keypoints_are_shares(folder, tmp_path, numbers):
+    text = POSE.replace("[3, 3]", f"[3, {numbers}]")
+    end = {2: ["", ""], 3: [" 0", " 2"]}[numbers]
+    line = f"0 0.5 0.5 0.25 0.5 -20 30{end[0]} 1.5 0.5{end[1]} 0 0{end[0]}"
+    write_pose(folder, text, line)
+    points = yolo.convert(folder)["train"][1]["person_keypoints"]["annotations"][0]["keypoints"]
+    assert points == [0, 0, 0, 60, 10, 2, 0, 0, 0]
+    line = line.replace("1.5", "15")
+    write_pose(folder, text, line)
+    said = prepare("yolo", folder, tmp_path / "out", code=2)
+    assert f"a.txt, line 1: {line!r} has 15; {PIXELS}" in said
+
+
+def test_objects_may_reach_out_of_the_image_a_little(folder):
+    (folder / LABEL).write_text("1 1.0 0.5 0.5 1.2\n0 -0.1 0 0.5 0 0.5 1.1\n")
+    first, second, _ = yolo.convert(folder)["train"][1]["instances"]["annotations"]
+    np.testing.assert_allclose(first["bbox"], [30, -2, 20, 24])
+    np.testing.assert_allclose(second["bbox"], [-4, 0, 24, 22])
 
 
 def test_two_numbers_and_no_names(folder, caplog):
