@@ -10,6 +10,7 @@ from PIL import Image
 from pix2seq_jax.experiment import validation
 from tests.helpers import defects, small
 from tests.helpers.commands import command
+from tests.helpers.prepared import prepare
 
 
 @pytest.fixture(scope="module")
@@ -92,3 +93,14 @@ def test_slots_points_and_lengths_are_those_of_the_flags(clean):
     output = command("validate", f"--data={clean}", "--noimages", *flags)
     assert all(f"  {n}  " in output for n in ("objects-over-slots", "caption-long"))
     assert "  outline-loses-shape  " in output
+
+
+def test_the_annotations_of_shards_are_looked_at(clean, tmp_path):
+    folder, out = shutil.copytree(clean, tmp_path / "data"), tmp_path / "shards"
+    defects.plant(folder, "box-empty")
+    prepare("coco_dir", folder, out)
+    output = command("validate", f"--data={out}", f"--out={tmp_path / 'report'}")
+    assert "  box-empty  " in output and "0 errors" in output
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert {"image-missing", "image-unlisted", "image-broken"} <= set(report["skipped"])
+    assert not set(report["skipped"]) & set(report["findings"])

@@ -16,6 +16,7 @@ from pix2seq_jax.experiment.logs import log, setup_logging
 from pix2seq_jax.files.whole import write_whole
 
 REPORT = "report.json"
+SHARDS = "array_record"  # kind of a folder whose images are no files
 _KINDS = {"annotations": INSTANCES, "keypoints": KEYPOINTS, "captions": CAPTIONS}
 
 
@@ -23,7 +24,8 @@ def validate(data: str, out: str = "", *, text_model: str = "", **numbers) -> bo
     """Prints what is wrong with a data set.
 
     Args:
-        data: the name of a data set that configs know, or a folder, see docs/data.md.
+        data: the name of a data set that configs know, or a folder, see docs/data.md. Of shards
+            the annotations alone are looked at.
         out: folder for report.json and a picture NAME.png for each kind of finding; "": none.
         text_model: SentencePiece model of the captions; "": one is trained from those of train.
         numbers: see `Options`.
@@ -38,8 +40,12 @@ def validate(data: str, out: str = "", *, text_model: str = "", **numbers) -> bo
     text = Text.load(text_model) if text_model else None
     options = Options(text=text, **numbers)
     dataset = DataSet(find_paths(data), options)
-    results = [run(check, dataset) for check in CHECKS if options.images or not check.opens]
-    skipped = [check.name for check in CHECKS if check.opens and not options.images]
+    packed = folders.of(data).kind == SHARDS
+    opened = options.images and not packed
+    skipped = [
+        check.name for check in CHECKS if (check.opens and not opened) or (check.lists and packed)
+    ]
+    results = [run(check, dataset) for check in CHECKS if check.name not in skipped]
     print(report.text(dataset, results, skipped))
     if out:
         content = report.content(dataset, results, skipped)
@@ -57,17 +63,12 @@ def find_paths(data: str) -> dict[str, SplitPaths]:
     """
     folder = folders.of(data)
     if folder.kind in ("voc", "yolo"):
-        raise ValueError(f"--data={data}: {folder.hint}")
+        raise ValueError(f"--data={data}: {folder.hint}, which can be validated")
     paths = {split: _paths(folder, split) for split in (TRAIN, VAL)}
     there = [split.images.is_dir() for split in paths.values()]
     there += [file.is_file() for split in paths.values() for file in split.annotations.values()]
     if not any(there):
         raise ValueError(f"--data={data} holds neither images nor annotations; {folder.hint}")
-    if folder.kind == "array_record":
-        raise ValueError(
-            f"--data={data} holds shards, whose images are no files; give the folder that they "
-            "were prepared from"
-        )
     if folder.words:
         log.info("data: %s", folder.words)
     if folder.val_share:

@@ -47,6 +47,7 @@ class Check:
         remedy: what to do.
         find: looks through a data set.
         opens: whether it needs the contents of the image files.
+        lists: whether it needs their names.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Check:
     remedy: str
     find: Callable[["DataSet"], Iterable[Batch]]
     opens: bool = False
+    lists: bool = False
 
 
 @dataclass(frozen=True)

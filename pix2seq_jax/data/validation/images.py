@@ -210,6 +210,7 @@ CHECKS = (
         "images that are not in their folder",
         "add the files, or remove the images from the JSON",
         missing,
+        lists=True,
     ),
     Check(
         "image-unlisted",
@@ -217,6 +218,7 @@ CHECKS = (
         "image files that no annotation file lists",
         "nothing needs to be done, unless they should be learnt",
         unlisted,
+        lists=True,
     ),
     Check(
         "image-size-missing",
