@@ -19,7 +19,8 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
     except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        words = " ".join(str(error).split())
+        print(f"error: {words} (python {script} shows where it was raised)", file=sys.stderr)
         sys.exit(2)
 
 

@@ -35,7 +35,7 @@ def get_config(arg: str = ""):
         )
     config = ml_collections.ConfigDict(saved_run.load_config(workdir).to_dict())
     if "tasks" in changes:
-        config = resolve.select_tasks(config, filter(None, changes["tasks"].split("+")))
+        config = resolve.select_tasks(config, changes["tasks"])
     if data := changes.get("data"):
         labels = {
             name: config.data[name]

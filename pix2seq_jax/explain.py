@@ -21,7 +21,7 @@ FLAGS = (
     Flag("out", REQUIRED, "Folder for the page, the pictures and tokens.json."),
     Flag("threshold", 0.3, "Lowest score of objects that are shown and prompt.", least=0, most=1),
     Flag("objects", 4, "So many of the best objects are shown and prompt, at most.", least=1),
-    Flag("tasks", "", "Only these tasks, joined by +, as in detection+segmentation."),
+    Flag("tasks", "", "Only these tasks, as in detection+segmentation (+ or commas)."),
     Flag("text_model", "", "SentencePiece model of an imported model with captions."),
     Flag("step", 0, "Of the checkpoint to use (0: the newest).", least=0),
 )
@@ -76,9 +76,7 @@ def _check_image(image: str) -> None:
     try:
         decode_image(read_file(image), image)
     except ValueError as error:
-        # What follows is about annotations, and there are none.
-        reason = str(error).rsplit("; ", 1)[0].removeprefix(f"image {image} ")
-        raise ValueError(f"--image={image} {reason}; give an image file") from error
+        raise ValueError(f"--image={image} is no whole image; give another file") from error
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from pix2seq_jax.experiment.command import REQUIRED, Flag
 FLAGS = (
     Flag("workdir", REQUIRED, "Folder of a trained or imported model."),
     Flag("out", REQUIRED, "Folder to write to."),
-    Flag("tasks", "", "Only these tasks, joined by +, as in detection+captioning."),
+    Flag("tasks", "", "Only these tasks, as in detection+captioning (+ or commas)."),
     Flag(
         "sampler",
         "config",

@@ -24,7 +24,7 @@ FLAGS = (
     Flag("max_megabytes", 20.0, "Of an upload; more is answered 413.", least=0.001, most=10_000),
     Flag("max_megapixels", 25.0, "Of an image; more is answered 413.", least=0.001, most=10_000),
     Flag("threshold", 0.3, "Lowest score that is answered.", least=0, most=1),
-    Flag("tasks", "", "Only these tasks, joined by +, as in detection+segmentation."),
+    Flag("tasks", "", "Only these tasks, as in detection+segmentation (+ or commas)."),
     Flag("step", 0, "Of the checkpoint to use (0: the newest).", least=0),
     Flag("text_model", "", "SentencePiece model of an imported model with captions."),
     Flag("kernel_dtype", "", "int8: the decoder's kernels in int8."),

@@ -131,7 +131,9 @@ def test_numbers_of_flags():
 def test_a_benchmark_ends_in_one_line(body, code, words, folder, capfd):
     (folder / "mine.py").write_text(body)
     assert bench.names() == ["mine"]
-    assert ended(("mine", "--a=1", "b"), capfd) == (code, words)
+    found, said = ended(("mine", "--a=1", "b"), capfd)
+    where = f" (python {folder / 'mine.py'} shows where it was raised)" if code == 2 else ""
+    assert (found, said) == (code, words + where)
 
 
 def test_ctrl_c_is_one_line(folder):

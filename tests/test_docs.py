@@ -17,6 +17,7 @@ ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 # What other programs may call: module -> names.
+SOURCES = ("Source", "FileSource", "ImageSource", "ObjectSource")
 CONTRACTS = {
     "pix2seq_jax": ("load",),
     "pix2seq_jax.evaluation.predictor": ("Predictor", "Prediction", "load"),
@@ -27,14 +28,14 @@ CONTRACTS = {
     "pix2seq_jax.tasks.segmentation": ("Segmentation",),
     "pix2seq_jax.tasks.keypoints": ("Keypoints",),
     "pix2seq_jax.tasks.captioning": ("Captioning",),
-    "pix2seq_jax.data.source": ("Source", "ImageSource", "ObjectSource", "FIELDS", "layout"),
+    "pix2seq_jax.data.source": (*SOURCES, "FIELDS", "layout"),
     "pix2seq_jax.models.pix2seq": ("Pix2Seq",),
     "pix2seq_jax.models.backbones.base": ("Backbone", "at_least", "one_of"),
     "pix2seq_jax.decoding.generate": ("generate", "Generated"),
     "pix2seq_jax.decoding.sampling": ("Greedy", "TopK", "Nucleus", "Beam"),
     "pix2seq_jax.import_tf": ("load",),
 }
-PROTOCOLS = ("Task", "HostTask", "Source", "ImageSource", "ObjectSource", "Backbone", "Vocab")
+PROTOCOLS = ("Task", "HostTask", *SOURCES, "Backbone", "Vocab")
 
 
 def build(source: Path, out: Path, *options: str) -> subprocess.CompletedProcess:

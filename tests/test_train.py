@@ -232,6 +232,12 @@ def test_workdir_of_another_run_is_refused(folder, tmp_path, broken):
         train.run(broken(fewer), tmp_path, evaluate_too=False)
     with pytest.raises(ValueError, match=r"trained with config.model.enc_dim=16, not 32"):
         evaluate.run(small.config("detection.py:shapes", folder, model__enc_dim=32), tmp_path)
+
+    def more(content):
+        content["categories"].append({"id": 99, "name": "a new one"})
+
+    with pytest.raises(ValueError, match=r"7, but .* 8 classes.* another --workdir"):
+        train.run(broken(more), tmp_path, evaluate_too=False)
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == before
 
 

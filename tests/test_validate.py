@@ -97,10 +97,11 @@ def test_slots_points_and_lengths_are_those_of_the_flags(clean):
 
 def test_the_annotations_of_shards_are_looked_at(clean, tmp_path):
     folder, out = shutil.copytree(clean, tmp_path / "data"), tmp_path / "shards"
-    defects.plant(folder, "box-empty")
+    for name in ("box-empty", "leak-name"):
+        defects.plant(folder, name)
     prepare("coco_dir", folder, out)
     output = command("validate", f"--data={out}", f"--out={tmp_path / 'report'}")
-    assert "  box-empty  " in output and "0 errors" in output
+    assert "  box-empty  " in output and "  leak-name  " in output and "0 errors" in output
     report = json.loads((tmp_path / "report" / "report.json").read_text())
     assert {"image-missing", "image-unlisted", "image-broken"} <= set(report["skipped"])
     assert not set(report["skipped"]) & set(report["findings"])

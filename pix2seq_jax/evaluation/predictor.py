@@ -356,7 +356,7 @@ def load(
     if tasks is not None:
         config = resolve.select_tasks(config, tasks)
     config.eval.batch_size = batch_size
-    text_model.take_given(config, text_model_path, workdir)
+    text_model.take_flag(config, text_model_path, workdir)
     config.model.kernel_dtype = kernel_dtype or config.model.kernel_dtype
     config.model.cache_dtype = cache_dtype or config.model.cache_dtype
     labels_of(classes, tuple(config.data.category_names))  # before anything large is read

@@ -8,43 +8,54 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 from pix2seq_jax.experiment.logs import log
 from pix2seq_jax.files.locations import is_address
 
-FILE = ".training"  # says who trains; the lock on it ends with the process, however that ends
+# Says who trains. The lock on it ends with the process; that of a host that is gone may stay for a
+# while on a network disk.
+FILE = ".training"
 
 
 @contextlib.contextmanager
 def only_training(workdir: str | Path) -> Iterator[None]:
     """Keeps other training commands out of a workdir in the file system.
 
-    Of several processes the first does it for all.
+    The first of several processes holds the lock for all.
 
     Raises:
-        ValueError: another command trains there.
+        ValueError: another command trains there; in all processes.
     """
-    if jax.process_index() or is_address(workdir):
+    if is_address(workdir):
         yield
         return
     path = Path(workdir) / FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        free = jax.process_index() > 0 or _lock(file, workdir)
+        if jax.process_count() > 1:
+            free = bool(multihost_utils.broadcast_one_to_all(np.int32(free)))
+        if not free:
             file.seek(0)
             raise ValueError(
                 f"--workdir={workdir} is being trained by {file.read()}; wait until it ends, stop "
-                "it, or give another --workdir"
-            ) from error
-        except OSError as error:
-            log.warning(
-                "%s is on a file system without locks (%s): start no second training command there",
-                workdir,
-                error,
+                f"it, or give another --workdir; if that host is gone, delete {path}"
             )
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
         yield
+
+
+def _lock(file, workdir: str | Path) -> bool:
+    """Locks the file, and writes into it who does, unless another process has it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        text = "%s is on a file system without locks (%s): start no second training command there"
+        log.warning(text, workdir, error)
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}")
+    file.flush()
+    return True

@@ -148,12 +148,12 @@ def assumed(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 
 def assumptions(config: ml_collections.ConfigDict) -> str:
     """What `assumed` fills in, as flags that would say so."""
-    known = {"vocab.num_classes": (config.vocab.num_classes, ASSUMED["classes"])}
+    sizes = {"vocab.num_classes": (config.vocab.num_classes, ASSUMED["classes"])}
     for name, section in config.tasks.items():
         if "num_keypoints" in section:
             own = section.num_keypoints, ASSUMED["keypoints"]
-            known[f"tasks.{name}.num_keypoints"] = own
-    flags = [f"--config.{field}={size}" for field, (given, size) in known.items() if not given]
+            sizes[f"tasks.{name}.num_keypoints"] = own
+    flags = [f"--config.{field}={size}" for field, (own, size) in sizes.items() if not own]
     return f"no data are opened; assumed: {' '.join(flags) or 'nothing'}"
 
 

@@ -47,7 +47,8 @@ def resolve(
     if 0 < vocab.num_classes < len(names):
         raise ValueError(
             f"config.vocab.num_classes={vocab.num_classes}, but the training data have "
-            f"{len(names)} classes; give {len(names)} or more, or 0 for as many as there are"
+            f"{len(names)} classes; give {len(names)} or more, or 0 for as many as there are; a "
+            "workdir keeps its number, so more classes need another --workdir"
         )
     vocab.num_classes = max(vocab.num_classes, len(names), 1)
     spare = range(len(names) + 1, vocab.num_classes + 1)  # of an imported model without names
@@ -156,7 +157,7 @@ def select_tasks(
             is_task = "a task that this model was not trained on" if name in TASKS else "no task"
             value = f"--tasks={names}" if isinstance(names, str) else f"tasks={'+'.join(chosen)}"
             raise ValueError(
-                f"{value}: {name!r} is {is_task}; it has {have}; join some of them by +"
+                f"{value}: {name!r} is {is_task}; it has {have}; join some of them by + or commas"
             )
     config.tasks = {name: config.tasks[name] for name in have if name in chosen}
     total = sum(section.weight for section in config.tasks.values())

@@ -159,7 +159,7 @@ def load_text(config: ml_collections.ConfigDict, workdir: str | Path) -> Text | 
     return text
 
 
-def take_given(config: ml_collections.ConfigDict, path: str, workdir: str | Path) -> None:
+def take_flag(config: ml_collections.ConfigDict, path: str, workdir: str | Path) -> None:
     """Puts the text model of a --text_model ("" for none) into the config of a workdir.
 
     Raises:
@@ -167,8 +167,8 @@ def take_given(config: ml_collections.ConfigDict, path: str, workdir: str | Path
     """
     if not path:
         return
-    given, stored = Text.load(path), _stored_text(workdir)
-    if stored and stored != given:
+    own, stored = Text.load(path), _stored_text(workdir)
+    if stored and stored != own:
         raise ValueError(
             f"--text_model={path} is another text model than that of {workdir} ({stored.source}), "
             "which it was trained with; leave --text_model out"

@@ -69,7 +69,7 @@ def write(
             "give another --out, or leave out --weights_only"
         )
     config = ml_collections.ConfigDict(saved_run.load_config(workdir).to_dict())
-    text_model.take_given(config, text_model_path, workdir)
+    text_model.take_flag(config, text_model_path, workdir)
     chosen = ml_collections.ConfigDict(config.to_dict())
     if tasks:
         chosen = resolve.select_tasks(chosen, tasks)
@@ -80,27 +80,27 @@ def write(
     with jax.set_mesh(mesh):
         model = resolve.make_model(config)
         step, variables = saved_run.load_variables(workdir, config, model, mesh, step=step)
-    # It is written last, so that what is there of an export that was stopped is none.
-    (folder / description.FILE).unlink(missing_ok=True)
+    if not weights_only:
+        tasks = resolve.make_tasks(chosen)
+        # Refuses what cannot be exported, before anything is written.
+        content = description.describe(chosen, portable_model(chosen), tasks, step=step, text=text)
+        # It is written last, so that what is there of an export that was stopped is none.
+        (folder / description.FILE).unlink(missing_ok=True)
     path = folder / weights.WEIGHTS_FILE
     # The file is the whole model, whatever tasks are exported.
     whole = saved_run.meta(config, text_model.find_text(config, workdir))
     weights.write(path, variables, config, whole)
     if not weights_only:
-        write_functions(folder, chosen, variables, step=step, text=text)
+        write_functions(folder, chosen, variables, content)
     log.info("step %d of %s is exported to %s", step, workdir, path if weights_only else folder)
 
 
 def write_functions(
-    folder: Path, config: ml_collections.ConfigDict, variables, *, step: int, text
+    folder: Path, config: ml_collections.ConfigDict, variables, content: dict
 ) -> None:
-    """Writes all but the weights; arguments as in `write`.
-
-    Raises:
-        ValueError: preprocessing that cannot be exported.
-    """
+    """Writes all but the weights: the functions of the tasks of a config, and `content`, their
+    description."""
     model, tasks = portable_model(config), resolve.make_tasks(config)
-    content = description.describe(config, model, tasks, step=step, text=text)
     named = trees.flatten_names(variables)
     shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in named.items()}
     batch, objects = export.symbolic_shape("b, n")

@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 
+import jax
+import numpy as np
 import pytest
 
 from pix2seq_jax import train
@@ -43,6 +45,25 @@ def test_a_second_command_is_refused_until_the_first_is_gone(tmp_path, other):
     for _ in range(2):
         with lock.only_training(tmp_path / "run"):
             assert (tmp_path / "run" / lock.FILE).read_text().startswith(f"process {os.getpid()} ")
+
+
+def test_every_process_is_refused_with_the_first(tmp_path, other, monkeypatch):
+    """Else the others would wait for it."""
+    told = []
+
+    def broadcast(free):
+        told.append(int(free))
+        return np.int32(0)
+
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(lock.multihost_utils, "broadcast_one_to_all", broadcast)
+    with (
+        pytest.raises(ValueError, match=rf"process {other.pid} .* delete {tmp_path}/run/"),
+        lock.only_training(tmp_path / "run"),
+    ):
+        pass
+    assert told == [1]  # it has tried nothing by itself
 
 
 def test_training_is_refused_before_anything_is_written(tmp_path, other):

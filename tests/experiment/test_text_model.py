@@ -129,11 +129,11 @@ def test_a_flag_says_the_text_model_of_a_run_or_is_refused(folder, before, tmp_p
     same.write_bytes(text.to_bytes())
     fewer = captions(folder, tmp_path / "c.json", lambda number, words: words.split()[-1])
     other.write_bytes(opened(folder, tmp_path / "run", **fewer).to_bytes())
-    text_model.take_given(config, "", workdir)
+    text_model.take_flag(config, "", workdir)
     assert not config.data.text_model
     with pytest.raises(ValueError, match=rf"--text_model={other} is another .* leave --text_model"):
-        text_model.take_given(config, str(other), workdir)
+        text_model.take_flag(config, str(other), workdir)
     with pytest.raises(ValueError, match=r"nowhere\.model"):
-        text_model.take_given(config, str(tmp_path / "nowhere.model"), workdir)
-    text_model.take_given(config, str(same), workdir)
+        text_model.take_flag(config, str(tmp_path / "nowhere.model"), workdir)
+    text_model.take_flag(config, str(same), workdir)
     assert config.data.text_model == str(same)

@@ -85,6 +85,19 @@ def test_the_weights_of_an_export_are_not_replaced_alone(file, tmp_path):
     assert not (tmp_path / weights.WEIGHTS_FILE).exists()
 
 
+def test_a_refused_export_changes_nothing(tmp_path, monkeypatch):
+    for name in (description.FILE, weights.WEIGHTS_FILE):
+        (tmp_path / name).write_text("there before")
+
+    def refuse(*_, **__):
+        raise ValueError("cannot be exported")
+
+    monkeypatch.setattr(description, "describe", refuse)
+    with pytest.raises(ValueError, match="cannot be exported"):
+        artefacts.write(RECORDED, tmp_path)
+    assert {path.read_text() for path in tmp_path.iterdir()} == {"there before"}
+
+
 def test_an_export_that_was_stopped_is_none(tmp_path, monkeypatch):
     (tmp_path / description.FILE).write_text("{}")
 

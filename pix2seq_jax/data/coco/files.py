@@ -52,8 +52,8 @@ class Storage(Protocol):
     remedy: str
 
     def locate(self, annotations: PurePath, names: Sequence[str]) -> list[str | None]:
-        """For every file name of an annotation file what `load` takes; None where there is none,
-        see `locate_names`."""
+        """For every file name of an annotation file what `load` takes, which no file of another
+        storage has (a path has that); None where there is none, see `locate_names`."""
 
     def load(self, file: str) -> bytes:
         """Content of an image file; ValueError where it cannot be read."""

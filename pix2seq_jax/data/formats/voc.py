@@ -62,6 +62,8 @@ def is_there(source: Path) -> bool:
         beside = voc_folders.find(source, scattered=False)
     except voc_folders.NotOneImage:
         return True
+    except OSError:  # a folder above that may not be read
+        return False
     return bool(beside) or any(map(_is_year, _years(source)))
 
 
@@ -115,6 +117,10 @@ def _read_beside(folder: voc_folders.Beside) -> list[dict]:
     if bare:
         text = "%d of %d images in %s have no XML file and are taken for images without objects: %s"
         log.warning(text, len(bare), len(rows), folder.images, ", ".join(bare[:3]))
+    if folder.left_out:
+        text = "%d images in folders below %s without any XML file are left out: %s"
+        names = ", ".join(map(str, folder.left_out[:3]))
+        log.warning(text, len(folder.left_out), folder.images, names)
     return rows
 
 

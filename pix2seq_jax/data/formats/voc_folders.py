@@ -42,10 +42,12 @@ class Beside(NamedTuple):
     Attributes:
         images: their folder.
         files: the images in it and below, sorted, with their XML files; None where one has none.
+        left_out: images beside no XML file, in folders below.
     """
 
     images: Path
     files: Mapping[Path, Path | None]
+    left_out: tuple[Path, ...] = ()
 
 
 def find(
@@ -65,8 +67,10 @@ def find(
             there.
     """
     for names in PAIRS:
-        named = zip(SPLITS, names, strict=True)
-        beside = {split: _look(source / name) for split, name in named if split in splits}
+        named = {split: source / name for split, name in zip(SPLITS, names, strict=True)}
+        if not all(named[split].is_dir() for split in splits):
+            continue
+        beside = {split: _look(named[split]) for split in splits}
         if None not in beside.values():
             return beside
     own = _look(source, scattered)
@@ -91,8 +95,16 @@ def _look(folder: Path, scattered: bool = True) -> Beside | None:
             continue
         _check(xml, files)
         own = {one: xml.get(key, [None])[0] for key, (one,) in files.items()}
-        return Beside(folder / images, own)
+        left_out = _without_xml(folder, own) if same else ()
+        kept = {image: path for image, path in own.items() if image not in left_out}
+        return Beside(folder / images, kept, left_out)
     return None
+
+
+def _without_xml(folder: Path, files: Mapping[Path, Path | None]) -> tuple[Path, ...]:
+    """The images in folders below that have no image with an XML file, as masks or thumbnails."""
+    described = {image.parent for image, path in files.items() if path} | {folder}
+    return tuple(image for image in files if image.parent not in described)
 
 
 def _holds_pair(folder: Path) -> bool:
@@ -102,16 +114,22 @@ def _holds_pair(folder: Path) -> bool:
     return any(file.stem in stems for file in files if file.suffix.lower() in ENDS)
 
 
+def _refuse(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise error
+
+
 def _below(folder: Path, ends: Iterable[str], skipped: set[str]) -> dict[Path, list[Path]]:
     """The files in a folder and below with one of the suffixes, sorted, by their path from there
     on without suffix; without what is hidden and the folders in it that `skipped` names."""
     every = []
-    for parent, folders, names in os.walk(folder):
+    for parent, folders, names in os.walk(folder, onerror=_refuse):
         top = Path(parent) == folder
-        shown = [name for name in folders if not name.startswith(".")]
-        folders[:] = [name for name in shown if not (top and name in skipped)]
-        files = [Path(parent, name) for name in names if not name.startswith(".")]
-        every += [file for file in files if file.suffix.lower() in ends]
+        hidden = {name for name in (*folders, *names) if name.startswith(".")}
+        left_out = hidden | skipped if top else hidden
+        folders[:] = [name for name in folders if name not in left_out]
+        ended = [name for name in names if name.lower().endswith(tuple(ends))]
+        every += [Path(parent, name) for name in ended if name not in hidden]
     by_path: dict[Path, list[Path]] = {}
     for file in sorted(every):
         by_path.setdefault(file.relative_to(folder).with_suffix(""), []).append(file)

@@ -26,11 +26,13 @@ def leaked_pictures(data: DataSet) -> Iterator[Batch]:
 def leaked_names(data: DataSet) -> Iterator[Batch]:
     """File names that both splits have."""
     paths: dict[str, dict[str, str]] = {TRAIN: {}, VAL: {}}
-    for image in data.images:
-        paths[image.split].setdefault(os.path.basename(image.path), image.path)
+    for file in data.files:
+        for name in filter(None, file.names):
+            paths[file.split].setdefault(os.path.basename(name), str(file.folder / name))
     for name in sorted(paths[TRAIN].keys() & paths[VAL].keys()):
         both = (paths[TRAIN][name], paths[VAL][name])
-        yield batch([Finding(both[1], f"is the name of {both[0]}, too", files=both)])
+        there = tuple(path for path in both if os.path.isfile(path))
+        yield batch([Finding(both[1], f"is the name of {both[0]}, too", files=there)])
 
 
 def unknown_classes(data: DataSet) -> Iterator[Batch]:

@@ -230,6 +230,15 @@ def test_folders_below_are_read(tmp_path, places, caplog):
     assert "1 annotation files have no image of the same name" in said and "cam2/b.c.xml" in said
 
 
+def test_a_folder_without_xml_below_is_left_out_and_counted(tmp_path, caplog):
+    write_beside(tmp_path, ["a", "cam/b", "masks/a", "masks/b"])
+    for name in ("a", "b"):
+        (tmp_path / "masks" / f"{name}.xml").unlink()
+    content = voc.convert(tmp_path)[""][1]["instances"]
+    assert [image["file_name"] for image in content["images"]] == ["a.png", "cam/b.png"]
+    assert "2 images in folders below" in caplog.text and "masks/a.png" in caplog.text
+
+
 def test_folders_below_those_of_splits_are_read(tmp_path):
     write_beside(tmp_path / "train", ["cam/a", "b"])
     write_beside(tmp_path / "val", ["cam/a"], images="images", annotations="xml")
