@@ -236,7 +236,15 @@ def test_ctrl_c_is_one_line(capsys):
     ]
 
 
-def test_ctrl_c_within_the_garbage_collector_is_not_lost(capsys):
+@pytest.fixture
+def heeding_ctrl_c():
+    """What starts in the background of a shell ignores it."""
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, handler)
+
+
+def test_ctrl_c_within_the_garbage_collector_is_not_lost(capsys, heeding_ctrl_c):
     """Python drops what a callback of the collector raises, as JAX's may when Ctrl-C comes."""
     before, seen = sys.unraisablehook, []
 

@@ -45,6 +45,7 @@ def test_a_second_command_is_refused_until_the_first_is_gone(tmp_path, other):
     for _ in range(2):
         with lock.only_training(tmp_path / "run"):
             assert (tmp_path / "run" / lock.FILE).read_text().startswith(f"process {os.getpid()} ")
+        assert not (tmp_path / "run" / lock.FILE).exists()
 
 
 def test_every_process_is_refused_with_the_first(tmp_path, other, monkeypatch):
