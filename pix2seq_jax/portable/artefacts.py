@@ -81,9 +81,9 @@ def write(
         model = resolve.make_model(config)
         step, variables = saved_run.load_variables(workdir, config, model, mesh, step=step)
     if not weights_only:
-        tasks = resolve.make_tasks(chosen)
         # Refuses what cannot be exported, before anything is written.
-        content = description.describe(chosen, portable_model(chosen), tasks, step=step, text=text)
+        model, made = portable_model(chosen), resolve.make_tasks(chosen)
+        content = description.describe(chosen, model, made, step=step, text=text)
         # It is written last, so that what is there of an export that was stopped is none.
         (folder / description.FILE).unlink(missing_ok=True)
     path = folder / weights.WEIGHTS_FILE
